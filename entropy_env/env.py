@@ -1,0 +1,259 @@
+"""The simulator of one world: pure functions of state, action and parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.dynamics import advance
+from entropy_env.lidar import scan
+from entropy_env.rewards import PRESETS, Outcome, weighted_terms
+from entropy_env.scenarios import Scenario, make_scenario
+from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params
+
+RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
+POSITIVE_PARAMS = frozenset(
+    {"dt", "max_steps", "agent_radius", "goal_radius", "max_wheel_speed", "wheel_base", "lidar_range", "goal_scale"}
+)
+Info = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Swarm:
+    """N differential-drive robots with lidar, each on its way to its own goal.
+
+    >>> env = Swarm(SwarmSpec(num_agents=10), scenario="rooms")
+    >>> params = env.make_params(max_wheel_speed=0.8)
+    >>> obs, state = env.reset(key, params)
+    >>> obs, state, reward, terminated, truncated, info = env.step(key, state, action, params)
+
+    All arrays have one row per agent. Methods are pure and not jitted; `vector.batch` runs many worlds. A Swarm is
+    hashable, and equal to any other of the same spec and scenario.
+    """
+
+    spec: SwarmSpec
+    scenario: Scenario
+
+    def __init__(self, spec: SwarmSpec | None = None, scenario: str | Scenario = "open", difficulty: int = 1) -> None:
+        """A simulator whose layouts go up to `difficulty` (1 to 4), which is also the default of `make_params`.
+
+        Raises ValueError for an unknown scenario, and where more agents are asked for than are sure to fit.
+        """
+        family = make_scenario(scenario, difficulty) if isinstance(scenario, str) else scenario
+        spec = SwarmSpec() if spec is None else spec
+        sizes = {"num_walls": 0, "num_boxes": 0, "num_discs": 0} | family.slots()
+        sizes["num_goals"] = 1 if spec.on_goal == "terminate" else RESPAWN_GOALS
+        for name, needed in sizes.items():
+            given = getattr(spec, name)
+            if given is not None and given < needed and name != "num_goals":
+                raise ValueError(f"{name}={given} is too few: {family.name} layouts need {needed}")
+        filled = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
+        object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
+        object.__setattr__(self, "scenario", family)
+        for level in family.levels:
+            self._check_capacity(level, SwarmParams())
+
+    def make_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
+        """Parameters with strong types. `reward` names a preset of weights; keywords override any field.
+
+        `max_steps` defaults to what the scenario needs at the given difficulty. Raises ValueError for an unknown name
+        or an impossible value, TypeError for a value that is no number; traced values are not checked.
+        """
+        if reward not in PRESETS:
+            raise ValueError(f"unknown reward {reward!r}: choose from {', '.join(PRESETS)}")
+        weights = {f"reward_{name}": weight for name, weight in PRESETS[reward].items()}
+        names = [field.name for field in dataclasses.fields(SwarmParams)]
+        for name in values:
+            if name not in names:
+                nearest = difflib.get_close_matches(name, names, n=1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else f": choose from {', '.join(names)}"
+                raise ValueError(f"unknown parameter {name!r}{hint}")
+        values = {"difficulty": self.scenario.difficulty} | weights | values
+        concrete = {name: value for name, value in values.items() if not isinstance(value, jax.core.Tracer)}
+        for name, value in concrete.items():
+            _check_param(name, value)
+        if "difficulty" in concrete and np.any(np.asarray(concrete["difficulty"]) > self.scenario.difficulty):
+            raise ValueError(
+                f"difficulty={concrete['difficulty']} is above the difficulty={self.scenario.difficulty} that this "
+                f"Swarm's layouts have room for: make it with Swarm(..., difficulty={np.max(concrete['difficulty'])})"
+            )
+        if "max_steps" not in values:
+            table = np.array(self.scenario.max_steps, np.int32)
+            values["max_steps"] = jnp.asarray(table)[jnp.asarray(values["difficulty"], jnp.int32) - 1]
+        params = cast_params(SwarmParams(**values))
+        if "agent_radius" in concrete and "difficulty" in concrete:
+            for level in np.unique(np.asarray(concrete["difficulty"])):
+                self._check_capacity(int(level), SwarmParams(agent_radius=float(np.max(concrete["agent_radius"]))))
+        return params
+
+    def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
+        """A new world. Returns observations (N, obs_dim) and the state."""
+        return self.reset_to(self.generate(key, params), params)
+
+    def generate(self, key: jax.Array, params: SwarmParams) -> Layout:
+        """A layout of this scenario, with `layout.valid` telling whether everything fitted."""
+        return self.scenario.generate(key, self.spec, cast_params(params))
+
+    def reset_to(self, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
+        """Start on a given layout: every agent on its first spawn, bound for its first goal."""
+        state = self.start(layout)
+        return self.observe(state, params), state
+
+    def start(self, layout: Layout) -> SwarmState:
+        """The state at the beginning of an episode on this layout."""
+        num_agents = self.spec.num_agents
+        return SwarmState(
+            layout=layout,
+            position=layout.spawns[:, 0, :2],
+            heading=layout.spawns[:, 0, 2],
+            wheel_speed=jnp.zeros((num_agents, 2), jnp.float32),
+            active=jnp.ones(num_agents, bool),
+            goal_index=jnp.zeros(num_agents, jnp.int32),
+            goals_reached=jnp.zeros(num_agents, jnp.int32),
+            collided=jnp.zeros(num_agents, bool),
+            step=jnp.array(0, jnp.int32),
+            done=jnp.array(False),
+        )
+
+    def step(
+        self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams
+    ) -> tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]:
+        """One control period; nothing is reset or respawned here.
+
+        action: (N, 2) left and right motor in [-1, 1]. The step itself draws nothing from `key`.
+        Returns obs (N, obs_dim) after the physics, for all who took part, the state, reward (N,), terminated (N,) and
+        truncated (N,) bool, true on the ending step only, and info: `collision` and `reached` (N,) bool, and
+        `reward_terms`, a dict of (N,) weighted terms.
+        """
+        params = cast_params(params)
+        moving = state.active
+        distance_before = _distance(state)
+        state = advance(state, action, params, self.spec.substeps)
+        distance = _distance(state)
+        reached = moving & (distance < params.reach)
+        terms = weighted_terms(Outcome(distance_before, distance, reached, state.collided), params)
+        terms = {name: jnp.where(moving, value, 0.0) for name, value in terms.items()}
+
+        state, terminated, truncated = self._end(state, reached, params)
+        obs = self._observe(state, params, moving)
+        info = {"collision": state.collided, "reached": reached, "reward_terms": terms}
+        return obs, state, sum(terms.values(), jnp.float32(0)), terminated, truncated, info
+
+    def _end(
+        self, state: SwarmState, reached: jax.Array, params: SwarmParams
+    ) -> tuple[SwarmState, jax.Array, jax.Array]:
+        """Count the goals, and end what they or the clock end."""
+        terminated, goal_index = reached, state.goal_index
+        if self.spec.on_goal == "next_goal":
+            terminated = jnp.zeros_like(reached)
+            goal_index = (goal_index + reached.astype(jnp.int32)) % self.spec.num_goals
+        active = state.active & ~terminated
+        step = state.step + 1
+        time_up = step >= params.max_steps
+        done = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
+        state = state.replace(
+            active=active,
+            goal_index=goal_index,
+            goals_reached=state.goals_reached + reached.astype(jnp.int32),
+            step=step,
+            done=done,
+        )
+        return state, terminated, active & time_up
+
+    def observe(self, state: SwarmState, params: SwarmParams) -> jax.Array:
+        """(N, obs_dim) float32: lidar, velocity (2), goal offset in the body frame (2). Inactive rows are zero."""
+        return self._observe(state, cast_params(params), state.active)
+
+    def _observe(self, state: SwarmState, params: SwarmParams, seeing: jax.Array) -> jax.Array:
+        cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
+        if self.spec.velocity_frame == "body":
+            velocity = [state.speed / params.max_wheel_speed, state.turn_rate(params) / params.max_turn_rate]
+        else:
+            velocity = [state.speed * cos, state.speed * sin]
+        offset = (state.goal - state.position) / params.goal_scale
+        goal = [offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin]
+        obs = jnp.concatenate([self.lidar(state, params), jnp.stack(velocity + goal, axis=-1)], axis=-1)
+        return jnp.where(seeing[:, None], obs, 0.0)
+
+    def lidar(self, state: SwarmState, params: SwarmParams) -> jax.Array:
+        """(N, num_rays) in [0, 1], from every agent's place; only active agents are seen."""
+        return scan(state.position, state.heading, state.active, state.layout, params, self.spec.num_rays)
+
+    def global_state(self, state: SwarmState) -> jax.Array:
+        """(N * 8,) float32, agent by agent: x, y (m), cos and sin of the heading, forward speed and right minus left
+        wheel speed (m/s), goal x, y (m). Inactive agents are zero."""
+        rows = jnp.concatenate(
+            [
+                state.position,
+                jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading), state.speed], axis=-1),
+                state.wheel_speed[:, 1:] - state.wheel_speed[:, :1],
+                state.goal,
+            ],
+            axis=-1,
+        )
+        return jnp.where(state.active[:, None], rows, 0.0).ravel()
+
+    def respawn(self, state: SwarmState, params: SwarmParams) -> SwarmState:
+        """Bring inactive agents back at the first clear pose of their row, from their next goal's on, bound for it.
+
+        An agent waits where no pose is clear, or where one with a lower index has just been given a place too near.
+        """
+        wide = (2 * params.agent_radius) ** 2
+        next_goal = (state.goal_index + 1) % self.spec.num_goals
+        order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
+        poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
+        blocked = (_square_distance(poses[:, :, None, :2], state.position) < wide) & state.active[None, None]
+        clear = ~jnp.any(blocked, axis=-1)
+        pose = jnp.take_along_axis(poses, jnp.argmax(clear, axis=1)[:, None, None], axis=1)[:, 0]
+        asking = ~state.active & jnp.any(clear, axis=1)
+        near = _square_distance(pose[:, None, :2], pose[:, :2]) < wide
+        earlier = jnp.tril(jnp.ones_like(near), -1)
+        placed = asking & ~jnp.any(near & earlier & asking[None], axis=1)
+        return state.replace(
+            position=jnp.where(placed[:, None], pose[:, :2], state.position),
+            heading=jnp.where(placed, pose[:, 2], state.heading),
+            wheel_speed=jnp.where(placed[:, None], 0.0, state.wheel_speed),
+            collided=state.collided & ~placed,
+            active=state.active | placed,
+            goal_index=jnp.where(placed, next_goal, state.goal_index),
+        )
+
+    def _check_capacity(self, level: int, params: SwarmParams) -> None:
+        capacity = self.scenario.capacity(level, params)
+        if self.spec.num_agents > capacity:
+            raise ValueError(
+                f"num_agents={self.spec.num_agents} is more than scenario {self.scenario.name!r} holds at "
+                f"difficulty {level}: at most {capacity} fit"
+            )
+
+
+def _square_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Between points (..., 2) m and points (N, 2) m along the last axis but one of `a`: (..., N) m^2."""
+    b = b.reshape((1,) * (a.ndim - 2) + b.shape)
+    return jnp.sum(jnp.square(a - b), axis=-1)
+
+
+def _distance(state: SwarmState) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(state.goal - state.position), axis=-1))
+
+
+def _check_param(name: str, value: Any) -> None:
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} must be a number") from None
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"{name}={value!r} must be finite")
+    if name in INT_PARAMS and np.any(numbers != np.round(numbers)):
+        raise ValueError(f"{name}={value!r} must be a whole number")
+    if name in POSITIVE_PARAMS and np.any(numbers <= 0):
+        raise ValueError(f"{name}={value!r} must be above 0")
+    if name in ("motor_tau", "wall_half_thickness") and np.any(numbers < 0):
+        raise ValueError(f"{name}={value!r} must not be negative")
+    if name == "difficulty" and np.any((numbers < 1) | (numbers > 4)):
+        raise ValueError(f"difficulty={value!r} must be from 1 to 4")

@@ -1,0 +1,121 @@
+"""Exact distances in the plane, one item each; callers `vmap` them.
+
+A `point`, `origin` or `direction` is (2,) in metres. `separation_*` returns the signed distance from a point
+to a body's surface, () m, and the unit vector from the point towards the body as two scalars: `-normal` is
+the shortest way out. `ray_*` returns the distance along a unit ray to the first hit, () m, inf on a miss and
+<= 0 from inside. Components stay scalars, so that a `vmap` makes one flat array of each.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+FAR = 1e9
+TINY = 1e-12
+
+Separation = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _towards(dx: jax.Array, dy: jax.Array, fallback_x: jax.Array | float, fallback_y: jax.Array | float) -> Separation:
+    """Length and direction of (dx, dy); the fallback is the direction of a vanishing vector."""
+    square = dx * dx + dy * dy
+    degenerate = square < TINY
+    inverse = jax.lax.rsqrt(jnp.where(degenerate, 1.0, square))
+    length = jnp.where(degenerate, 0.0, square * inverse)
+    return length, jnp.where(degenerate, fallback_x, dx * inverse), jnp.where(degenerate, fallback_y, dy * inverse)
+
+
+def separation_disc(point: jax.Array, centre: jax.Array, radius: jax.Array | float) -> Separation:
+    """From a point to a disc. radius: () m."""
+    length, nx, ny = _towards(centre[0] - point[0], centre[1] - point[1], 1.0, 0.0)
+    return length - radius, nx, ny
+
+
+def separation_capsule(
+    point: jax.Array, start: jax.Array, end: jax.Array, half_thickness: jax.Array | float
+) -> Separation:
+    """From a point to a segment thickened by `half_thickness` () m. On the segment itself the way out is sideways."""
+    ax, ay = end[0] - start[0], end[1] - start[1]
+    px, py = point[0] - start[0], point[1] - start[1]
+    square = ax * ax + ay * ay
+    along = jnp.clip((px * ax + py * ay) / jnp.maximum(square, TINY), 0.0, 1.0)
+    inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
+    length, nx, ny = _towards(along * ax - px, along * ay - py, -ay * inverse, ax * inverse)
+    return length - half_thickness, nx, ny
+
+
+def separation_box(point: jax.Array, centre: jax.Array, half: jax.Array) -> Separation:
+    """From a point to a solid axis-aligned box; from inside, the way out is through the nearest face.
+
+    half: (2,) m, half width and half height.
+    """
+    dx, dy = centre[0] - point[0], centre[1] - point[1]
+    over_x, over_y = jnp.abs(dx) - half[0], jnp.abs(dy) - half[1]
+    sign_x, sign_y = jnp.where(dx < 0, -1.0, 1.0), jnp.where(dy < 0, -1.0, 1.0)
+    inside = jnp.maximum(over_x, over_y)
+    sideways = over_x > over_y
+    face_x, face_y = jnp.where(sideways, sign_x, 0.0), jnp.where(sideways, 0.0, sign_y)
+    length, nx, ny = _towards(jnp.maximum(over_x, 0.0) * sign_x, jnp.maximum(over_y, 0.0) * sign_y, face_x, face_y)
+    return jnp.where(inside <= 0, inside, length), nx, ny
+
+
+def separation_border(point: jax.Array, size: jax.Array) -> Separation:
+    """From a point to the arena's left, right, bottom and top half-planes, (4,) each. size: (2,) m."""
+    gap = jnp.stack([point[0], size[0] - point[0], point[1], size[1] - point[1]])
+    return gap, jnp.array([-1.0, 1.0, 0.0, 0.0], jnp.float32), jnp.array([0.0, 0.0, -1.0, 1.0], jnp.float32)
+
+
+def _inverse(component: jax.Array) -> jax.Array:
+    """1 / component, finite: a parallel ray meets its slab very far away."""
+    return 1.0 / jnp.where(jnp.abs(component) < 1 / FAR, jnp.copysign(1 / FAR, component), component)
+
+
+def ray_disc(origin: jax.Array, direction: jax.Array, centre: jax.Array, radius: jax.Array | float) -> jax.Array:
+    """Along a unit ray to a disc. radius: () m."""
+    rx, ry = centre[0] - origin[0], centre[1] - origin[1]
+    along = direction[0] * rx + direction[1] * ry
+    across = direction[0] * ry - direction[1] * rx
+    square = radius * radius - across * across
+    half_chord = jnp.sqrt(jnp.maximum(square, 0.0))
+    return jnp.where((square >= 0) & (along + half_chord >= 0), along - half_chord, jnp.inf)
+
+
+def ray_segment(
+    origin: jax.Array, direction: jax.Array, start: jax.Array, end: jax.Array, half_thickness: jax.Array | float
+) -> jax.Array:
+    """Along a unit ray to a segment thickened by `half_thickness` () m: its two sides, then the nearer round end."""
+    ax, ay = end[0] - start[0], end[1] - start[1]
+    length = jnp.sqrt(jnp.maximum(ax * ax + ay * ay, TINY))
+    ax, ay = ax / length, ay / length
+    px, py = origin[0] - start[0], origin[1] - start[1]
+    along, across = px * ax + py * ay, ax * py - ay * px
+    step_along, step_across = direction[0] * ax + direction[1] * ay, ax * direction[1] - ay * direction[0]
+    # the ray is inside the infinite strip from `enter` to `leave`
+    inverse = _inverse(step_across)
+    middle, half = -across * inverse, half_thickness * jnp.abs(inverse)
+    enter, leave = middle - half, middle + half
+    entry = along + enter * step_along
+    side = jnp.where((entry >= 0) & (entry <= length) & (leave >= 0), enter, jnp.inf)
+    ends = jnp.minimum(
+        ray_disc(origin, direction, start, half_thickness), ray_disc(origin, direction, end, half_thickness)
+    )
+    return jnp.minimum(side, ends)
+
+
+def ray_box(origin: jax.Array, direction: jax.Array, centre: jax.Array, half: jax.Array) -> jax.Array:
+    """Along a unit ray to a solid axis-aligned box (slab method, Kay & Kajiya 1986). half: (2,) m."""
+    ix, iy = _inverse(direction[0]), _inverse(direction[1])
+    mx, my = (centre[0] - origin[0]) * ix, (centre[1] - origin[1]) * iy
+    hx, hy = half[0] * jnp.abs(ix), half[1] * jnp.abs(iy)
+    enter, leave = jnp.maximum(mx - hx, my - hy), jnp.minimum(mx + hx, my + hy)
+    return jnp.where((enter <= leave) & (leave >= 0), enter, jnp.inf)
+
+
+def ray_border(origin: jax.Array, direction: jax.Array, size: jax.Array) -> jax.Array:
+    """Along a unit ray from inside the arena to its border. size: (2,) m."""
+    ix, iy = _inverse(direction[0]), _inverse(direction[1])
+    return jnp.minimum(
+        jnp.maximum(-origin[0] * ix, (size[0] - origin[0]) * ix),
+        jnp.maximum(-origin[1] * iy, (size[1] - origin[1]) * iy),
+    )

@@ -1,0 +1,155 @@
+"""The data that flows through the simulator: what is static, what is traced, what changes.
+
+Shapes use N agents, G goals per agent, W walls, B boxes and D discs. Units are SI. The world frame has
+its origin at the bottom left of the arena, x to the right, y up, and angles counter-clockwise from x.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+OnGoal = Literal["terminate", "respawn", "next_goal"]
+VelocityFrame = Literal["body", "world"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SwarmSpec:
+    """Array sizes and choices of algorithm. Hashable: a new value recompiles.
+
+    `None` lets the scenario choose: as many walls, boxes and discs as its layouts need, and as many goals
+    per agent as `on_goal` has a use for.
+    """
+
+    num_agents: int = 10
+    num_rays: int = 32
+    substeps: int = 4
+    on_goal: OnGoal = "terminate"
+    velocity_frame: VelocityFrame = "body"
+    num_goals: int | None = None
+    num_walls: int | None = None
+    num_boxes: int | None = None
+    num_discs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_agents", "num_rays", "substeps"):
+            _check_count(name, getattr(self, name), minimum=1)
+        for name, minimum in (("num_goals", 1), ("num_walls", 0), ("num_boxes", 0), ("num_discs", 0)):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), minimum)
+        for name, choices in (("on_goal", get_args(OnGoal)), ("velocity_frame", get_args(VelocityFrame))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+
+    @property
+    def action_dim(self) -> int:
+        """Left and right motor."""
+        return 2
+
+    @property
+    def obs_dim(self) -> int:
+        """Lidar, velocity (2) and goal (2)."""
+        return self.num_rays + 4
+
+
+def _check_count(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
+
+
+@struct.dataclass
+class SwarmParams:
+    """Every number that may change without a recompile, and may differ per world under `vmap`.
+
+    Build it with `Swarm.make_params`, which checks the values and casts them to strong types.
+    """
+
+    dt: jax.Array | float = 0.1  # s, one control period
+    max_steps: jax.Array | int = 200  # control periods until the world's time limit
+    difficulty: jax.Array | int = 1  # 1 to 4, read by the layout generators
+    agent_radius: jax.Array | float = 0.10  # m
+    goal_radius: jax.Array | float = 0.15  # m
+    wall_half_thickness: jax.Array | float = 0.05  # m, walls are capsules
+    max_wheel_speed: jax.Array | float = 1.0  # m/s, at full motor command
+    wheel_base: jax.Array | float = 0.20  # m, between the wheels
+    motor_tau: jax.Array | float = 0.0  # s, first-order motor lag, 0 for none
+    lidar_range: jax.Array | float = 3.0  # m, from the agent's surface
+    goal_scale: jax.Array | float = 10.0  # m, the goal offset is observed over this
+    reward_distance: jax.Array | float = 0.0  # per 10 m to the goal, each step
+    reward_progress: jax.Array | float = 1.0  # per metre gained
+    reward_reached: jax.Array | float = 1.0  # per goal
+    reward_collision: jax.Array | float = 0.05  # per step in contact
+    reward_time: jax.Array | float = 0.005  # per step
+
+    @property
+    def max_turn_rate(self) -> jax.Array | float:
+        """rad/s, with the wheels at full speed in opposite directions."""
+        return 2 * self.max_wheel_speed / self.wheel_base
+
+    @property
+    def reach(self) -> jax.Array | float:
+        """m, the centre distance under which a goal counts as reached."""
+        return self.agent_radius + self.goal_radius
+
+
+INT_PARAMS = frozenset({"max_steps", "difficulty"})
+
+
+def cast_params(params: SwarmParams) -> SwarmParams:
+    """Every field as a strong float32 or int32 array, so that the kind of number given never retraces."""
+    return SwarmParams(
+        **{
+            field.name: jnp.asarray(getattr(params, field.name), jnp.int32 if field.name in INT_PARAMS else jnp.float32)
+            for field in dataclasses.fields(params)
+        }
+    )
+
+
+@struct.dataclass
+class Layout:
+    """One map with its spawns and goals, fixed for an episode. Unused slots are masked out."""
+
+    size: jax.Array  # (2,) m, width and height of the arena
+    walls: jax.Array  # (W, 2, 2) m, end points of capsules
+    wall_mask: jax.Array  # (W,) bool
+    boxes: jax.Array  # (B, 4) m, centre x, centre y, half width, half height; axis-aligned, solid
+    box_mask: jax.Array  # (B,) bool
+    discs: jax.Array  # (D, 3) m, centre x, centre y, radius
+    disc_mask: jax.Array  # (D,) bool
+    spawns: jax.Array  # (N, G, 3) m, m, rad: poses an agent may start from
+    goals: jax.Array  # (N, G, 2) m
+    valid: jax.Array  # () bool; False where the generator could not fit everything
+
+
+@struct.dataclass
+class SwarmState:
+    """One world."""
+
+    layout: Layout
+    position: jax.Array  # (N, 2) m, world frame
+    heading: jax.Array  # (N,) rad in (-pi, pi]
+    wheel_speed: jax.Array  # (N, 2) m/s, left and right, after the motor lag
+    active: jax.Array  # (N,) bool; False once terminated or while waiting for a clear spawn
+    goal_index: jax.Array  # (N,) int32, column of layout.goals
+    goals_reached: jax.Array  # (N,) int32, since the world's reset
+    collided: jax.Array  # (N,) bool, in contact during the last step
+    step: jax.Array  # () int32, control periods since the reset
+    done: jax.Array  # () bool, the world is over
+
+    @property
+    def goal(self) -> jax.Array:
+        """(N, 2) m, each agent's current goal, world frame."""
+        return jnp.take_along_axis(self.layout.goals, self.goal_index[:, None, None], axis=1)[:, 0]
+
+    @property
+    def speed(self) -> jax.Array:
+        """(N,) m/s, forward, from wheel odometry."""
+        return (self.wheel_speed[:, 0] + self.wheel_speed[:, 1]) / 2
+
+    def turn_rate(self, params: SwarmParams) -> jax.Array:
+        """(N,) rad/s, counter-clockwise, from wheel odometry."""
+        return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base

@@ -1,0 +1,164 @@
+"""Many worlds at once, with same-step reset and respawn and the statistics of episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from entropy_env.env import Info, Swarm
+from entropy_env.types import Layout, SwarmParams, SwarmState
+
+REDRAW_PERIOD = 64  # steps in which every world's next layout is drawn again once
+REFRESH_SHARE = 8  # worlds that changed are observed again this part of the batch at a time
+
+
+@struct.dataclass
+class VectorState:
+    """E worlds of N agents."""
+
+    worlds: SwarmState  # (E, ...)
+    next_layout: Layout  # (E, ...), what each world resets to
+    spent: jax.Array  # (E,) bool, the next layout has been used and not yet drawn again
+    layout_reuses: jax.Array  # () int32, resets that had to use a layout again
+    cursor: jax.Array  # () int32, which chunk of layouts is drawn next
+    episode_return: jax.Array  # (E, N), so far
+    episode_length: jax.Array  # (E, N) int32, so far
+
+
+def batch(env: Swarm, num_envs: int) -> VectorSwarm:
+    """The same simulator over `num_envs` worlds."""
+    return VectorSwarm(env, num_envs)
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorSwarm:
+    """`Swarm` over E worlds: the same signatures, arrays (E, N, ...), and worlds that never stop.
+
+    `params` holds scalars for all worlds, or (E,) arrays, one value a world. Pure and not jitted, like `Swarm`.
+    """
+
+    env: Swarm
+    num_envs: int
+
+    def __post_init__(self) -> None:
+        if self.num_envs < 1:
+            raise ValueError(f"num_envs={self.num_envs!r} must be at least 1")
+
+    @property
+    def chunk(self) -> int:
+        """How many layouts are drawn at a time."""
+        return -(-self.num_envs // REDRAW_PERIOD)
+
+    def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
+        """Observations (E, N, obs_dim) and the state of new worlds."""
+        axes = _param_axes(params)
+        k_first, k_next = jax.random.split(key)
+        generate = jax.vmap(self.env.generate, (0, axes))
+        worlds = jax.vmap(self.env.start)(generate(jax.random.split(k_first, self.num_envs), params))
+        lanes = (self.num_envs, self.env.spec.num_agents)
+        state = VectorState(
+            worlds=worlds,
+            next_layout=generate(jax.random.split(k_next, self.num_envs), params),
+            spent=jnp.zeros(self.num_envs, bool),
+            layout_reuses=jnp.array(0, jnp.int32),
+            cursor=jnp.array(0, jnp.int32),
+            episode_return=jnp.zeros(lanes, jnp.float32),
+            episode_length=jnp.zeros(lanes, jnp.int32),
+        )
+        return jax.vmap(self.env.observe, (0, axes))(worlds, params), state
+
+    def step(
+        self, key: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
+    ) -> tuple[jax.Array, VectorState, jax.Array, jax.Array, jax.Array, Info]:
+        """One control period of every world; agents that ended respawn and worlds that are over reset at once.
+
+        action: (E, N, 2). Returns obs (E, N, obs_dim) of the worlds as they go on, and info with, besides what
+        `Swarm.step` tells, `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) and
+        `success` (E, N) bool, all valid where terminated or truncated, and `active` (E, N) bool: who took this step.
+        """
+        axes = _param_axes(params)
+        active = state.worlds.active
+        step = jax.vmap(self.env.step, (None, 0, 0, axes))
+        final_obs, worlds, reward, terminated, truncated, info = step(key, state.worlds, action, params)
+
+        episode_return = state.episode_return + reward
+        episode_length = state.episode_length + active.astype(jnp.int32)
+        success = terminated
+        if self.env.spec.on_goal == "next_goal":
+            success = truncated & (worlds.goals_reached > 0)
+        info |= {
+            "final_obs": final_obs,
+            "episode_return": episode_return,
+            "episode_length": episode_length,
+            "success": success,
+            "active": active,
+        }
+
+        over = worlds.done
+        changed = over
+        if self.env.spec.on_goal == "respawn":
+            respawned = jax.vmap(self.env.respawn, (0, axes))(worlds, params)
+            changed |= jnp.any(respawned.active != worlds.active, axis=1)
+            worlds = respawned
+        worlds = _select(over, jax.vmap(self.env.start)(state.next_layout), worlds)
+        obs = jnp.where(worlds.active[..., None], final_obs, 0.0)
+        obs = self._observe_again(obs, worlds, params, changed)
+
+        ended = terminated | truncated
+        state = state.replace(
+            worlds=worlds,
+            spent=state.spent | over,
+            layout_reuses=state.layout_reuses + jnp.sum(state.spent & over, dtype=jnp.int32),
+            episode_return=jnp.where(ended, 0.0, episode_return),
+            episode_length=jnp.where(ended, 0, episode_length),
+        )
+        return obs, self._redraw(key, state, params), reward, terminated, truncated, info
+
+    def _observe_again(
+        self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array
+    ) -> jax.Array:
+        """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
+        size = -(-self.num_envs // REFRESH_SHARE)
+        order = jnp.argsort(~changed, stable=True)
+        order = jnp.concatenate([order, order[: size * REFRESH_SHARE - self.num_envs]])
+        count = jnp.sum(changed)
+        axes = _param_axes(params)
+
+        def refresh(carry):
+            start, obs = carry
+            index = jax.lax.dynamic_slice_in_dim(order, start, size)
+            some_params = jax.tree.map(lambda x, axis: x if axis is None else x[index], params, axes)
+            some = jax.tree.map(lambda x: x[index], worlds)
+            return start + size, obs.at[index].set(jax.vmap(self.env.observe, (0, axes))(some, some_params))
+
+        return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (0, obs))[1]
+
+    def _redraw(self, key: jax.Array, state: VectorState, params: SwarmParams) -> VectorState:
+        """Draw one chunk of next layouts again, if any of them has been used."""
+        axes = _param_axes(params)
+        first = jnp.minimum(state.cursor * self.chunk, self.num_envs - self.chunk)
+        index = first + jnp.arange(self.chunk)
+
+        def draw(state):
+            some_params = jax.tree.map(lambda x, axis: x if axis is None else x[index], params, axes)
+            layouts = jax.vmap(self.env.generate, (0, axes))(jax.random.split(key, self.chunk), some_params)
+            return state.replace(
+                next_layout=jax.tree.map(lambda old, new: old.at[index].set(new), state.next_layout, layouts),
+                spent=state.spent.at[index].set(False),
+            )
+
+        state = jax.lax.cond(jnp.any(state.spent[index]), draw, lambda state: state, state)
+        return state.replace(cursor=(state.cursor + 1) % -(-self.num_envs // self.chunk))
+
+
+def _param_axes(params: SwarmParams) -> SwarmParams:
+    """`vmap` axes: 0 for a parameter given per world, None for a shared one."""
+    return jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
+
+
+def _select(mask: jax.Array, new: SwarmState, old: SwarmState) -> SwarmState:
+    """Per world, the new state where `mask` (E,) is set."""
+    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)

@@ -1,0 +1,89 @@
+"""Write frames as a GIF or an MP4 with the ffmpeg that imageio-ffmpeg brings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+ENCODING = {
+    ".gif": ["-filter_complex", "split[all][used];[all]palettegen[palette];[used][palette]paletteuse=dither=none"],
+    ".mp4": ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
+}
+MAX_GIF_FPS = 50  # browsers slow down anything quicker
+
+
+def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float = 10.0) -> Path:
+    """Write frames (H, W, 3) uint8, all of one size, at fps; return the path.
+
+    The suffix chooses the format. Parent folders are made. The file appears only when it is whole and on disk: if
+    anything fails, an older one stays as it was. MP4 repeats the last row or column of an odd size. A GIF has one
+    palette for all its frames, which ffmpeg therefore holds in memory.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in ENCODING:
+        raise ValueError(f"cannot write {path.name!r}: the suffix must be {' or '.join(ENCODING)}")
+    if not 0 < fps < float("inf") or (suffix == ".gif" and fps > MAX_GIF_FPS):
+        raise ValueError(f"{fps=} must be positive" + f", at most {MAX_GIF_FPS} for a GIF" * (suffix == ".gif"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
+    try:
+        _encode(temporary, _checked(frames, even=suffix == ".mp4"), fps, ENCODING[suffix])
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":
+        _sync(path.parent)
+    return path
+
+
+def _checked(frames: Iterable[np.ndarray], even: bool) -> Iterator[np.ndarray]:
+    shape = None
+    for index, frame in enumerate(frames):
+        frame = np.asarray(frame)
+        shape = shape or frame.shape
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"frame {index} is {frame.dtype} {frame.shape}, not uint8 (H, W, 3)")
+        if frame.shape != shape:
+            raise ValueError(f"frame {index} has shape {frame.shape}, but the first has {shape}")
+        if even and (shape[0] % 2 or shape[1] % 2):
+            frame = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
+        yield np.ascontiguousarray(frame)
+
+
+def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, encoding: list[str]) -> None:
+    import imageio_ffmpeg
+
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("a video needs at least one frame")
+    size, rate = f"{first.shape[1]}x{first.shape[0]}", str(Fraction(fps).limit_denominator(1000))
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *encoding, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
+        try:
+            for frame in chain([first], frames):
+                ffmpeg.stdin.write(frame.data)
+        except BrokenPipeError:
+            pass  # ffmpeg has stopped, and says why below
+        except BaseException:
+            ffmpeg.kill()
+            raise
+        message = ffmpeg.communicate()[1].decode(errors="replace").strip()
+    if ffmpeg.returncode:
+        raise RuntimeError(f"ffmpeg could not write {path.name}: {message}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
