@@ -203,20 +203,29 @@ class Swarm:
 
         An agent waits where no pose is clear, or where one with a lower index has just been given a place too near.
         """
-        wide = (2 * params.agent_radius) ** 2
+        num_agents, index = self.spec.num_agents, jnp.arange(self.spec.num_agents)
+        wide = jnp.square(2 * params.agent_radius)
         next_goal = (state.goal_index + 1) % self.spec.num_goals
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
-        blocked = (_square_distance(poses[:, :, None, :2], state.position) < wide) & state.active[None, None]
-        clear = ~jnp.any(blocked, axis=-1)
-        pose = jnp.take_along_axis(poses, jnp.argmax(clear, axis=1)[:, None, None], axis=1)[:, 0]
+
+        def keep_clear_of(i: jax.Array, clear: jax.Array) -> jax.Array:
+            x, y = state.position[i]
+            distant = jnp.square(poses[..., 0] - x) + jnp.square(poses[..., 1] - y) >= wide
+            return clear & (distant | ~state.active[i])
+
+        clear = jax.lax.fori_loop(0, num_agents, keep_clear_of, jnp.ones(poses.shape[:2], bool))
+        x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1)), 1, 0)
         asking = ~state.active & jnp.any(clear, axis=1)
-        near = _square_distance(pose[:, None, :2], pose[:, :2]) < wide
-        earlier = jnp.tril(jnp.ones_like(near), -1)
-        placed = asking & ~jnp.any(near & earlier & asking[None], axis=1)
+
+        def give_way_to(i: jax.Array, placed: jax.Array) -> jax.Array:
+            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < wide
+            return placed & ~(near & asking[i] & (i < index))
+
+        placed = jax.lax.fori_loop(0, num_agents, give_way_to, asking)
         return state.replace(
-            position=jnp.where(placed[:, None], pose[:, :2], state.position),
-            heading=jnp.where(placed, pose[:, 2], state.heading),
+            position=jnp.where(placed[:, None], jnp.stack([x, y], axis=-1), state.position),
+            heading=jnp.where(placed, heading, state.heading),
             wheel_speed=jnp.where(placed[:, None], 0.0, state.wheel_speed),
             collided=state.collided & ~placed,
             active=state.active | placed,
@@ -232,10 +241,9 @@ class Swarm:
             )
 
 
-def _square_distance(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Between points (..., 2) m and points (N, 2) m along the last axis but one of `a`: (..., N) m^2."""
-    b = b.reshape((1,) * (a.ndim - 2) + b.shape)
-    return jnp.sum(jnp.square(a - b), axis=-1)
+def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:
+    """(N, ...): of every row (N, G, ...), the entry at its column (N,)."""
+    return jnp.take_along_axis(rows, column[:, None, None], axis=1)[:, 0]
 
 
 def _distance(state: SwarmState) -> jax.Array:

@@ -1,20 +1,32 @@
-"""Exact distances in the plane, one item each; callers `vmap` them.
+"""Exact distances in the plane, one item each.
 
-A `point`, `origin` or `direction` is (2,) in metres. `separation_*` returns the signed distance from a point
-to a body's surface, () m, and the unit vector from the point towards the body as two scalars: `-normal` is
-the shortest way out. `ray_*` returns the distance along a unit ray to the first hit, () m, inf on a miss and
-<= 0 from inside. Components stay scalars, so that a `vmap` makes one flat array of each.
+A `point`, `origin`, `direction` or `centre` is a pair of components in metres: a (2,) array, or two scalars, or two
+arrays of one shape for many items at once, where the other arguments are one item. `separation_*` returns the signed
+distance from a point to a body's surface, () m, and the unit vector from the point towards the body as two scalars:
+`-normal` is the shortest way out. `ray_*` returns the distance along a unit ray to the first hit, () m, inf on a miss
+and <= 0 from inside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
+
+from entropy_env.types import Layout
 
 FAR = 1e9
 TINY = 1e-12
 
+Pair = jax.Array | Sequence[jax.Array]
 Separation = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def wrap_angle(angle: jax.Array) -> jax.Array:
+    """To (-pi, pi]."""
+    wrapped = angle - 2 * jnp.pi * jnp.ceil((angle - jnp.pi) / (2 * jnp.pi))
+    return jnp.where(wrapped <= -jnp.pi, jnp.pi, wrapped)
 
 
 def _towards(dx: jax.Array, dy: jax.Array, fallback_x: jax.Array | float, fallback_y: jax.Array | float) -> Separation:
@@ -26,14 +38,14 @@ def _towards(dx: jax.Array, dy: jax.Array, fallback_x: jax.Array | float, fallba
     return length, jnp.where(degenerate, fallback_x, dx * inverse), jnp.where(degenerate, fallback_y, dy * inverse)
 
 
-def separation_disc(point: jax.Array, centre: jax.Array, radius: jax.Array | float) -> Separation:
+def separation_disc(point: Pair, centre: Pair, radius: jax.Array | float) -> Separation:
     """From a point to a disc. radius: () m."""
     length, nx, ny = _towards(centre[0] - point[0], centre[1] - point[1], 1.0, 0.0)
     return length - radius, nx, ny
 
 
 def separation_capsule(
-    point: jax.Array, start: jax.Array, end: jax.Array, half_thickness: jax.Array | float
+    point: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float
 ) -> Separation:
     """From a point to a segment thickened by `half_thickness` () m. On the segment itself the way out is sideways."""
     ax, ay = end[0] - start[0], end[1] - start[1]
@@ -41,11 +53,12 @@ def separation_capsule(
     square = ax * ax + ay * ay
     along = jnp.clip((px * ax + py * ay) / jnp.maximum(square, TINY), 0.0, 1.0)
     inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
-    length, nx, ny = _towards(along * ax - px, along * ay - py, -ay * inverse, ax * inverse)
+    side_x = jnp.where(square < TINY, 1.0, -ay * inverse)
+    length, nx, ny = _towards(along * ax - px, along * ay - py, side_x, ax * inverse)
     return length - half_thickness, nx, ny
 
 
-def separation_box(point: jax.Array, centre: jax.Array, half: jax.Array) -> Separation:
+def separation_box(point: Pair, centre: Pair, half: Pair) -> Separation:
     """From a point to a solid axis-aligned box; from inside, the way out is through the nearest face.
 
     half: (2,) m, half width and half height.
@@ -60,10 +73,44 @@ def separation_box(point: jax.Array, centre: jax.Array, half: jax.Array) -> Sepa
     return jnp.where(inside <= 0, inside, length), nx, ny
 
 
-def separation_border(point: jax.Array, size: jax.Array) -> Separation:
-    """From a point to the arena's left, right, bottom and top half-planes, (4,) each. size: (2,) m."""
-    gap = jnp.stack([point[0], size[0] - point[0], point[1], size[1] - point[1]])
-    return gap, jnp.array([-1.0, 1.0, 0.0, 0.0], jnp.float32), jnp.array([0.0, 0.0, -1.0, 1.0], jnp.float32)
+def separation_half_plane(point: Pair, normal: Pair, offset: jax.Array | float) -> Separation:
+    """From a point to the half-plane where `normal` . point > `offset`. normal: unit. offset: () m."""
+    gap = offset - (point[0] * normal[0] + point[1] * normal[1])
+    return gap, jnp.broadcast_to(normal[0], gap.shape), jnp.broadcast_to(normal[1], gap.shape)
+
+
+def fixed_bodies(
+    layout: Layout, half_thickness: jax.Array | float
+) -> list[tuple[int, Callable[[jax.Array, Pair], Separation]]]:
+    """The arena's border and what stands in it: for every kind, how many, and the separation of a point from the i-th.
+
+    half_thickness: () m, of walls. Empty slots are infinitely far away.
+    """
+    outward = jnp.array([[-1, 0], [1, 0], [0, -1], [0, 1]], jnp.float32)
+    offset = jnp.stack([jnp.zeros_like(layout.size), layout.size], axis=1).ravel()
+
+    def present(mask: jax.Array, separation: Separation) -> Separation:
+        return jnp.where(mask, separation[0], jnp.inf), separation[1], separation[2]
+
+    def wall(i: jax.Array, point: Pair) -> Separation:
+        ends = layout.walls[i]
+        return present(layout.wall_mask[i], separation_capsule(point, ends[0], ends[1], half_thickness))
+
+    def box(i: jax.Array, point: Pair) -> Separation:
+        centre_half = layout.boxes[i]
+        return present(layout.box_mask[i], separation_box(point, centre_half[:2], centre_half[2:]))
+
+    def disc(i: jax.Array, point: Pair) -> Separation:
+        centre_radius = layout.discs[i]
+        return present(layout.disc_mask[i], separation_disc(point, centre_radius[:2], centre_radius[2]))
+
+    kinds = [
+        (4, lambda i, point: separation_half_plane(point, outward[i], offset[i])),
+        (layout.walls.shape[0], wall),
+        (layout.boxes.shape[0], box),
+        (layout.discs.shape[0], disc),
+    ]
+    return [(count, separation) for count, separation in kinds if count]
 
 
 def _inverse(component: jax.Array) -> jax.Array:
@@ -71,7 +118,7 @@ def _inverse(component: jax.Array) -> jax.Array:
     return 1.0 / jnp.where(jnp.abs(component) < 1 / FAR, jnp.copysign(1 / FAR, component), component)
 
 
-def ray_disc(origin: jax.Array, direction: jax.Array, centre: jax.Array, radius: jax.Array | float) -> jax.Array:
+def ray_disc(origin: Pair, direction: Pair, centre: Pair, radius: jax.Array | float) -> jax.Array:
     """Along a unit ray to a disc. radius: () m."""
     rx, ry = centre[0] - origin[0], centre[1] - origin[1]
     along = direction[0] * rx + direction[1] * ry
@@ -82,7 +129,7 @@ def ray_disc(origin: jax.Array, direction: jax.Array, centre: jax.Array, radius:
 
 
 def ray_segment(
-    origin: jax.Array, direction: jax.Array, start: jax.Array, end: jax.Array, half_thickness: jax.Array | float
+    origin: Pair, direction: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float
 ) -> jax.Array:
     """Along a unit ray to a segment thickened by `half_thickness` () m: its two sides, then the nearer round end."""
     ax, ay = end[0] - start[0], end[1] - start[1]
@@ -103,7 +150,7 @@ def ray_segment(
     return jnp.minimum(side, ends)
 
 
-def ray_box(origin: jax.Array, direction: jax.Array, centre: jax.Array, half: jax.Array) -> jax.Array:
+def ray_box(origin: Pair, direction: Pair, centre: Pair, half: Pair) -> jax.Array:
     """Along a unit ray to a solid axis-aligned box (slab method, Kay & Kajiya 1986). half: (2,) m."""
     ix, iy = _inverse(direction[0]), _inverse(direction[1])
     mx, my = (centre[0] - origin[0]) * ix, (centre[1] - origin[1]) * iy
@@ -112,7 +159,7 @@ def ray_box(origin: jax.Array, direction: jax.Array, centre: jax.Array, half: ja
     return jnp.where((enter <= leave) & (leave >= 0), enter, jnp.inf)
 
 
-def ray_border(origin: jax.Array, direction: jax.Array, size: jax.Array) -> jax.Array:
+def ray_border(origin: Pair, direction: Pair, size: Pair) -> jax.Array:
     """Along a unit ray from inside the arena to its border. size: (2,) m."""
     ix, iy = _inverse(direction[0]), _inverse(direction[1])
     return jnp.minimum(

@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
 RenderMode = Literal["rgb_array", "human"]
 
-SUPERSAMPLE = 3  # everything but text is drawn this many times larger, then averaged down
+SUPERSAMPLE = 3  # everything is drawn this many times larger, then averaged down
 CROWD = 300  # agents above which goal lines and labels would hide the scene
 
 CANVAS = (246, 247, 249)
 FLOOR = (255, 255, 255)
 GRID = (240, 242, 245)
-BORDER = (71, 85, 105)
 WALL = (71, 85, 105)
 OBSTACLE = (148, 163, 184)
 INK = (30, 41, 59)
 MUTED = (123, 135, 152)
 ALERT = (225, 29, 46)
+
+BORDERS = np.array([2, 4])  # margins around the arena, both sides together; the status line takes two of them
 
 # Forward is +x and the rim of the robot is at 1.
 ARROW = np.array([[0.72, 0.0], [-0.52, 0.50], [-0.26, 0.0], [-0.52, -0.50]])
@@ -81,8 +82,8 @@ class Renderer:
     ) -> None:
         if mode not in get_args(RenderMode):
             raise ValueError(f"{mode=} must be one of {', '.join(get_args(RenderMode))}")
-        if min(max_size) < 64:
-            raise ValueError(f"{max_size=} must be at least 64 px each way")
+        if min(max_size) < 80:
+            raise ValueError(f"{max_size=} must be at least 80 px each way")
         if trails < 0:
             raise ValueError(f"{trails=} must not be negative")
         if fps is not None and not fps > 0:
@@ -90,13 +91,14 @@ class Renderer:
         self.mode, self.show_lidar, self.fps = mode, show_lidar, fps
         self.closed = False
         self._max_size = np.array(max_size) // 2 * 2
+        self._margin = int(self._max_size.min()) // 40
         self._history: deque[tuple[int, np.ndarray]] = deque(maxlen=trails + 1)
         self._canvas: Any = None
         self._window: Any = None
+        self._clock: Any = None
         self._pygame = _import_pygame()
         if mode == "human":
             _start_display(self._pygame)
-        self._clock = self._pygame.time.Clock()
 
     def draw(
         self,
@@ -113,25 +115,29 @@ class Renderer:
         """
         if self.mode == "human" and self.closed:
             return None
-        position = np.asarray(state.position, float)
-        if position.ndim != 2:
-            raise ValueError(f"one world is drawn at a time, but position has shape {position.shape}, not (N, 2)")
-        alive = np.asarray(state.active, bool) & np.isfinite(position).all(axis=-1)
-        self._remember(int(state.step), np.where(alive[:, None], position, np.nan))
+        state, params = _as_numpy(state), _as_numpy(params)
+        if state.position.ndim != 2:
+            raise ValueError(f"one world is drawn at a time: position has shape {state.position.shape}, not (N, 2)")
+        if lidar is not None and (np.ndim(lidar) != 2 or len(lidar) != len(state.position)):
+            raise ValueError(f"lidar has shape {np.shape(lidar)}, not ({len(state.position)}, R)")
+        if self._canvas is None:
+            self._canvas = self._pygame.Surface(SUPERSAMPLE * self._frame_size(np.asarray(state.layout.size)), 0, 32)
+        scene = _Scene(self._pygame, self._canvas, state, params, SUPERSAMPLE * self._margin)
+        self._remember(int(state.step), scene.seen)
 
-        scene = self._fit(np.asarray(state.layout.size, float))
         scene.draw_floor()
+        scene.draw_links()
+        scene.draw_obstacles()
         if self.show_lidar and lidar is not None:
-            scene.draw_lidar(state, params, np.asarray(lidar, float), alive)
-        scene.draw_trails(self._history, params)
-        scene.draw_goals(state, params, alive)
-        scene.draw_obstacles(state.layout, params)
-        scene.draw_robots(state, params, alive)
+            scene.draw_lidar(np.asarray(lidar))
+        scene.draw_trails(self._history)
+        scene.draw_goals()
+        scene.draw_robots()
+        if labels is not None:
+            scene.write_labels(labels)
+        scene.write_status(title)
 
-        frame = self._pygame.transform.smoothscale(scene.canvas, self._frame_size)
-        self._write_status(frame, state, params, alive, title)
-        if labels is not None and len(alive) <= CROWD:
-            self._write_labels(frame, scene, state, params, alive, labels)
+        frame = self._pygame.transform.smoothscale(self._canvas, np.array(self._canvas.get_size()) // SUPERSAMPLE)
         if self.mode == "human":
             self._show(frame, self.fps or 1 / float(params.dt))
             return None
@@ -143,6 +149,12 @@ class Renderer:
             self._pygame.display.quit()
         self.closed = True
 
+    def _frame_size(self, arena: np.ndarray) -> np.ndarray:
+        border = self._margin * BORDERS
+        tight = np.ceil(arena * ((self._max_size - border) / arena).min()) + border
+        size = np.clip(tight, self._max_size // [2, 4], self._max_size).astype(int)
+        return size + size % 2
+
     def _remember(self, step: int, points: np.ndarray) -> None:
         if self._history:
             last_step, last_points = self._history[-1]
@@ -152,67 +164,10 @@ class Renderer:
                 self._history.pop()
         self._history.append((step, points))
 
-    def _fit(self, size: np.ndarray) -> _Scene:
-        margin = max(2, int(self._max_size.min()) // 40)
-        self._header = 3 * margin
-        border = np.array([2 * margin, margin + self._header])
-        if self._canvas is None:
-            tight = np.ceil(size * ((self._max_size - border) / size).min()) + border
-            frame_size = np.clip(tight, self._max_size // 2, self._max_size).astype(int)
-            self._frame_size = tuple((frame_size + frame_size % 2).tolist())
-            self._canvas = self._pygame.Surface([SUPERSAMPLE * side for side in self._frame_size], 0, 32)
-        room = np.array(self._frame_size) - border
-        scale = float((room / size).min())
-        corner = np.array([margin, self._header]) + (room - size * scale) / 2 + [0, size[1] * scale]
-        return _Scene(self._pygame, self._canvas, size, scale * SUPERSAMPLE, corner * SUPERSAMPLE)
-
-    def _write_status(self, frame: Any, state: SwarmState, params: SwarmParams, alive: np.ndarray, title: str) -> None:
-        reached = np.asarray(state.goals_reached)
-        collisions = int((np.asarray(state.collided, bool) & alive).sum())
-        arrived = f"{(reached > 0).sum()}/{len(reached)}"
-        words = [
-            ("step ", MUTED),
-            (f"{int(state.step)}/{int(params.max_steps)}", INK),
-            ("    reached ", MUTED),
-            (arrived if reached.max() <= 1 else f"{reached.sum()} ({arrived} robots)", INK),
-            ("    collisions ", MUTED),
-            (str(collisions), ALERT if collisions else INK),
-        ]
-        margin = self._header // 3
-        room = frame.get_width() - 2 * margin
-        wanted = margin * 17 // 18
-        needed = self._font(wanted).size("".join(word for word, _ in words) + (f"    {title}" if title else ""))[0]
-        font = self._font(min(wanted, wanted * room // needed))
-        y = (self._header - font.get_height()) // 2
-        if title:
-            frame.blit(font.render(title, True, MUTED), (margin + room - font.size(title)[0], y))
-        x = margin
-        for word, colour in words:
-            frame.blit(font.render(word, True, colour), (x, y))
-            x += font.size(word)[0]
-
-    def _write_labels(
-        self,
-        frame: Any,
-        scene: _Scene,
-        state: SwarmState,
-        params: SwarmParams,
-        alive: np.ndarray,
-        labels: Sequence[str],
-    ) -> None:
-        font = self._font(self._header // 4)
-        rise = scene.length(params.agent_radius, least=2) // SUPERSAMPLE + font.get_height()
-        for agent in np.flatnonzero(alive):
-            x, y = (value // SUPERSAMPLE for value in scene.pixels(state.position[agent]))
-            frame.blit(font.render(labels[agent], True, INK), (x - font.size(labels[agent])[0] // 2, y - rise))
-
-    def _font(self, size: int) -> Any:
-        return self._pygame.font.Font(None, max(8, size))
-
     def _show(self, frame: Any, fps: float) -> None:
         display = self._pygame.display
         if self._window is None:
-            self._window = display.set_mode(frame.get_size())
+            self._window, self._clock = display.set_mode(frame.get_size()), self._pygame.time.Clock()
             display.set_caption("entropy-env")
         if any(event.type == self._pygame.QUIT for event in self._pygame.event.get()):
             self.close()
@@ -223,116 +178,163 @@ class Renderer:
 
 
 class _Scene:
-    """The canvas with its map from metres to pixels. Lengths in px are of the frame, before supersampling."""
+    """One world, with NumPy leaves, on the canvas. `px` are pixels of the frame, all others of the larger canvas."""
 
-    def __init__(self, pygame: ModuleType, canvas: Any, size: np.ndarray, scale: float, corner: np.ndarray) -> None:
-        self.canvas, self._size, self._scale, self._corner = canvas, size, scale, corner
-        self._pen = pygame.draw
+    def __init__(self, pygame: ModuleType, canvas: Any, state: Any, params: Any, margin: int) -> None:
+        self._state, self._params, self._canvas, self._margin = state, params, canvas, margin
+        self._font = lambda size: pygame.font.Font(None, max(1, size))
+        self._line, self._circle, self._polygon, self._rect = (
+            functools.partial(shape, canvas)
+            for shape in (pygame.draw.line, pygame.draw.circle, pygame.draw.polygon, pygame.draw.rect)
+        )
+        size = state.layout.size.astype(float)
+        room = np.array(canvas.get_size()) - margin * BORDERS
+        self._scale = (room / size).min()
+        self._origin = [margin, 3 * margin] + (room - size * self._scale) / 2 + [0, size[1] * self._scale]
+        (left, bottom), (right, top) = self._pixels([[0, 0], size])
+        self._floor = pygame.Rect(left, top, right - left, bottom - top)
 
-    def pixels(self, points: Any) -> list[Any]:
-        """(..., 2) m to nested lists of canvas coordinates, y down."""
-        return np.rint(self._corner + np.asarray(points, float) * [self._scale, -self._scale]).astype(int).tolist()
+        alive = state.active & np.isfinite(state.position).all(axis=-1)
+        self.seen = np.where(alive[:, None], state.position, np.nan)  # (N, 2) m
+        self._agents = np.flatnonzero(alive).tolist()
+        self._hits = state.collided & alive
+        self._crowd = len(alive) > CROWD
+        self._robots = self._pixels(np.nan_to_num(self.seen))
+        self._goals = self._pixels(state.layout.goals[np.arange(len(alive)), state.goal_index])
+        self._robot_radius = self._length(params.agent_radius, px=2)
 
-    def length(self, metres: Any, least: float = 0.0) -> int:
-        """Canvas pixels, at least `least` px of the frame."""
-        return round(max(float(metres) * self._scale, least * SUPERSAMPLE))
+    def _pixels(self, points: Any) -> list[Any]:
+        """(..., 2) m as nested lists of canvas coordinates, y down."""
+        return np.rint(self._origin + np.asarray(points, float) * [self._scale, -self._scale]).astype(int).tolist()
+
+    def _length(self, metres: Any, px: float) -> int:
+        """At least `px`, so that nothing vanishes in a large arena."""
+        return round(max(float(metres) * self._scale, px * SUPERSAMPLE))
+
+    def _tint(self, strength: float) -> list[list[int]]:
+        """(N, 3), the agents' colours as if drawn on the floor with this opacity."""
+        colours = agent_colours(len(self.seen))
+        return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int).tolist()
 
     def draw_floor(self) -> None:
-        self.canvas.fill(CANVAS)
-        (left, bottom), (right, top) = self.pixels([[0, 0], self._size])
+        self._canvas.fill(CANVAS)
         edge = 3 * SUPERSAMPLE
-        outside = (left - edge, top - edge, right - left + 2 * edge, bottom - top + 2 * edge)
-        self._pen.rect(self.canvas, BORDER, outside, border_radius=edge)
-        self._pen.rect(self.canvas, FLOOR, (left, top, right - left, bottom - top))
+        self._rect(WALL, self._floor.inflate(2 * edge, 2 * edge), border_radius=edge)
+        self._rect(FLOOR, self._floor)
         steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
         spacing = next(step for step in steps if step * self._scale >= 40 * SUPERSAMPLE)
-        for x in np.arange(spacing, self._size[0], spacing):
-            self._pen.line(self.canvas, GRID, *self.pixels([[x, 0], [x, self._size[1]]]), SUPERSAMPLE)
-        for y in np.arange(spacing, self._size[1], spacing):
-            self._pen.line(self.canvas, GRID, *self.pixels([[0, y], [self._size[0], y]]), SUPERSAMPLE)
+        width, height = self._state.layout.size
+        grid = [[(x, 0), (x, height)] for x in np.arange(spacing, width, spacing)]
+        grid += [[(0, y), (width, y)] for y in np.arange(spacing, height, spacing)]
+        for line in grid:
+            self._line(GRID, *self._pixels(line), SUPERSAMPLE)
 
-    def draw_lidar(self, state: SwarmState, params: SwarmParams, lidar: np.ndarray, alive: np.ndarray) -> None:
-        if lidar.ndim != 2 or len(lidar) != len(alive):
-            raise ValueError(f"lidar has shape {lidar.shape}, not ({len(alive)}, R)")
+    def draw_links(self) -> None:
+        """A thin line from each robot to its goal."""
+        if self._crowd:
+            return
+        colours = self._tint(max(0.3, 0.6 - len(self.seen) / CROWD))
+        for agent in self._agents:
+            self._line(colours[agent], self._robots[agent], self._goals[agent], SUPERSAMPLE)
+
+    def draw_obstacles(self) -> None:
+        layout = self._state.layout
+        self._canvas.set_clip(self._floor)
+        for x, y, radius in layout.discs[layout.disc_mask]:
+            self._circle(OBSTACLE, self._pixels([x, y]), self._length(radius, px=1))
+        for x, y, half_width, half_height in layout.boxes[layout.box_mask]:
+            sides = self._length(2 * half_width, px=2), self._length(2 * half_height, px=2)
+            self._rect(OBSTACLE, (self._pixels([x - half_width, y + half_height]), sides))
+        radius = self._length(self._params.wall_half_thickness, px=0.75)
+        for start, end in np.array(self._pixels(layout.walls[layout.wall_mask])):
+            along = (end - start) / max(np.linalg.norm(end - start), 1e-9)
+            side = radius * np.array([-along[1], along[0]])
+            self._polygon(WALL, [start + side, end + side, end - side, start - side])
+            for centre in (start, end):
+                self._circle(WALL, centre.tolist(), radius)
+        self._canvas.set_clip(None)
+
+    def draw_lidar(self, lidar: np.ndarray) -> None:
+        """Rays from the centres, paler where they meet nothing, with a dot where they end on something."""
         turn = 2 * np.pi * np.arange(lidar.shape[1]) / lidar.shape[1]
-        angle = np.asarray(state.heading, float)[:, None] + turn
-        distance = float(params.agent_radius) + lidar * float(params.lidar_range)
-        ray = distance[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        position = np.asarray(state.position, float)
-        pale, strong = _tint(len(alive), 0.28), _tint(len(alive), 0.75)
-        for agent in np.flatnonzero(alive):
-            start = self.pixels(position[agent])
-            ends = self.pixels(position[agent] + ray[agent])
-            for end in ends:
-                self._pen.line(self.canvas, pale[agent], start, end, SUPERSAMPLE)
-            for end in itertools.compress(ends, lidar[agent] < 1):
-                self._pen.circle(self.canvas, strong[agent], end, 2 * SUPERSAMPLE)
+        angle = self._state.heading[:, None] + turn
+        distance = self._params.agent_radius + lidar * self._params.lidar_range
+        ends = self.seen[:, None] + distance[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        free, blocked, dot = self._tint(0.15), self._tint(0.32), self._tint(0.85)
+        for agent in self._agents:
+            hit, pixels = lidar[agent] < 1, self._pixels(ends[agent])
+            for ray in np.argsort(hit, kind="stable"):
+                colour = blocked[agent] if hit[ray] else free[agent]
+                self._line(colour, self._robots[agent], pixels[ray], SUPERSAMPLE)
+                if hit[ray]:
+                    self._circle(dot[agent], pixels[ray], 2 * SUPERSAMPLE)
 
-    def draw_trails(self, history: Sequence[tuple[int, np.ndarray]], params: SwarmParams) -> None:
-        width = self.length(0.5 * params.agent_radius, least=1)
-        step_length = 2 * float(params.max_wheel_speed) * float(params.dt)
+    def draw_trails(self, history: Sequence[tuple[int, np.ndarray]]) -> None:
+        width = self._length(0.5 * self._params.agent_radius, px=1)
+        speed, slack = 2 * self._params.max_wheel_speed * self._params.dt, 2 * self._params.agent_radius
         for age, ((step, start), (next_step, end)) in enumerate(itertools.pairwise(history), start=1):
-            colours = _tint(len(start), 0.5 * age / len(history))
-            moved = np.linalg.norm(end - start, axis=-1)
-            # Further than the wheels could take it, the agent was put somewhere else. NaN, inactive, is false too.
-            joined = np.flatnonzero(moved <= step_length * (next_step - step) + 2 * float(params.agent_radius))
-            for agent, segment in zip(joined, self.pixels(np.stack([start, end], axis=1)[joined]), strict=True):
-                self._pen.line(self.canvas, colours[agent], *segment, width)
+            colours = self._tint(0.5 * age / len(history))
+            # Further than its wheels could take it, an agent was put there. An inactive one is NaN: not joined.
+            joined = np.linalg.norm(end - start, axis=-1) <= speed * (next_step - step) + slack
+            for agent in np.flatnonzero(joined):
+                self._line(colours[agent], *self._pixels([start[agent], end[agent]]), width)
 
-    def draw_goals(self, state: SwarmState, params: SwarmParams, alive: np.ndarray) -> None:
-        goals = np.asarray(state.layout.goals)[np.arange(len(alive)), np.asarray(state.goal_index)]
-        centres, starts = self.pixels(goals), self.pixels(np.where(alive[:, None], state.position, 0))
-        radius = self.length(params.goal_radius, least=2.5)
-        thin = _tint(len(alive), 0.45)
-        pale, strong = _tint(len(alive), 0.16), _tint(len(alive), 0.9)
-        agents = np.flatnonzero(alive)
-        if len(alive) <= CROWD:
-            for agent in agents:
-                self._pen.line(self.canvas, thin[agent], starts[agent], centres[agent], SUPERSAMPLE)
-        for agent in agents:
-            self._pen.circle(self.canvas, pale[agent], centres[agent], radius)
-            self._pen.circle(self.canvas, strong[agent], centres[agent], radius, max(SUPERSAMPLE, radius // 6))
+    def draw_goals(self) -> None:
+        radius = self._length(self._params.goal_radius, px=2.5)
+        fill, ring = self._tint(0.16), self._tint(0.4 if self._crowd else 0.9)
+        for agent in self._agents:
+            self._circle(fill[agent], self._goals[agent], radius)
+            self._circle(ring[agent], self._goals[agent], radius, max(SUPERSAMPLE, radius // 6))
 
-    def draw_obstacles(self, layout: Any, params: SwarmParams) -> None:
-        for x, y, radius in np.asarray(layout.discs)[np.asarray(layout.disc_mask, bool)]:
-            self._pen.circle(self.canvas, OBSTACLE, self.pixels([x, y]), self.length(radius, least=1))
-        for x, y, half_width, half_height in np.asarray(layout.boxes)[np.asarray(layout.box_mask, bool)]:
-            left, top = self.pixels([x - half_width, y + half_height])
-            shape = self.length(2 * half_width, least=2), self.length(2 * half_height, least=2)
-            self._pen.rect(self.canvas, OBSTACLE, (left, top, *shape))
-        radius = self.length(params.wall_half_thickness, least=0.75)
-        for start, end in self.pixels(np.asarray(layout.walls)[np.asarray(layout.wall_mask, bool)]):
-            self._capsule(WALL, np.array(start), np.array(end), radius)
+    def draw_robots(self) -> None:
+        """Rims first, so that none hides a neighbour: red in contact, floor otherwise."""
+        radius = self._robot_radius
+        alert = round(np.clip(0.3 * radius, 2 * SUPERSAMPLE, 3 * SUPERSAMPLE))
+        for agent in sorted(self._agents, key=self._hits.__getitem__):
+            colour, rim = (ALERT, alert) if self._hits[agent] else (FLOOR, SUPERSAMPLE)
+            self._circle(colour, self._robots[agent], radius + rim)
+        colours = self._tint(1.0)
+        for agent in self._agents:
+            self._circle(colours[agent], self._robots[agent], radius)
+            if radius >= 3.5 * SUPERSAMPLE:
+                cos, sin = np.cos(self._state.heading[agent]), np.sin(self._state.heading[agent])
+                arrow = self._params.agent_radius * ARROW @ [[cos, sin], [-sin, cos]]
+                self._polygon(FLOOR, self._pixels(self.seen[agent] + arrow))
 
-    def draw_robots(self, state: SwarmState, params: SwarmParams, alive: np.ndarray) -> None:
-        agents = np.flatnonzero(alive)
-        position, heading = np.asarray(state.position, float)[agents], np.asarray(state.heading, float)[agents]
-        collided = np.asarray(state.collided, bool)[agents]
-        centres = self.pixels(position)
-        radius = self.length(params.agent_radius, least=2)
-        for centre, hit in sorted(zip(centres, collided, strict=True), key=lambda pair: pair[1]):
-            rim = 3 * SUPERSAMPLE if hit else SUPERSAMPLE
-            self._pen.circle(self.canvas, ALERT if hit else FLOOR, centre, radius + rim)
-        colours = _tint(len(alive), 1.0)
-        for agent, centre in zip(agents, centres, strict=True):
-            self._pen.circle(self.canvas, colours[agent], centre, radius)
-        if radius >= 3.5 * SUPERSAMPLE:
-            cos, sin = np.cos(heading), np.sin(heading)
-            turn = np.stack([np.stack([cos, sin], axis=-1), np.stack([-sin, cos], axis=-1)], axis=-2)
-            for arrow in self.pixels(position[:, None] + float(params.agent_radius) * ARROW @ turn):
-                self._pen.polygon(self.canvas, FLOOR, arrow)
+    def write_labels(self, labels: Sequence[str]) -> None:
+        font = self._font(self._margin * 5 // 6)
+        for agent in [] if self._crowd else self._agents:
+            x, y = self._robots[agent]
+            place = x - font.size(labels[agent])[0] // 2, y - self._robot_radius - font.get_height()
+            self._canvas.blit(font.render(labels[agent], True, INK), place)
 
-    def _capsule(self, colour: tuple[int, int, int], start: np.ndarray, end: np.ndarray, radius: int) -> None:
-        along = (end - start) / max(np.linalg.norm(end - start), 1e-9)
-        side = radius * np.array([-along[1], along[0]])
-        self._pen.polygon(self.canvas, colour, [start + side, end + side, end - side, start - side])
-        for centre in (start, end):
-            self._pen.circle(self.canvas, colour, centre.tolist(), radius)
+    def write_status(self, title: str) -> None:
+        state, reached, collisions = self._state, self._state.goals_reached, self._hits.sum()
+        arrived = f"{(reached > 0).sum()}/{len(reached)}"
+        words = [
+            ("step  ", MUTED),
+            (f"{state.step}/{self._params.max_steps}", INK),
+            ("      reached  ", MUTED),
+            (arrived if reached.max() <= 1 else f"{reached.sum()} ({arrived} robots)", INK),
+            ("      collisions  ", MUTED),
+            (f"{collisions}", ALERT if collisions else INK),
+        ]
+        left, right = self._margin, self._canvas.get_width() - self._margin
+        size, text = self._margin * 6 // 5, "".join(word for word, _ in words) + "      " * bool(title) + title
+        font = self._font(min(size, size * (right - left) // self._font(size).size(text)[0]))
+        y = (3 * self._margin - font.get_height()) // 2
+        self._canvas.blit(font.render(title, True, MUTED), (right - font.size(title)[0], y))
+        for word, colour in words:
+            self._canvas.blit(font.render(word, True, colour), (left, y))
+            left += font.size(word)[0]
 
 
-def _tint(num_agents: int, strength: float) -> list[list[int]]:
-    """The agents' colours over the floor, as if drawn with this opacity."""
-    return np.rint(strength * agent_colours(num_agents) + (1 - strength) * np.array(FLOOR)).astype(int).tolist()
+def _as_numpy(node: Any) -> Any:
+    """The same flax struct with NumPy leaves."""
+    fields = getattr(node, "__dataclass_fields__", None)
+    if fields is None:
+        return np.asarray(node)
+    return node.replace(**{name: _as_numpy(getattr(node, name)) for name in fields})
 
 
 def _import_pygame() -> ModuleType:
@@ -349,12 +351,14 @@ def _import_pygame() -> ModuleType:
 
 
 def _start_display(pygame: ModuleType) -> None:
-    """Without a display SDL either fails or falls back to a driver that shows nothing."""
     try:
         pygame.display.init()
-        reason = "SDL found none" if pygame.display.get_driver() == "offscreen" else None
     except pygame.error as error:
         reason = str(error)
-    if reason and not os.environ.get("SDL_VIDEODRIVER"):
+    else:
+        # Without a display SDL may choose a driver that shows nothing.
+        if pygame.display.get_driver() != "offscreen" or os.environ.get("SDL_VIDEODRIVER"):
+            return
         pygame.display.quit()
-        raise RuntimeError(f'mode="human" needs a display ({reason}); mode="rgb_array" draws without one')
+        reason = "SDL found none"
+    raise RuntimeError(f'mode="human" needs a display ({reason}); mode="rgb_array" draws without one')

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+# Players take an unmarked video of this size for BT.709, but ffmpeg converts to BT.601 unless told.
+BT709 = ["-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709"]
 ENCODING = {
     ".gif": ["-filter_complex", "split[all][used];[all]palettegen[palette];[used][palette]paletteuse=dither=none"],
-    ".mp4": ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
+    ".mp4": ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", *BT709, "-movflags", "+faststart"],
 }
 MAX_GIF_FPS = 50  # browsers slow down anything quicker
 
@@ -35,12 +37,11 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
     try:
         _encode(temporary, _checked(frames, even=suffix == ".mp4"), fps, ENCODING[suffix])
-        _sync(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        _sync(path.parent)
     return path
 
 
@@ -67,23 +68,18 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, encoding: list
     size, rate = f"{first.shape[1]}x{first.shape[0]}", str(Fraction(fps).limit_denominator(1000))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *encoding, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as ffmpeg:
-        try:
-            for frame in chain([first], frames):
+    ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert ffmpeg.stdin is not None
+    try:
+        for frame in chain([first], frames):
+            try:
                 ffmpeg.stdin.write(frame.data)
-        except BrokenPipeError:
-            pass  # ffmpeg has stopped, and says why below
-        except BaseException:
-            ffmpeg.kill()
-            raise
+            except BrokenPipeError:
+                break  # ffmpeg has stopped, and says why below
+    except BaseException:
+        ffmpeg.kill()
+        raise
+    finally:
         message = ffmpeg.communicate()[1].decode(errors="replace").strip()
     if ffmpeg.returncode:
         raise RuntimeError(f"ffmpeg could not write {path.name}: {message}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import difflib
 
 from entropy_env.scenarios.base import LEVELS, Scenario
+from entropy_env.scenarios.circle import Circle
+from entropy_env.scenarios.corridor import Corridor
+from entropy_env.scenarios.crossing import Crossing
+from entropy_env.scenarios.curriculum import Curriculum
+from entropy_env.scenarios.maze import Maze
+from entropy_env.scenarios.obstacles import Obstacles
 from entropy_env.scenarios.open import Open
+from entropy_env.scenarios.rooms import Rooms
 
-SCENARIOS: dict[str, type[Scenario]] = {family.name: family for family in (Open,)}
+SCENARIOS: dict[str, type[Scenario]] = {
+    family.name: family for family in (Open, Obstacles, Rooms, Maze, Corridor, Crossing, Circle, Curriculum)
+}
 
 
 def make_scenario(name: str, difficulty: int = 1) -> Scenario:

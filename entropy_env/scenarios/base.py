@@ -1,12 +1,14 @@
-"""What a family of layouts offers the simulator."""
+"""What a family of layouts offers the simulator, and what all generators draw from."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
@@ -42,9 +44,20 @@ class Scenario:
         """One layout for `params.difficulty`, which may be traced and above what this generator is sized for."""
         raise NotImplementedError
 
-    def row(self, table, params: SwarmParams) -> jax.Array:
+    def row(self, table: Any, params: SwarmParams) -> jax.Array:
         """The entry of a table with one row a difficulty, at the traced difficulty. table: (4, ...)."""
-        return jnp.asarray(table)[jnp.clip(params.difficulty, 1, self.difficulty) - 1]
+        table = np.asarray(table)
+        table = table.astype(np.float32 if table.dtype.kind == "f" else np.int32)
+        value = jnp.asarray(table[0])
+        for level, entry in zip(self.levels[1:], table[1:], strict=False):
+            value = jnp.where(
+                params.difficulty >= level, entry, value
+            )  # indexing does not vectorise where XLA fuses it
+        return value
+
+    def largest(self, table: Any) -> Any:
+        """Column by column, the largest entry of a table with one row a difficulty. table: (4, ...)."""
+        return np.max(np.asarray(table)[: self.difficulty], axis=0).tolist()
 
     def sized_for(self, params: SwarmParams) -> jax.Array:
         """() bool: whether the traced difficulty is one this generator has room for."""
@@ -71,3 +84,28 @@ def fill_slots(slots: jax.Array, mask: jax.Array, items: jax.Array, present: jax
     """Slots and their mask with `items` (M, ...) in the first M, of which `present` (M,) bool are there."""
     count = items.shape[0]
     return slots.at[:count].set(items), mask.at[:count].set(present)
+
+
+def uniforms(key: jax.Array, *shapes: tuple[int, ...]) -> list[jax.Array]:
+    """Arrays of these shapes, uniform in [0, 1), out of one draw: every draw costs a quarter second of compile time."""
+    return carve(jax.random.uniform(key, (sum(map(math.prod, shapes)),)), *shapes)
+
+
+def carve(u: jax.Array, *shapes: tuple[int, ...]) -> list[jax.Array]:
+    """Arrays of these shapes out of the first numbers of u, (M,)."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(jnp.split(u[: ends[-1]], ends[:-1]), shapes, strict=True)]
+
+
+def shuffle(score: jax.Array, chosen: jax.Array) -> jax.Array:
+    """(..., M) int32: indices along the last axis, the chosen ones first, in the order of their score.
+
+    score: (..., M) in [0, 1). chosen: (..., M) bool. Score and index share one integer, because XLA sorts those
+    several times faster than floats with their indices.
+    """
+    size = score.shape[-1]
+    index_bits = max(size - 1, 1).bit_length()
+    rank = (score * float(1 << (31 - index_bits))).astype(jnp.uint32) << index_bits
+    index = jnp.broadcast_to(jnp.arange(size, dtype=jnp.uint32), score.shape)
+    last = jnp.where(chosen, jnp.uint32(0), jnp.uint32(1 << 31))
+    return (jnp.sort(last | rank | index, axis=-1) & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)

@@ -2,6 +2,9 @@
 
 Cells are `PITCH` apart and a pick is jittered within its cell, so that two picks of different cells are
 always clear of each other. Nothing is rejected and drawn again: one random order of the cells serves all.
+
+The `room` of a cell, in metres, is how far a pick may lie from the cell's centre along each axis and still be clear of
+every fixed body; a cell with negative room is not free.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.dynamics import fixed_separation
-from entropy_env.types import Layout, SwarmParams
+from entropy_env.geometry import separation_box, separation_disc
+from entropy_env.scenarios.base import carve, shuffle
+from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 PITCH = 0.5  # m between neighbouring cells
 CLEARANCE = 0.05  # m at least between two spawns, and between a spawn and a fixed body
+TOLERANCE = 5e-6  # m of room that float32 may lose on a cell that fits exactly
 
 
 def jitter(params: SwarmParams, pitch: float = PITCH) -> jax.Array | float:
@@ -22,9 +27,30 @@ def jitter(params: SwarmParams, pitch: float = PITCH) -> jax.Array | float:
     return (pitch - 2 * params.agent_radius - CLEARANCE) / 2
 
 
+def margin(params: SwarmParams) -> jax.Array | float:
+    """m, how far an agent's centre stays from a fixed body."""
+    return params.agent_radius + CLEARANCE
+
+
 def cells_across(length: float) -> int:
     """How many cells fit along a length in metres."""
     return int(np.floor(length / PITCH + 1e-6))
+
+
+def num_cells(size: tuple[float, float]) -> int:
+    """How many cells an arena has. size: m."""
+    return cells_across(size[0]) * cells_across(size[1])
+
+
+def free_across(length: float, spacing: float, params: SwarmParams) -> int:
+    """How many cells along a length have room between walls `spacing` apart, m each; as far as the length: none."""
+    if jitter(params) < 0:
+        return 0
+    count = cells_across(length)
+    centres = (length - count * PITCH) / 2 + (np.arange(count) + 0.5) * PITCH
+    beyond = np.mod(centres, spacing)
+    thickness = params.wall_half_thickness if spacing < length else 0.0
+    return int(np.sum(np.minimum(beyond, spacing - beyond) >= thickness + margin(params)))
 
 
 def cell_grid(size: jax.Array, largest: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
@@ -37,39 +63,69 @@ def cell_grid(size: jax.Array, largest: tuple[float, float]) -> tuple[jax.Array,
     return centres, jnp.all(index.astype(np.float32) < count[None], axis=-1)
 
 
-def clear_of_bodies(centres: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
-    """(C,) bool: cells in which an agent is clear of every fixed body, wherever the jitter puts it. centres: (C, 2) m."""
-    gap, _, _ = fixed_separation(centres[:, 0], centres[:, 1], layout, params)
-    return jnp.min(gap, axis=0) >= jitter(params) * np.float32(np.sqrt(2)) + CLEARANCE
+def room_between(centres: jax.Array, low: jax.Array, high: jax.Array, params: SwarmParams) -> jax.Array:
+    """(C,) m: the room of each cell in a free rectangle. centres: (C, 2) m. low, high: (C, 2) or (1, 2) m, its corners."""
+    return jnp.min(jnp.minimum(centres - low, high - centres), axis=-1) - margin(params)
+
+
+def room_between_lines(centres: jax.Array, size: jax.Array, spacing: jax.Array, params: SwarmParams) -> jax.Array:
+    """(C,) m: the room of each cell between walls all along lines `spacing` (2,) m apart; as far as the size: none.
+
+    centres: (C, 2) m. size: (2,) m.
+    """
+    low = jnp.floor(centres / spacing[None]) * spacing[None]
+    thickness = jnp.where(spacing < size, params.wall_half_thickness, 0.0)[None]
+    return room_between(centres, low + thickness, low + spacing[None] - thickness, params)
+
+
+def room_near_islands(centres: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
+    """(C,) m: the room of each cell among boxes and discs. centres: (C, 2) m."""
+    points = centres[:, 0], centres[:, 1]
+    box = jax.vmap(lambda body: separation_box(points, body[:2], body[2:])[0])(layout.boxes)
+    disc = jax.vmap(lambda body: separation_disc(points, body[:2], body[2])[0])(layout.discs)
+    box = jnp.min(jnp.where(layout.box_mask[:, None], box, jnp.inf), axis=0)
+    disc = jnp.min(jnp.where(layout.disc_mask[:, None], disc, jnp.inf), axis=0)
+    return (jnp.minimum(box, disc) - margin(params)) / np.float32(np.sqrt(2))
+
+
+def place_draws(num_cells: int, spec: SwarmSpec) -> int:
+    """How many random numbers `place` takes."""
+    return num_cells + 5 * spec.num_agents * spec.num_goals
 
 
 def place(
-    key: jax.Array, centres: jax.Array, spawn_cells: jax.Array, goal_cells: jax.Array, num_agents: int, num_goals: int,
-    params: SwarmParams,
+    u: jax.Array, centres: jax.Array, room: jax.Array, streams: jax.Array | np.ndarray, num_streams: jax.Array | int,
+    spec: SwarmSpec, params: SwarmParams,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Spawns (N, G, 3), goals (N, G, 2) and whether everyone found room, () bool.
 
-    centres: (C, 2) m. spawn_cells, goal_cells: (K, C) bool: agent i belongs to group i mod K and starts and ends in
-    its group's cells. Within a column all spawns are clear of each other, and all goals, as long as no two groups
-    share a cell; a goal never lies in its own spawn's cell while a group has two free cells for each of its agents.
+    u: (`place_draws`,) in [0, 1). centres: (C, 2) m. room: (K, C) m, of the cells of K zones, which share no free cell.
+    streams: (S, 2) int, the zone a stream starts from and the one it goes to. Agent i belongs to stream i mod
+    `num_streams`, and in every other column it goes back, so that goals reached in turn lead to and fro.
+    Within a column all spawns are clear of each other, and all goals. The poses and goals of one row stand in
+    different cells while a zone has 2 G free ones, and a spawn and its goal always do.
     """
-    num_groups = spawn_cells.shape[0]
-    group, rank = np.arange(num_agents) % num_groups, np.arange(num_agents) // num_groups
-    group_size = np.bincount(group, minlength=num_groups)
-    turn = 2 * np.arange(num_goals) * group_size[group][:, None] + rank[:, None]
-    k_order, k_spawn, k_goal, k_heading = jax.random.split(key, 4)
-    score = jax.random.uniform(k_order, centres.shape[:1])
+    num_agents, num_goals = spec.num_agents, spec.num_goals
+    agent = jnp.arange(num_agents, dtype=jnp.int32)
+    stream, rank = agent % num_streams, agent // num_streams
+    back = np.arange(num_goals) % 2
+    ends = jnp.asarray(streams, jnp.int32)[stream]
+    u_order, u_spawn, u_goal, u_heading = carve(
+        u, centres.shape[:1], (num_agents, num_goals, 2), (num_agents, num_goals, 2), (num_agents, num_goals, 1)
+    )
+    free = room >= -TOLERANCE
+    order = shuffle(jnp.broadcast_to(u_order, free.shape), free)
+    count = jnp.sum(free, axis=-1, dtype=jnp.int32)
+    stride = jnp.maximum(count // (2 * num_goals), 1)
 
-    def pick(cells, turn):
-        order = jnp.argsort(jnp.where(cells, score[None], 2.0), axis=-1)
-        count = jnp.sum(cells, axis=-1)
-        return centres[order[group[:, None], turn % jnp.maximum(count, 1)[group][:, None]]], count
+    def pick(zone, turn, u):
+        ahead = rank[:, None] + turn.astype(np.int32)[None] * stride[zone]
+        cell = order[zone, ahead % jnp.maximum(count[zone], 1)]
+        reach = jnp.clip(room[zone, cell], 0.0, jnp.maximum(jitter(params), 0.0))
+        return centres[cell] + (2 * u - 1) * reach[..., None], jnp.all(rank[:, None] < count[zone])
 
-    reach = jnp.maximum(jitter(params), 0.0)
-    starts, spawn_count = pick(spawn_cells, turn)
-    goals, goal_count = pick(goal_cells, turn + group_size[group][:, None])
-    starts = starts + jax.random.uniform(k_spawn, starts.shape, minval=-reach, maxval=reach)
-    goals = goals + jax.random.uniform(k_goal, goals.shape, minval=-reach, maxval=reach)
-    heading = jax.random.uniform(k_heading, (*starts.shape[:2], 1), minval=-jnp.pi, maxval=jnp.pi)
-    valid = jnp.all(jnp.minimum(spawn_count, goal_count) >= group_size) & (jitter(params) >= 0)
-    return jnp.concatenate([starts, heading], axis=-1), goals, valid
+    turn = 2 * np.arange(num_goals)
+    starts, start_found = pick(ends[:, back], turn, u_spawn)
+    goals, goal_found = pick(ends[:, 1 - back], turn + 1, u_goal)
+    spawns = jnp.concatenate([starts, (2 * u_heading - 1) * np.pi], axis=-1)
+    return spawns, goals, start_found & goal_found & (jitter(params) >= -TOLERANCE)

@@ -1,0 +1,62 @@
+"""Swarms of differential-drive robots with lidar, simulated in JAX.
+
+    from entropy_env import swarm_v0                             # PettingZoo
+    env = swarm_v0.parallel_env(num_agents=10, scenario="open")
+
+    import gymnasium                                             # one robot
+    env = gymnasium.make("entropy_env:entropy_env/Swarm-v0")
+
+    from entropy_env import Swarm, SwarmSpec, vector             # pure functions, many worlds
+    worlds = vector.batch(Swarm(SwarmSpec(num_agents=10)), num_envs=256)
+
+Names are imported when first used, so that importing the package is quick and starts nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from entropy_env.adapters.registration import register_with_gymnasium
+
+if TYPE_CHECKING:
+    from entropy_env import swarm_v0, vector
+    from entropy_env.env import Swarm
+    from entropy_env.scenarios.custom import make_layout
+    from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Layout",
+    "Swarm",
+    "SwarmParams",
+    "SwarmSpec",
+    "SwarmState",
+    "make_layout",
+    "swarm_v0",
+    "vector",
+]
+
+_HOMES = {
+    "Layout": "types",
+    "Swarm": "env",
+    "SwarmParams": "types",
+    "SwarmSpec": "types",
+    "SwarmState": "types",
+    "make_layout": "scenarios.custom",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    return getattr(module, name) if name in _HOMES else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_gymnasium()

@@ -1,0 +1,155 @@
+"""The swarm as a PettingZoo environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+from pettingzoo import ParallelEnv
+
+from entropy_env.adapters.world import RENDER_MODES, World, check_action
+from entropy_env.scenarios import Scenario
+from entropy_env.spaces import action_space, observation_space, state_space
+from entropy_env.types import Layout, OnGoal
+
+
+class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+    """Robots `agent_0`, `agent_1`, ... move at once, each on its way to its own goal.
+
+    An agent that reaches its goal is terminated and leaves with `on_goal="terminate"`. With `respawn` it starts again
+    elsewhere, and with `next_goal` it turns to its next goal; there nobody ends before the time limit, which truncates
+    all who are still going. One that waits for room to respawn observes zeros.
+
+    `infos[agent]` says what the step did: `reached`, `collision`, `goals_reached` since the reset, `reward_terms` and
+    whether the agent is still `active` in the world.
+    """
+
+    metadata: dict[str, Any] = {
+        "name": "swarm_v0",
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 10,
+        "is_parallelizable": True,
+    }
+
+    def __init__(
+        self,
+        num_agents: int = 10,
+        scenario: str | Scenario = "open",
+        difficulty: int = 1,
+        on_goal: OnGoal = "terminate",
+        render_mode: str | None = None,
+        max_steps: int | None = None,
+        reward: str = "shaped",
+        layout: Layout | Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        """scenario, difficulty (1 to 4): which layouts are drawn.
+        max_steps: control periods until the time limit; None for what the scenario needs.
+        reward: a preset of weights.
+        layout: a map to use instead of the scenario's, as `make_layout` gives or takes it.
+        settings: any other field of SwarmSpec (`num_rays`, `velocity_frame`, `substeps`) or SwarmParams.
+        """
+        self._world = World(
+            num_agents, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
+            max_steps=max_steps, reward=reward, **settings,
+        )  # fmt: skip
+        self.metadata = self.metadata | {"render_fps": self._world.render_fps}
+        self.render_mode = render_mode
+        self.np_random: np.random.Generator | None = None
+        self.np_random_seed: int | None = None
+        spec = self._world.swarm.spec
+        self.possible_agents = [f"agent_{i}" for i in range(num_agents)]
+        self.agents: list[str] = []
+        self.observation_spaces = {agent: observation_space(spec) for agent in self.possible_agents}
+        self.action_spaces = {agent: action_space(spec) for agent in self.possible_agents}
+        self.state_space = state_space(spec)
+        self._row = {agent: row for row, agent in enumerate(self.possible_agents)}
+
+    def observation_space(self, agent: str) -> Box:
+        """The same object at every call."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Box:
+        """The same object at every call."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+        """A new episode with every agent; without a seed the random stream goes on.
+
+        options, for this episode alone: `difficulty` (1 to 4), and `layout`, as for the constructor.
+        """
+        if seed is not None or self.np_random is None:
+            self.np_random, self.np_random_seed = seeding.np_random(seed)
+        obs = self._world.reset(self.np_random, options)
+        self.agents = self.possible_agents[:]
+        return dict(zip(self.agents, obs, strict=True)), {agent: {} for agent in self.agents}
+
+    def step(
+        self, actions: Mapping[str, np.ndarray]
+    ) -> tuple[
+        dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
+    ]:  # fmt: skip
+        """One control period. actions: for every agent in `agents`, (2,) left and right motor, clipped to [-1, 1].
+
+        Raises ValueError for an action too many or too few, of another shape or not finite, and RuntimeError before
+        the first reset and once every agent has ended.
+        """
+        self._world.check_running()
+        told = self._world.step(self._stack(actions))
+        leaves = told.done | (self._world.swarm.spec.on_goal == "terminate")
+        ends = told.terminated & leaves
+
+        def by_agent(column):
+            return {agent: column[self._row[agent]] for agent in self.agents}
+
+        observations, rewards, infos = by_agent(told.obs), by_agent(told.reward.tolist()), by_agent(told.infos())
+        terminations, truncations = by_agent(ends.tolist()), by_agent((told.done & ~ends).tolist())
+        self.agents = [agent for agent in self.agents if not (terminations[agent] or truncations[agent])]
+        return observations, rewards, terminations, truncations, infos
+
+    def _stack(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(possible agents, 2) float32, zero for those who have left."""
+        if actions.keys() != set(self.agents):
+            missing = [agent for agent in self.agents if agent not in actions]
+            if missing:
+                raise ValueError(f"no action for {', '.join(missing)}")
+            agent = next(agent for agent in actions if agent not in self.agents)
+            what = "which has ended" if agent in self._row else "which is no agent of this environment"
+            raise ValueError(f"an action for {agent!r}, {what}")
+        stacked = np.zeros((len(self.possible_agents), 2), np.float32)
+        chosen = [actions[agent] for agent in self.agents]
+        try:
+            stacked[[self._row[agent] for agent in self.agents]] = check_action("the actions", chosen, (len(chosen), 2))
+        except ValueError:
+            for agent, action in zip(self.agents, chosen, strict=True):
+                check_action(f"the action of {agent}", action, (2,))
+            raise
+        return stacked
+
+    def state(self) -> np.ndarray:
+        """(num_agents * 8,) float32, agent by agent, zero for those who have left: see `Swarm.global_state`."""
+        return self._world.global_state()
+
+    def set_difficulty(self, difficulty: int) -> None:
+        """Draw layouts of this level (1 to 4) from the next reset on. A level above all before compiles once more."""
+        self._world.set_difficulty(difficulty)
+
+    def render(self) -> np.ndarray | None:
+        """A frame (H, W, 3) uint8 in mode `rgb_array`, None in `human`, which draws by itself at every step."""
+        return self._world.render()
+
+    def close(self) -> None:
+        """Close the window."""
+        self._world.close()
+
+    def __repr__(self) -> str:
+        swarm = self._world.swarm
+        return (
+            f"{type(self).__name__}(num_agents={len(self.possible_agents)}, scenario={swarm.scenario.name!r}, "
+            f"difficulty={self._world.difficulty}, on_goal={swarm.spec.on_goal!r})"
+        )

@@ -1,0 +1,53 @@
+"""Everyone has to pass the middle of a circle."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.geometry import wrap_angle
+from entropy_env.scenarios.base import Scenario, empty_layout, uniforms
+from entropy_env.scenarios.placement import CLEARANCE, TOLERANCE, margin
+from entropy_env.types import Layout, SwarmParams, SwarmSpec
+
+RADII = (4.0, 3.0, 2.25, 1.5)  # m
+BORDER = 0.5  # m between the circle and the arena's border
+HEADING_SPREAD = np.pi / 4  # rad to either side of the middle
+
+
+class Circle(Scenario):
+    """Robots stand evenly on a circle and go to the point opposite, and in the next column of goals back again.
+
+    Circles of radius 4, 3, 2.25 and 1.5 m, turned at random.
+    """
+
+    name = "circle"
+
+    def capacity(self, level: int, params: SwarmParams) -> int:
+        spacing = 2 * params.agent_radius + CLEARANCE
+        if margin(params) > BORDER:
+            return 0
+        return math.floor(math.pi / math.asin(spacing / (2 * RADII[level - 1])))
+
+    def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+        num_agents, num_goals = spec.num_agents, spec.num_goals
+        u_turn, u_heading = uniforms(key, (), (num_agents, num_goals))
+        radius = self.row(RADII, params)
+        middle = radius + BORDER
+        layout = empty_layout(jnp.stack([2 * middle, 2 * middle]), spec)
+
+        place_on_circle = np.arange(num_agents)[:, None] / num_agents + np.arange(num_goals)[None] / 2
+        angle = 2 * np.pi * (u_turn + place_on_circle.astype(np.float32))
+        offset = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+        heading = wrap_angle(angle + np.pi + HEADING_SPREAD * (2 * u_heading - 1))
+
+        spacing = 2 * radius * np.sin(np.pi / num_agents) if num_agents > 1 else jnp.inf
+        clear = (spacing - 2 * params.agent_radius >= CLEARANCE - TOLERANCE) & (margin(params) <= BORDER + TOLERANCE)
+        return layout.replace(
+            spawns=jnp.concatenate([middle + offset, heading[..., None]], axis=-1),
+            goals=middle - offset,
+            valid=clear & self.sized_for(params),
+        )

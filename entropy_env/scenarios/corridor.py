@@ -1,0 +1,64 @@
+"""Two rooms and a corridor that robots can only pass one by one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.scenarios.base import Scenario, empty_layout, fill_slots, uniforms
+from entropy_env.scenarios.placement import cell_grid, free_across, num_cells, place, place_draws, room_between
+from entropy_env.types import Layout, SwarmParams, SwarmSpec
+
+ROOM = (4.0, 6.5)  # m, each of the two
+WIDTH = 3.6  # agent radii, clear: wider than one agent, narrower than two
+LENGTHS = (1.0, 2.0, 3.0, 4.0)  # m
+OFFSETS = (0.0, 1.0, 2.0, 2.5)  # m, how far the corridor may lie off the middle
+SWAP = np.array([[0, 1], [1, 0]])
+
+
+class Corridor(Scenario):
+    """Robots start in both rooms by turns and have to change sides; either room could hold them all.
+
+    Rooms of 4 x 6.5 m. Difficulty 1: a corridor of 1 m in the middle. 2: 2 m, up to 1 m off the middle.
+    3: 3 m, up to 2 m. 4: 4 m, up to 2.5 m.
+    `max_steps` lets 10 robots at 1 m/s pass strictly one after the other.
+    """
+
+    name = "corridor"
+    max_steps = (400, 550, 700, 850)
+
+    def slots(self) -> dict[str, int]:
+        return {"num_boxes": 2}
+
+    def capacity(self, level: int, params: SwarmParams) -> int:
+        return free_across(ROOM[0], ROOM[0], params) * free_across(ROOM[1], ROOM[1], params)
+
+    def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+        width, height = ROOM
+        largest = (2 * width + self.largest(LENGTHS), height)
+        u_middle, u_place = uniforms(key, (), (place_draws(num_cells(largest), spec),))
+        length = self.row(LENGTHS, params)
+        middle = height / 2 + (2 * u_middle - 1) * self.row(OFFSETS, params)
+        layout = empty_layout(jnp.stack([2 * width + length, jnp.float32(height)]), spec)
+
+        half_below = (middle - WIDTH / 2 * params.agent_radius) / 2
+        half_above = (height - middle - WIDTH / 2 * params.agent_radius) / 2
+        box_x = width + length / 2
+        boxes = jnp.stack(
+            [
+                jnp.stack([box_x, half_below, length / 2, half_below]),
+                jnp.stack([box_x, height - half_above, length / 2, half_above]),
+            ]
+        )
+        boxes, box_mask = fill_slots(layout.boxes, layout.box_mask, boxes, jnp.ones(2, bool))
+
+        centres, _ = cell_grid(layout.size, largest)
+        left = jnp.zeros((1, 2))
+        right = jnp.stack([width + length, jnp.float32(0)])[None]
+        room_size = np.array([ROOM], np.float32)
+        room = jnp.stack([room_between(centres, corner, corner + room_size, params) for corner in (left, right)])
+        spawns, goals, found = place(u_place, centres, room, SWAP, 2, spec, params)
+        return layout.replace(
+            boxes=boxes, box_mask=box_mask, spawns=spawns, goals=goals, valid=found & self.sized_for(params)
+        )

@@ -1,0 +1,71 @@
+"""Round and square islands."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.scenarios.base import carve, fill_slots, shuffle
+from entropy_env.scenarios.placement import PITCH, margin
+from entropy_env.scenarios.roaming import Roaming
+from entropy_env.types import Layout, SwarmParams, SwarmSpec
+
+GAP = 0.6  # m at least between two obstacles, and to the border
+SMALLEST, LARGEST = 0.2, 0.5  # m, radius of a disc and half side of a box
+PLOTS = ((4, 3), (4, 3), (5, 4), (6, 5))  # columns and rows of plots, each for at most one obstacle
+SHIFT = 0.2  # plots, how far the line between two of them is moved; a smallest obstacle still fits
+COUNTS = (6, 10, 16, 24)  # every other one a box
+
+
+class Obstacles(Roaming):
+    """Random discs and boxes, 0.4 to 1 m across and 0.6 m apart at least, so that one can always pass between them.
+
+    Difficulty 1: 6 in 8 x 6 m. 2: 10 in 8 x 6 m. 3: 16 in 10 x 8 m. 4: 24 in 12 x 10 m.
+    """
+
+    name = "obstacles"
+    sizes = ((8.0, 6.0), (8.0, 6.0), (10.0, 8.0), (12.0, 10.0))
+    max_steps = (200, 200, 250, 300)
+
+    def slots(self) -> dict[str, int]:
+        return {"num_boxes": self.largest(COUNTS) // 2, "num_discs": self.largest(COUNTS) // 2}
+
+    def capacity(self, level: int, params: SwarmParams) -> int:
+        lost_across = int((LARGEST + margin(params)) * 2 / PITCH + 1e-6) + 1
+        return max(super().capacity(level, params) - COUNTS[level - 1] * lost_across**2, 0)
+
+    def arena(self, u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+        """Rows of plots of random height, each cut into plots of random width; obstacles keep half a gap to theirs."""
+        layout = super().arena(u, spec, params)
+        columns, rows = self.largest(PLOTS)
+        count = self.largest(COUNTS)
+        plots = self.row(PLOTS, params)
+        u_order, u_x, u_y, u_half, u_place = carve(
+            u, (columns * rows,), (columns + 1, rows), (rows + 1, 1), (count, 2), (count, 2)
+        )
+        pitch = (layout.size - GAP) / plots.astype(jnp.float32)
+        x, y = _lines(u_x, plots[0]) * pitch[0], _lines(u_y, plots[1])[:, 0] * pitch[1]
+
+        plot = np.stack(np.divmod(np.arange(columns * rows), rows), axis=-1)
+        chosen = shuffle(u_order, jnp.all(plot < plots[None], axis=-1))[:count]
+        column, row = chosen // rows, chosen % rows
+        low = jnp.stack([x[column, row], y[row]], axis=-1)
+        high = jnp.stack([x[column + 1, row], y[row + 1]], axis=-1)
+        half = SMALLEST + (jnp.minimum((high - low - GAP) / 2, LARGEST) - SMALLEST) * u_half
+        box = np.arange(count) % 2 == 0
+        half = jnp.where(box[:, None], half, jnp.min(half, axis=-1, keepdims=True))
+        centre = GAP / 2 + (low + high) / 2 + (2 * u_place - 1) * ((high - low - GAP) / 2 - half)
+        present = np.arange(count) < self.row(COUNTS, params)
+
+        bodies = jnp.concatenate([centre, half], axis=-1)
+        boxes, box_mask = fill_slots(layout.boxes, layout.box_mask, bodies[::2], present[::2])
+        discs, disc_mask = fill_slots(layout.discs, layout.disc_mask, bodies[1::2, :3], present[1::2])
+        return layout.replace(boxes=boxes, box_mask=box_mask, discs=discs, disc_mask=disc_mask)
+
+
+def _lines(u: jax.Array, count: jax.Array) -> jax.Array:
+    """(L, M) plots: where the lines between plots lie, the outer ones, 0 and `count`, unmoved. u: (L, M) in [0, 1)."""
+    index = np.arange(len(u))[:, None]
+    inner = (index > 0) & (index < count)
+    return index.astype(np.float32) + jnp.where(inner, SHIFT * (2 * u - 1), 0.0)

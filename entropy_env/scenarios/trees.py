@@ -1,0 +1,38 @@
+"""Random spanning trees of a grid of cells: which neighbours are joined, so that all of them hang together."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.scenarios.base import shuffle
+
+
+def grid_borders(columns: int, rows: int) -> np.ndarray:
+    """(E, 2, 2) int: the two cells, as (column, row), on the sides of every border between neighbours.
+
+    First the (columns - 1) * rows borders that stand upright, line by line from left to right, then the
+    (rows - 1) * columns that lie flat, line by line from the bottom up.
+    """
+    upright = [[(c, r), (c + 1, r)] for c in range(columns - 1) for r in range(rows)]
+    flat = [[(c, r), (c, r + 1)] for r in range(rows - 1) for c in range(columns)]
+    return np.array(upright + flat, np.int32)
+
+
+def spanning_tree(score: jax.Array, borders: np.ndarray, present: jax.Array) -> jax.Array:
+    """(E,) bool: borders to open, so that exactly one way leads from each cell to any other (Kruskal 1956).
+
+    score: (E,) in [0, 1), the order in which borders are tried. borders: (E, 2, 2) int. present: (E,) bool.
+    """
+    rows = int(borders[..., 1].max()) + 1
+    nodes = jnp.asarray(borders[..., 0] * rows + borders[..., 1], jnp.int32)
+    order = shuffle(score, present)
+
+    def join(component, border):
+        a, b = component[border[0]], component[border[1]]
+        return jnp.where(component == b, a, component), a != b
+
+    components = jnp.arange((int(borders[..., 0].max()) + 1) * rows, dtype=jnp.int32)
+    _, joined = jax.lax.scan(join, components, nodes[order])
+    return jnp.zeros_like(present).at[order].set(joined) & present

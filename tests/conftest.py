@@ -1,0 +1,25 @@
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from hypothesis import settings
+
+settings.register_profile("quick", deadline=None, max_examples=5, derandomize=True, database=None)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "core: runs under strict dtype promotion and without implicit rank promotion")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strict_promotion(request):
+    """Modules marked `core` are traced strictly; optax, which trainers use, does not survive that."""
+    if request.node.get_closest_marker("core") is None:
+        yield
+    else:
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            yield

@@ -1,0 +1,216 @@
+"""The simulator's rules once more: slow and obvious, in float64 NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class World:
+    """The fixed bodies of one layout, empty slots left out."""
+
+    size: np.ndarray  # (2,) m
+    walls: np.ndarray  # (W, 2, 2) m
+    boxes: np.ndarray  # (B, 4) m, centre and half sizes
+    discs: np.ndarray  # (D, 3) m, centre and radius
+    half_thickness: float  # m, of the walls
+
+
+def world(layout, half_thickness=0.05, grown=0.0):
+    """The World of one unbatched Layout, every body `grown` m larger."""
+    size, walls, wall_mask, boxes, box_mask, discs, disc_mask = (
+        np.asarray(getattr(layout, name), None if name.endswith("mask") else np.float64)
+        for name in ("size", "walls", "wall_mask", "boxes", "box_mask", "discs", "disc_mask")
+    )
+    return World(
+        size=size,
+        walls=walls[wall_mask],
+        boxes=boxes[box_mask] + [0, 0, grown, grown],
+        discs=discs[disc_mask] + [0, 0, grown],
+        half_thickness=half_thickness + grown,
+    )
+
+
+def towards(offset, fallback=(1.0, 0.0)):
+    """Lengths (...) and unit vectors (..., 2) of offsets (..., 2); the fallback where there is no direction."""
+    length = np.linalg.norm(offset, axis=-1)
+    vanishing = length < 1e-9
+    return length, np.where(vanishing[..., None], fallback, offset / np.where(vanishing, 1, length)[..., None])
+
+
+def separation_disc(points, centre, radius):
+    """Gaps (...) and normals (..., 2) from points (..., 2), as all `separation_*`."""
+    length, normal = towards(centre - points)
+    return length - radius, normal
+
+
+def separation_capsule(points, start, end, half_thickness):
+    axis = end - start
+    along = np.clip((points - start) @ axis / max(axis @ axis, 1e-18), 0, 1)
+    length, normal = towards(start + along[..., None] * axis - points, towards(np.array([-axis[1], axis[0]]))[1])
+    return length - half_thickness, normal
+
+
+def separation_box(points, centre, half):
+    nearest = np.clip(points, centre - half, centre + half)
+    length, normal = towards(nearest - points)
+    faces = np.stack([points - (centre - half), centre + half - points], axis=-2).reshape(*points.shape[:-1], 4)
+    out = np.array([[-1, 0], [0, -1], [1, 0], [0, 1]])[np.argmin(faces, axis=-1)]
+    inside = np.min(faces, axis=-1) >= 0
+    return np.where(inside, -np.min(faces, axis=-1), length), np.where(inside[..., None], -out, normal)
+
+
+def separations_border(points, size):
+    """To the left, right, bottom and top edge."""
+    for axis in (0, 1):
+        for gap, sign in ((points[..., axis], -1.0), (size[axis] - points[..., axis], 1.0)):
+            yield gap, np.broadcast_to(sign * np.eye(2)[axis], points.shape)
+
+
+def separations_fixed(points, world):
+    """Gaps and normals from points to every fixed body, one body at a time."""
+    yield from separations_border(points, world.size)
+    for start, end in world.walls:
+        yield separation_capsule(points, start, end, world.half_thickness)
+    for box in world.boxes:
+        yield separation_box(points, box[:2], box[2:])
+    for disc in world.discs:
+        yield separation_disc(points, disc[:2], disc[2])
+
+
+def fixed_gap(points, world, radius):
+    """(...) m from agents at points (..., 2) to the nearest fixed body."""
+    return np.min([gap for gap, _ in separations_fixed(points, world)], axis=0) - radius
+
+
+def agent_gap(points, active, radius):
+    """(..., N) m from every agent at points (..., N, 2) to the nearest other one; inf where either is inactive."""
+    distance = np.linalg.norm(points[..., :, None, :] - points[..., None, :, :], axis=-1)
+    apart = ~(active[..., :, None] & active[..., None, :]) | np.eye(points.shape[-2], dtype=bool)
+    return np.min(np.where(apart, np.inf, distance), axis=-1) - 2 * radius
+
+
+def ray_disc(origin, direction, centre, radius):
+    """m along a unit ray to the first hit, inf on a miss, 0 from inside, as all `ray_*`."""
+    to_centre = centre - origin
+    if to_centre @ to_centre <= radius**2:
+        return 0.0
+    along = to_centre @ direction
+    discriminant = along**2 - to_centre @ to_centre + radius**2
+    return along - np.sqrt(discriminant) if discriminant >= 0 and along >= 0 else np.inf
+
+
+def ray_edge(origin, direction, start, end):
+    """To a line without thickness."""
+    edge = end - start
+    determinant = direction[1] * edge[0] - direction[0] * edge[1]
+    if abs(determinant) < 1e-15:
+        return np.inf
+    offset = start - origin
+    distance = (offset[1] * edge[0] - offset[0] * edge[1]) / determinant
+    along = (direction[0] * offset[1] - direction[1] * offset[0]) / determinant
+    return distance if distance >= 0 and 0 <= along <= 1 else np.inf
+
+
+def ray_capsule(origin, direction, start, end, half_thickness):
+    if separation_capsule(origin, start, end, half_thickness)[0] <= 0:
+        return 0.0
+    axis = towards(end - start)[1]
+    side = half_thickness * np.array([-axis[1], axis[0]])
+    hits = [ray_edge(origin, direction, start + offset, end + offset) for offset in (side, -side)]
+    return min(*hits, *(ray_disc(origin, direction, centre, half_thickness) for centre in (start, end)))
+
+
+def ray_box(origin, direction, centre, half):
+    if np.all(np.abs(origin - centre) <= half):
+        return 0.0
+    return min(ray_edge(origin, direction, *edge) for edge in rectangle(centre - half, centre + half))
+
+
+def ray_border(origin, direction, size):
+    return min(ray_edge(origin, direction, *edge) for edge in rectangle(np.zeros(2), size))
+
+
+def rectangle(low, high):
+    corners = [np.array(corner) for corner in (low, (high[0], low[1]), high, (low[0], high[1]))]
+    return zip(corners, corners[1:] + corners[:1], strict=True)
+
+
+def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_radius=None, inset=0.0):
+    """(N, num_rays) in [0, 1], ray by ray. Others look `seen_radius` large; the border lies `inset` m further in."""
+    readings = np.empty((len(position), num_rays))
+    for i, k in np.ndindex(readings.shape):
+        angle = heading[i] + 2 * np.pi * k / num_rays
+        ray = position[i], np.array([np.cos(angle), np.sin(angle)])
+        hits = [ray_border(ray[0] - inset, ray[1], world.size - 2 * inset)]
+        hits += [ray_capsule(*ray, *wall, world.half_thickness) for wall in world.walls]
+        hits += [ray_box(*ray, box[:2], box[2:]) for box in world.boxes]
+        hits += [ray_disc(*ray, disc[:2], disc[2]) for disc in world.discs]
+        others = [j for j in range(len(position)) if j != i and active[j]]
+        hits += [ray_disc(*ray, position[j], radius if seen_radius is None else seen_radius) for j in others]
+        readings[i, k] = np.clip((min(hits) - radius) / lidar_range, 0, 1)
+    return readings
+
+
+def arc(pose, left, right, wheel_base, time):
+    """The pose (x, y, heading) after driving with constant wheel speeds, m/s, for a time, s."""
+    x, y, heading = pose
+    speed, turn = (left + right) / 2, (right - left) / wheel_base
+    if abs(turn) < 1e-12:
+        return np.array([x + speed * time * np.cos(heading), y + speed * time * np.sin(heading), heading])
+    end, radius = heading + turn * time, speed / turn
+    return np.array([x + radius * (np.sin(end) - np.sin(heading)), y - radius * (np.cos(end) - np.cos(heading)), end])
+
+
+def contact_substep(position, displacement, active, world, radius, longest):
+    """Move every active agent by what the contacts leave of its displacement.
+
+    Returns the new positions (N, 2) and who overlapped something before correction, (N,) bool.
+    """
+    start = [touching(i, position, active, world, radius) for i in range(len(position))]
+    wanted = position + np.where(active[:, None], displacement, 0)
+    moved, collided = position.copy(), np.zeros(len(position), bool)
+    for i in np.flatnonzero(active):
+        overlaps = [body for body in touching(i, wanted, active, world, radius) if body[0] < 0]
+        collided[i] = bool(overlaps)
+        d = wanted[i] - position[i] + sum((share * gap * normal for gap, normal, share in overlaps), np.zeros(2))
+        excess = [max(d @ normal - share * max(gap, 0), 0) * normal for gap, normal, share in start[i]]
+        d = d - sum(excess)
+        scales = [1.0, longest / max(np.linalg.norm(d), 1e-12)]
+        for gap, normal, share in start[i]:
+            if d @ normal > share * max(gap, 0) + 1e-9:
+                scales.append(share * max(gap, 0) / (d @ normal))
+        moved[i] = position[i] + min(scales) * d
+    return moved, collided
+
+
+def touching(i, position, active, world, radius):
+    """Gap, normal and share of every body that agent i can meet."""
+    bodies = [(gap - radius, normal, 1.0) for gap, normal in separations_fixed(position[i], world)]
+    for j in np.flatnonzero(active):
+        if j != i:
+            length, normal = towards(position[j] - position[i])
+            bodies.append((length - 2 * radius, normal, 0.5))
+    return bodies
+
+
+def crossings(before, after, walls, margin=0.0):
+    """(...) bool: moves from `before` to `after`, (..., 2) each, through the middle line of a wall (W, 2, 2).
+
+    A line is shortened by `margin` m at both ends, where one may turn round it within a step.
+    """
+    crossed = np.zeros(before.shape[:-1], bool)
+    for start, end in walls:
+        length, axis = towards(end - start)
+        if length > 2 * margin:
+            start, end = start + margin * axis, end - margin * axis
+            sides = [np.sign(cross(end - start, point - start)) for point in (before, after)]
+            ends = [np.sign(cross(after - before, point - before)) for point in (start, end)]
+            crossed |= (sides[0] * sides[1] < 0) & (ends[0] * ends[1] < 0)
+    return crossed
+
+
+def cross(a, b):
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

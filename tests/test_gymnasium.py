@@ -1,0 +1,240 @@
+import pickle
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from entropy_env.adapters.gymnasium import SwarmEnv, SwarmVectorEnv
+
+ENV_ID = "entropy_env/Swarm-v0"
+FORWARD = np.ones(2, np.float32)
+AHEAD = {"size": (8, 6), "spawns": [[1.0, 3.0]], "goals": [[1.5, 3.0]]}
+
+
+def make_worlds(num_envs=3, **settings):
+    return gymnasium.make_vec(ENV_ID, num_envs, **({"max_steps": 6} | settings))
+
+
+def shapes(infos):
+    """The structure of infos: names, shapes and kinds of arrays."""
+    if isinstance(infos, dict):
+        return {name: shapes(value) for name, value in infos.items()}
+    return infos.shape, infos.dtype.kind
+
+
+def run_python(*lines):
+    return subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ("jax", "flax", "numpy", "gymnasium", "pettingzoo", "pygame")
+    found = run_python("import sys, entropy_env", f"print([name for name in {heavy} if name in sys.modules])")
+    assert found.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import entropy_env, gymnasium",
+        "import gymnasium, entropy_env",
+        "import entropy_env.adapters, gymnasium.spaces, gymnasium",
+    ],
+)
+def test_gymnasium_knows_the_environment_in_either_order_of_import(imports):
+    assert run_python(imports, f"print(gymnasium.spec('{ENV_ID}').id)").strip() == ENV_ID
+
+
+def test_gymnasium_imports_the_package_where_the_name_says_so():
+    found = run_python("import gymnasium", f"print(gymnasium.make('entropy_env:{ENV_ID}').spec.id)")
+    assert found.strip() == ENV_ID
+
+
+def test_gymnasium_accepts_the_environment(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env = gymnasium.make(ENV_ID, difficulty=1, render_mode="rgb_array")
+        check_env(env.unwrapped)
+    unbounded = ("minimum value is -infinity", "maximum value is infinity")
+    assert [str(w.message) for w in caught if not any(text in str(w.message) for text in unbounded)] == []
+    assert isinstance(env.unwrapped, SwarmEnv)
+
+
+def test_the_goal_terminates():
+    env = gymnasium.make(ENV_ID, layout=AHEAD)
+    env.reset(seed=0)
+    steps = [env.step(FORWARD) for _ in range(3)]
+    assert [step[2] for step in steps] == [False, False, True] and not any(step[3] for step in steps)
+    assert steps[-1][4]["reached"] and steps[-1][1] > 0.9
+    assert steps[-1][4]["reward_terms"]["progress"] == pytest.approx(0.1, abs=1e-4)
+    with pytest.raises(RuntimeError, match=r"no episode is running: call reset\(\)"):
+        env.step(FORWARD)
+
+
+def test_the_time_limit_truncates():
+    env = gymnasium.make(ENV_ID, layout=AHEAD, max_steps=2)
+    env.reset()
+    assert env.step(FORWARD)[2:4] == (False, False)
+    assert env.step(FORWARD)[2:4] == (False, True)
+
+
+def test_the_next_goal_ends_nothing():
+    env = gymnasium.make(ENV_ID, on_goal="next_goal", num_goals=2, layout=AHEAD | {"goals": [[[1.5, 3], [7, 3]]]})
+    env.reset()
+    steps = [env.step(FORWARD) for _ in range(4)]
+    assert [step[4]["reached"] for step in steps] == [False, False, True, False]
+    assert not any(step[2] or step[3] for step in steps) and steps[-1][4]["goals_reached"] == 1
+
+
+@pytest.mark.parametrize("make", [SwarmEnv, SwarmVectorEnv])
+def test_a_single_robot_does_not_respawn(make):
+    with pytest.raises(ValueError, match="on_goal='respawn' is for swarms"):
+        make(on_goal="respawn")
+
+
+def test_a_wrong_action_fails():
+    env = gymnasium.make(ENV_ID).unwrapped
+    env.reset()
+    with pytest.raises(ValueError, match=r"the action has shape \(3,\), expected \(2,\)"):
+        env.step(np.zeros(3))
+    with pytest.raises(ValueError, match=r"the action is not finite: nan at \[0\]"):
+        env.step([np.nan, 0.0])
+
+
+def test_a_pickled_environment_goes_on_by_itself():
+    env = gymnasium.make(ENV_ID).unwrapped
+    env.reset(seed=1)
+    copied = pickle.loads(pickle.dumps(env))
+    assert data_equivalence(copied.step(FORWARD), env.step(FORWARD), exact=True)
+    assert data_equivalence(copied.reset(), env.reset(), exact=True)
+
+
+def test_make_vec_makes_one_batched_environment():
+    for mode in (None, "vector_entry_point"):
+        worlds = make_worlds(vectorization_mode=mode)
+        assert isinstance(worlds, SwarmVectorEnv) and worlds.num_envs == 3
+        assert worlds.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+        assert worlds.observation_space.shape == (3, 36) and worlds.single_action_space.shape == (2,)
+
+
+def test_batched_results_look_like_those_of_separate_environments():
+    batched = make_worlds()
+    separate = make_worlds(vectorization_mode="sync", vector_kwargs={"autoreset_mode": "SameStep"})
+    assert batched.observation_space == separate.observation_space
+    assert batched.action_space == separate.action_space
+    for worlds in (batched, separate):
+        assert shapes(worlds.reset(seed=0)[1]) == {}
+    going, ending = [], []
+    for worlds in (batched, separate):
+        steps = [worlds.step(np.zeros((3, 2))) for _ in range(6)]
+        going.append(steps[0])
+        ending.append(steps[-1])
+        assert not steps[4][3].any() and steps[5][3].all()
+    for one, other in (going, ending):
+        assert [(value.shape, value.dtype) for value in one[:4]] == [(value.shape, value.dtype) for value in other[:4]]
+    assert shapes(going[0][4]) == shapes(going[1][4])
+    final = ("final_obs", "_final_obs", "final_info", "_final_info")
+    assert {name: shapes(ending[0][4][name]) for name in final} == {name: shapes(ending[1][4][name]) for name in final}
+
+
+def test_a_world_that_ends_is_reset_and_hands_over_its_last_observation():
+    worlds = make_worlds()
+    worlds.reset(seed=0)
+    for _ in range(5):
+        obs, *_, infos = worlds.step(np.ones((3, 2)))
+        assert "final_obs" not in infos and infos["_reached"].all()
+    obs, _, terminated, truncated, infos = worlds.step(np.ones((3, 2)))
+    assert truncated.all() and not terminated.any()
+    assert infos["_final_obs"].all() and infos["_final_info"].all() and not infos["_reached"].any()
+    for last in infos["final_obs"]:
+        assert last in worlds.single_observation_space and last[-4] == pytest.approx(1.0)
+    assert np.all(obs[:, -4] == 0)
+    terms = infos["final_info"]["reward_terms"]
+    np.testing.assert_allclose(terms["time"], -0.005, rtol=1e-5)
+    assert np.all(terms["progress"] != 0) and np.all(terms["distance"] == 0)
+
+
+def test_only_the_worlds_that_end_report_a_final_observation():
+    worlds = make_worlds(max_steps=200)
+    obs, _ = worlds.reset(seed=0)
+    for _ in range(200):
+        turn = np.clip(np.arctan2(obs[:, -1], obs[:, -2]), -1, 1)
+        obs, _, terminated, truncated, infos = worlds.step(np.stack([1 - turn, 1 + turn], axis=1))
+        ended = terminated | truncated
+        assert ("final_obs" in infos) == ended.any()
+        if ended.any() and not ended.all():
+            break
+    assert terminated.tolist() == ended.tolist() == infos["_final_obs"].tolist() == infos["_final_info"].tolist()
+    assert [last is not None for last in infos["final_obs"]] == ended.tolist()
+    assert infos["final_info"]["goals_reached"].tolist() == infos["final_info"]["reached"].tolist() == ended.tolist()
+    assert infos["_reached"].tolist() == (~ended).tolist() and not infos["reached"].any()
+    assert infos["final_info"]["_reached"].tolist() == ended.tolist()
+
+
+def test_episode_statistics_are_recorded():
+    worlds = RecordEpisodeStatistics(make_worlds())
+    worlds.reset(seed=0)
+    steps = [worlds.step(np.ones((3, 2))) for _ in range(6)]
+    np.testing.assert_allclose(steps[-1][4]["episode"]["r"], np.sum([step[1] for step in steps], axis=0))
+    assert steps[-1][4]["episode"]["l"].tolist() == [6, 6, 6]
+
+
+def test_a_seed_fixes_all_episodes_of_the_batch():
+    def episodes(seed):
+        worlds = make_worlds()
+        first = worlds.reset(seed=seed)[0]
+        return [first, *(worlds.step(np.ones((3, 2)))[0] for _ in range(7)), worlds.reset()[0]]
+
+    one, same, other = episodes(0), episodes(0), episodes(1)
+    assert data_equivalence(one, same, exact=True) and not data_equivalence(one[0], other[0])
+    assert not data_equivalence(one[0], one[-1]) and not data_equivalence(one[0][0], one[0][1])
+
+
+def test_the_batch_hands_out_fresh_arrays():
+    worlds, twin = make_worlds(), make_worlds()
+    twin.reset(seed=0)
+    worlds.reset(seed=0)[0][:] = 7.0
+    for value in worlds.step(np.ones((3, 2)))[:4]:
+        value[:] = 1
+    twin.step(np.ones((3, 2)))
+    assert data_equivalence(worlds.step(np.ones((3, 2))), twin.step(np.ones((3, 2))), exact=True)
+
+
+def test_a_pickled_batch_goes_on_by_itself():
+    worlds = make_worlds().unwrapped
+    worlds.reset(seed=0)
+    copied = pickle.loads(pickle.dumps(worlds))
+    assert data_equivalence(copied.step(np.ones((3, 2))), worlds.step(np.ones((3, 2))), exact=True)
+
+
+def test_the_batch_names_what_is_wrong():
+    worlds = make_worlds()
+    with pytest.raises(RuntimeError, match="no episode has begun"):
+        worlds.step(np.zeros((3, 2)))
+    worlds.reset()
+    with pytest.raises(ValueError, match=r"the array of actions has shape \(2,\), expected \(3, 2\)"):
+        worlds.step(np.zeros(2))
+    with pytest.raises(ValueError, match=r"the array of actions is not finite: inf at \[2, 1\]"):
+        worlds.step([[0, 0], [0, 0], [0, np.inf]])
+    with pytest.warns(UserWarning, match="'layout' is ignored: known are difficulty"):
+        worlds.reset(options={"layout": AHEAD})
+    with pytest.raises(ValueError, match="layout: .* vectorization_mode='sync'"):
+        make_worlds(layout=AHEAD)
+    with pytest.raises(ValueError, match="rgb_array"):
+        make_worlds(render_mode="human")
+
+
+def test_every_world_of_the_batch_is_drawn():
+    worlds = make_worlds(render_mode="rgb_array")
+    worlds.reset(seed=0)
+    frames = worlds.render()
+    assert len(frames) == 3 and all(frame.dtype == np.uint8 and frame.shape[2] == 3 for frame in frames)
+    assert np.any(frames[0] != frames[1])
+    worlds.close()
+    worlds.close()

@@ -1,0 +1,441 @@
+import os
+import subprocess
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from entropy_env.render import ALERT, FLOOR, OBSTACLE, WALL, Renderer, agent_colours
+from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.video import write_video
+
+pytest.importorskip("pygame")
+
+PARAMS = SwarmParams()
+
+
+def world(positions, goals=None, size=(8, 6), walls=(), boxes=(), discs=(), **fields):
+    """A state of NumPy leaves; goals lie on the robots unless given."""
+    positions = np.array(positions, np.float32)
+    n = len(positions)
+    layout = Layout(
+        size=np.array(size, np.float32),
+        walls=np.array(walls, np.float32).reshape(-1, 2, 2),
+        wall_mask=np.ones(len(walls), bool),
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        box_mask=np.ones(len(boxes), bool),
+        discs=np.array(discs, np.float32).reshape(-1, 3),
+        disc_mask=np.ones(len(discs), bool),
+        spawns=np.zeros((n, 1, 3), np.float32),
+        goals=np.array(positions if goals is None else goals, np.float32)[:, None],
+        valid=np.array(True),
+    )
+    state = SwarmState(
+        layout=layout,
+        position=positions,
+        heading=np.zeros(n, np.float32),
+        wheel_speed=np.zeros((n, 2), np.float32),
+        active=np.ones(n, bool),
+        goal_index=np.zeros(n, np.int32),
+        goals_reached=np.zeros(n, np.int32),
+        collided=np.zeros(n, bool),
+        step=np.array(0, np.int32),
+        done=np.array(False),
+    )
+    return state.replace(**{name: np.asarray(value) for name, value in fields.items()})
+
+
+def draw(state, **options):
+    return Renderer(**options).draw(state, PARAMS)
+
+
+def near(frame, colour):
+    return (np.abs(frame.astype(int) - np.array(colour, int)) <= 6).all(axis=-1)
+
+
+def locate(frame, agent, num_agents):
+    """(row, column) of the middle of a robot."""
+    rows, columns = np.nonzero(near(frame, agent_colours(num_agents)[agent]))
+    return round((rows.min() + rows.max()) / 2), round((columns.min() + columns.max()) / 2)
+
+
+def changed(frame, other):
+    """Rows and columns of the pixels that differ."""
+    return np.nonzero((frame != other).any(axis=-1))
+
+
+def test_frame_is_an_rgb_image_within_the_largest_size_and_of_even_sides():
+    frame = draw(world([[4, 3]]), max_size=(641, 401))
+    assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    assert frame.shape[0] <= 401 and frame.shape[1] <= 641
+    assert frame.shape[0] % 2 == frame.shape[1] % 2 == 0
+
+
+def test_y_is_up_and_x_is_right():
+    frame = draw(world([[0.5, 5.5], [7.5, 0.5]]))
+    (top, left), (bottom, right) = locate(frame, 0, 2), locate(frame, 1, 2)
+    assert top < frame.shape[0] / 4 and bottom > frame.shape[0] * 3 / 4
+    assert left < frame.shape[1] / 4 and right > frame.shape[1] * 3 / 4
+
+
+@pytest.mark.parametrize("size", [(8, 6), (3, 12), (30, 3), (3, 3), (300, 200), (3, 300)])
+def test_any_arena_fits_with_one_scale_for_both_axes(size):
+    width, height = size
+    frame = draw(world([[0, 0], [width, height]], size=size))
+    (bottom, left), (top, right) = locate(frame, 0, 2), locate(frame, 1, 2)
+    assert 0 < top < bottom < frame.shape[0] - 1 and 0 < left < right < frame.shape[1] - 1
+    scale = (right - left) / width if width > height else (bottom - top) / height
+    assert (right - left, bottom - top) == pytest.approx((width * scale, height * scale), abs=3)
+    assert right - left > 0.9 * frame.shape[1] or bottom - top > 0.8 * frame.shape[0]
+
+
+def test_frame_size_stays_when_the_arena_changes():
+    renderer = Renderer()
+    shapes = {renderer.draw(world([[1, 1]], size=size), PARAMS).shape for size in [(8, 6), (2, 12), (30, 3)]}
+    assert len(shapes) == 1
+
+
+def test_walls_are_capsules_where_they_stand():
+    frame = draw(world([[1, 1.5], [1, 4.5]], walls=[[(4, 1), (4, 3)]]))
+    (low, _), (high, _) = locate(frame, 0, 2), locate(frame, 1, 2)
+    scale, middle = (low - high) / 3, frame.shape[1] // 2
+    wall = near(frame, WALL)
+    assert wall[low, middle] and not wall[high, middle]
+    column = np.flatnonzero(wall[high : low + round(0.9 * scale), middle])
+    assert len(column) == pytest.approx((2 + 2 * PARAMS.wall_half_thickness) * scale, abs=3)
+    assert wall[low, middle - 50 : middle + 50].sum() == pytest.approx(2 * PARAMS.wall_half_thickness * scale, abs=2)
+
+
+def test_walls_do_not_stick_out_of_the_arena():
+    frame = draw(world([[1, 1]], walls=[[(4, 0), (4, 0)]]))
+    rows, _ = changed(frame, draw(world([[1, 1]])))
+    low, left = locate(frame, 0, 1)
+    scale = (frame.shape[1] / 2 - left) / 3
+    assert len(rows) and rows.max() <= low + scale
+
+
+def test_boxes_and_discs_have_their_place_and_area():
+    frame = draw(world([[1, 1], [1, 5]], boxes=[[5, 3, 0.5, 1]], discs=[[2.5, 3, 0.5]]))
+    (low, _), (high, _) = locate(frame, 0, 2), locate(frame, 1, 2)
+    scale, solid = (low - high) / 4, near(frame, OBSTACLE)
+    middle = frame.shape[1] // 2
+    assert solid[:, middle:].sum() == pytest.approx(2 * scale**2, rel=0.05)
+    assert solid[:, :middle].sum() == pytest.approx(np.pi / 4 * scale**2, rel=0.05)
+    rows, columns = np.nonzero(solid)
+    assert rows.mean() == pytest.approx((low + high) / 2, abs=1)
+    assert columns[columns > middle].mean() == pytest.approx(middle + scale, abs=2)
+
+
+def test_unused_slots_are_not_drawn():
+    filled = world([[1, 1]], walls=[[(4, 1), (4, 3)]], boxes=[[5, 3, 0.5, 1]], discs=[[2.5, 3, 0.5]])
+    layout = filled.layout.replace(wall_mask=np.array([False]), box_mask=np.array([False]), disc_mask=np.array([False]))
+    np.testing.assert_array_equal(draw(filled.replace(layout=layout)), draw(world([[1, 1]])))
+
+
+def test_goal_is_a_ring_joined_to_its_robot():
+    state = world([[1, 3.3], [1, 1]], goals=[[7, 3.3], [1, 1]])
+    away = state.replace(layout=state.layout.replace(goals=state.layout.goals + np.array([0, 0.6], np.float32)))
+    frame = draw(state)
+    row, column = locate(frame, 0, 2)
+    columns = changed(frame, draw(away))[1]
+    scale = (frame.shape[1] / 2 - column) / 3
+    assert columns.max() == pytest.approx(column + (6 + PARAMS.goal_radius) * scale, abs=4)
+    for between in np.linspace(column + 0.5 * scale, column + 5.5 * scale, 7).astype(int):
+        assert not near(frame[row - 1 : row + 2, between], FLOOR).all()
+
+
+def test_the_current_goal_is_drawn():
+    state = world([[1, 3]])
+    two = state.layout.replace(goals=np.array([[[7, 1], [7, 5]]], np.float32))
+    frames = [draw(state.replace(layout=two, goal_index=np.array([index]))) for index in (0, 1)]
+    expected = [draw(world([[1, 3]], goals=[goal])) for goal in ([7, 1], [7, 5])]
+    np.testing.assert_array_equal(frames, expected)
+
+
+def test_inactive_agents_and_their_goals_are_not_drawn():
+    here = world([[2, 2], [6, 4]], goals=[[2, 4], [6, 2]], active=[True, False])
+    there = world([[2, 2], [5, 1]], goals=[[2, 4], [1, 5]], active=[True, False], collided=[False, True])
+    np.testing.assert_array_equal(draw(here), draw(there))
+    assert near(draw(here), agent_colours(2)[0]).any() and not near(draw(here), agent_colours(2)[1]).any()
+
+
+def test_contact_puts_a_red_rim_on_the_robot_alone():
+    row, column = locate(draw(world([[2, 2], [6, 4]])), 1, 2)
+    frame = draw(world([[2, 2], [6, 4]], collided=[False, True]))
+    rows, columns = np.nonzero(near(frame, ALERT))
+    in_arena = rows > frame.shape[0] / 8  # the count above the arena is red too
+    assert in_arena.sum() > 20
+    assert np.hypot(rows - row, columns - column)[in_arena].max() < 20
+
+
+@pytest.mark.parametrize(
+    ("heading", "ahead"), [(0, (0, 5)), (np.pi / 2, (-5, 0)), (np.pi, (0, -5)), (-np.pi / 2, (5, 0))]
+)
+def test_robots_carry_a_white_arrow_that_points_along_the_heading(heading, ahead):
+    frame = draw(world([[4, 3]], heading=[heading]))
+    row, column = locate(frame, 0, 1)
+    assert near(frame[row + ahead[0], column + ahead[1]], FLOOR)
+    assert near(frame[row - ahead[0], column - ahead[1]], agent_colours(1)[0])
+
+
+def test_colours_are_distinct_and_do_not_depend_on_the_number_of_agents():
+    colours = agent_colours(100).astype(int)
+    np.testing.assert_array_equal(agent_colours(10), colours[:10])
+    apart = np.abs(colours[:, None] - colours).sum(axis=-1) + 1000 * np.eye(100)
+    assert apart.min() > 3
+    assert np.abs(colours - ALERT).sum(axis=-1).min() > 110
+
+
+def test_lidar_rays_leave_counter_clockwise_from_the_heading():
+    state = world([[4, 3]])
+    lidar = np.array([[0, 0.5, 0, 0]])  # the second of four rays: to the left of a robot that looks along x
+    plain = draw(state)
+    frame = Renderer(show_lidar=True).draw(state, PARAMS, lidar)
+    row, column = locate(plain, 0, 1)
+    rows, columns = changed(frame, plain)
+    scale = (frame.shape[1] / 2 - locate(draw(world([[1, 3]])), 0, 1)[1]) / 3
+    assert row - rows.min() == pytest.approx((0.1 + 0.5 * PARAMS.lidar_range) * scale, abs=4)
+    assert np.abs(columns - column).max() < 0.2 * scale and rows.max() < row + 0.2 * scale
+    np.testing.assert_array_equal(Renderer().draw(state, PARAMS, lidar), plain)
+
+
+def drive(renderer, xs, steps=None, **fields):
+    """Draw one robot at each x in turn; the last frame."""
+    for step, x in zip(steps or range(len(xs)), xs, strict=True):
+        frame = renderer.draw(world([[x, 3]], goals=[[x, 5]], step=step, **fields), PARAMS)
+    return frame
+
+
+def test_trails_follow_the_robot_and_forget():
+    xs = np.arange(2, 4, 0.1)
+    plain = drive(Renderer(), xs)
+    long, short = (changed(drive(Renderer(trails=trails), xs), plain)[1] for trails in (10, 5))
+    scale = (plain.shape[1] / 2 - locate(draw(world([[1, 3]])), 0, 1)[1]) / 3
+    assert np.ptp(long) - np.ptp(short) == pytest.approx(0.5 * scale, abs=3)
+
+
+def test_trails_break_where_an_agent_is_put_somewhere_else():
+    np.testing.assert_array_equal(drive(Renderer(trails=9), [1, 7]), drive(Renderer(), [1, 7]))
+    assert len(changed(drive(Renderer(trails=9), [1, 1.2]), drive(Renderer(), [1, 1.2]))[0])
+
+
+def test_trails_reach_over_steps_that_were_not_drawn():
+    assert len(changed(drive(Renderer(trails=9), [1, 2], steps=[0, 10]), drive(Renderer(), [1, 2], steps=[0, 10]))[0])
+
+
+def test_trails_start_afresh_with_an_episode():
+    restarted = drive(Renderer(trails=9), [1, 1.2, 1.4, 3], steps=[3, 4, 5, 0])
+    np.testing.assert_array_equal(restarted, drive(Renderer(), [3]))
+
+
+def test_the_same_state_gives_the_same_frame():
+    once = drive(Renderer(trails=2), [1, 1.2, 1.4])
+    np.testing.assert_array_equal(drive(Renderer(trails=2), [1, 1.2, 1.4, 1.4], steps=[0, 1, 2, 2]), once)
+
+
+@pytest.mark.parametrize(
+    ("field", "one", "other"),
+    [
+        ("step", 7, 8),
+        ("goals_reached", [1, 0], [1, 1]),
+        ("goals_reached", [3, 1], [3, 2]),
+        ("goals_reached", [3, 0], [2, 1]),
+        ("collided", [True, False], [True, True]),
+    ],
+)
+def test_status_tells_the_counts_outside_the_arena(field, one, other):
+    frame = draw(world([[0, 6], [8, 6]], **{field: one}))
+    rows, _ = changed(frame, draw(world([[0, 6], [8, 6]], **{field: other})))
+    arena = locate(frame, 0, 2)[0]
+    assert len(rows) and rows.min() < arena - 20
+    assert field == "collided" or rows.max() < arena - 3
+
+
+def test_labels_and_title_are_written():
+    state, renderer = world([[4, 3]]), Renderer()
+    plain = renderer.draw(state, PARAMS)
+    row, column = locate(plain, 0, 1)
+    rows, columns = changed(renderer.draw(state, PARAMS, labels=["seven"]), plain)
+    assert len(rows) and rows.max() < row and abs(columns.mean() - column) < 10
+    rows, columns = changed(renderer.draw(state, PARAMS, title="rooms"), plain)
+    assert rows.max() < row / 4 and columns.min() > plain.shape[1] / 2
+
+
+def test_ten_thousand_robots_stay_visible_in_a_huge_arena():
+    cells = np.stack(np.meshgrid(np.arange(100), np.arange(100)), axis=-1).reshape(-1, 2)
+    frame = draw(world(3 * cells + 1.5, size=(300, 300), goals=np.ones((10_000, 2))))
+    assert (np.ptp(frame, axis=-1) > 60).mean() > 0.1
+
+
+def test_broken_positions_are_left_out():
+    np.testing.assert_array_equal(
+        draw(world([[2, 2], [np.nan, 1]], goals=[[2, 4], [6, 2]])),
+        draw(world([[2, 2], [6, 4]], goals=[[2, 4], [6, 2]], active=[True, False])),
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "ansi"}, {"max_size": (10, 500)}, {"trails": -1}, {"fps": 0}],
+    ids=lambda option: next(iter(option)),
+)
+def test_wrong_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Renderer(**options)
+
+
+def test_wrong_shapes_are_shown():
+    state = world([[2, 2], [6, 4]])
+    with pytest.raises(ValueError, match=r"one world.*\(1, 2, 2\)"):
+        draw(state.replace(position=state.position[None]))
+    with pytest.raises(ValueError, match=r"\(1, 32\), not \(2, R\)"):
+        Renderer(show_lidar=True).draw(state, PARAMS, np.ones((1, 32)))
+
+
+def run_without_display(code):
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+
+
+SCENE = "from test_render import world; state = world([[4, 3]]); from entropy_env.types import SwarmParams\n"
+
+
+def test_rgb_array_needs_no_display_and_starts_no_video():
+    code = (
+        "import sys; import entropy_env.render as render; assert 'pygame' not in sys.modules\n"
+        "renderer = render.Renderer(trails=3); import pygame\n"
+        f"{SCENE}frame = renderer.draw(state, SwarmParams()); renderer.close(); renderer.close()\n"
+        "assert frame.std() > 0 and not pygame.display.get_init()"
+    )
+    done = run_without_display(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
+def test_human_without_a_display_names_rgb_array():
+    done = run_without_display("from entropy_env.render import Renderer; Renderer('human')")
+    assert done.returncode and "needs a display" in done.stderr and 'mode="rgb_array"' in done.stderr
+
+
+@pytest.fixture
+def window(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    renderer = Renderer("human", fps=1000)
+    yield renderer
+    renderer.close()
+
+
+def test_human_shows_the_frame_in_a_window(window):
+    import pygame
+
+    state = world([[4, 3]])
+    assert window.draw(state, PARAMS) is None
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown, draw(state))
+
+
+def test_human_outlives_the_closing_of_its_window(window):
+    import pygame
+
+    window.draw(world([[4, 3]]), PARAMS)
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    for _ in range(2):
+        assert window.draw(world([[4, 3]]), PARAMS) is None
+        assert window.closed and not pygame.display.get_init()
+    window.close()
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(None, 10.0), (25, 25)])
+def test_human_is_paced_at_fps_or_in_real_time(monkeypatch, window, fps, expected):
+    import pygame
+
+    ticks = []
+    monkeypatch.setattr(pygame.time, "Clock", lambda: type("Clock", (), {"tick": staticmethod(ticks.append)}))
+    window.fps = fps
+    window.draw(world([[4, 3]]), PARAMS)
+    assert ticks == pytest.approx([expected])
+
+
+def clip(count=5, height=48, width=64):
+    """Frames with a bright square that moves right, over a ground that brightens."""
+    for index in range(count):
+        frame = np.full((height, width, 3), index % 5 * 20, np.uint8)
+        frame[8:24, 8 * index : 8 * index + 16] = (250, 160, 40)
+        yield frame
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # imageio, when it reads an MP4
+@pytest.mark.parametrize(("name", "plugin"), [("clip.gif", "pillow"), ("clip.mp4", "FFMPEG"), ("CLIP.GIF", "pillow")])
+def test_video_reads_back_as_written(tmp_path, name, plugin):
+    path = write_video(tmp_path / "new" / "folder" / name, clip(), fps=20)
+    assert path == tmp_path / "new" / "folder" / name and os.listdir(path.parent) == [name]
+    back = iio.imread(path, plugin=plugin, index=None if plugin == "FFMPEG" else ...)
+    assert back.shape == (5, 48, 64, 3)
+    assert np.abs(back.astype(int) - np.array(list(clip()), int)).mean() < 4
+    meta = iio.immeta(path, plugin=plugin)
+    assert meta["fps"] == 20 if plugin == "FFMPEG" else meta["duration"] == 50
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # imageio, when it reads an MP4
+def test_mp4_pads_odd_sizes_with_the_edge(tmp_path):
+    path = write_video(tmp_path / "odd.mp4", clip(height=47, width=63))
+    back = iio.imread(path, plugin="FFMPEG")
+    assert back.shape == (5, 48, 64, 3)
+    assert np.abs(back[:, -1].astype(int) - back[:, -2].astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_old_file_survives_frames_that_fail(tmp_path, suffix):
+    def failing():
+        yield from clip()
+        raise RuntimeError("the simulator fell over")
+
+    path = tmp_path / f"clip.{suffix}"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="fell over"):
+        write_video(path, failing())
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]
+
+
+def test_old_file_survives_an_encoder_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules["entropy_env.video"].ENCODING, ".mp4", ["-c:v", "no_such_codec"])
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="no_such_codec"):
+        write_video(path, clip(count=200))
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]
+
+
+def test_nothing_is_left_behind_where_the_file_cannot_go(tmp_path):
+    (tmp_path / "clip.gif").mkdir()
+    with pytest.raises(OSError):
+        write_video(tmp_path / "clip.gif", clip())
+    assert os.listdir(tmp_path) == ["clip.gif"]
+
+
+def test_old_file_is_replaced(tmp_path):
+    path = tmp_path / "clip.gif"
+    path.write_bytes(b"old")
+    write_video(path, clip())
+    assert path.read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "fps", "message"),
+    [
+        ("clip.avi", clip(), 10, r"'clip.avi'.*\.gif or \.mp4"),
+        ("clip", clip(), 10, r"\.gif or \.mp4"),
+        ("clip.mp4", [], 10, "at least one frame"),
+        ("clip.mp4", clip(), 0, "fps=0"),
+        ("clip.gif", clip(), 60, "at most 50"),
+        ("clip.gif", [np.zeros((4, 4, 3))], 10, r"frame 0 is float64 \(4, 4, 3\)"),
+        ("clip.gif", [*clip(1), *clip(1, height=50)], 10, r"frame 1 has shape \(50, 64, 3\).*first has \(48, 64, 3\)"),
+    ],
+)
+def test_wrong_video_arguments_are_named(tmp_path, name, frames, fps, message):
+    with pytest.raises(ValueError, match=message):
+        write_video(tmp_path / name, frames, fps)
+    assert not os.listdir(tmp_path)

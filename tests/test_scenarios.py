@@ -1,0 +1,371 @@
+"""What every family of layouts promises, and what is particular to each."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import agent_gap, fixed_gap, world
+from scipy import ndimage
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
+
+from entropy_env.env import Swarm
+from entropy_env.scenarios import LEVELS, SCENARIOS, circle, corridor, crossing, make_scenario, maze, obstacles, rooms
+from entropy_env.scenarios.placement import CLEARANCE, TOLERANCE
+from entropy_env.scenarios.roaming import ARENA_DRAWS, Roaming, free_cells
+from entropy_env.types import SwarmParams, SwarmSpec
+
+pytestmark = pytest.mark.core
+
+FAMILIES = tuple(SCENARIOS)
+ROAMING = tuple(name for name, family in SCENARIOS.items() if issubclass(family, Roaming))
+PARAMS = SwarmParams()
+ROBOT = PARAMS.agent_radius
+HARD = 4
+SEEDS = st.integers(0, 2**32 - 1)
+ROUNDING = 1e-5  # m
+
+
+@functools.cache
+def drawer(family, num_agents=10, difficulty=HARD, on_goal="respawn"):
+    """A compiled function from keys and per-world difficulty, radius and wall thickness to a batch of layouts."""
+    env = Swarm(SwarmSpec(num_agents=num_agents, on_goal=on_goal), family, difficulty)
+
+    def draw(key, level, radius, half_thickness):
+        params = env.make_params(difficulty=level, agent_radius=radius, wall_half_thickness=half_thickness)
+        return env.generate(key, params)
+
+    return jax.jit(jax.vmap(draw))
+
+
+def layouts(draw, seed, levels, radius=ROBOT, half_thickness=0.05):
+    """A list of NumPy layouts, one for each of `levels`."""
+    count = len(levels)
+    batch = draw(
+        jax.random.split(jax.random.key(seed), count),
+        jnp.asarray(levels, jnp.int32),
+        jnp.full(count, radius, jnp.float32),
+        jnp.full(count, half_thickness, jnp.float32),
+    )
+    batch = jax.tree.map(np.asarray, batch)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(count)]
+
+
+def check_placement(layout, radius=ROBOT):
+    """Everything is finite, and every column of spawns and of goals is clear; poses lead somewhere else."""
+    assert layout.valid
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(layout))
+    spawns, goals = layout.spawns[..., :2].astype(float), layout.goals.astype(float)
+    assert np.all(np.abs(layout.spawns[..., 2]) <= np.pi + 1e-6)
+    for points in (spawns, goals):
+        assert np.min(fixed_gap(points, world(layout), radius)) >= CLEARANCE - ROUNDING
+        columns = points.swapaxes(0, 1)
+        assert np.min(agent_gap(columns, np.ones(columns.shape[:-1], bool), radius)) >= CLEARANCE - ROUNDING
+    assert np.min(np.linalg.norm(goals - spawns, axis=-1)) >= 2 * radius + CLEARANCE - ROUNDING
+
+
+def free_grid(layout, step, radius=ROBOT):
+    """(X, Y) bool: where the centre of a robot may be, on points `step` m apart from the corner on."""
+    axes = [np.arange(int(length / step + 1e-6) + 1) * step for length in layout.size.astype(float)]
+    return fixed_gap(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), world(layout), radius) >= 0
+
+
+def on_grid(points, step):
+    return tuple(np.rint(points[..., :2] / step).astype(int).reshape(-1, 2).T)
+
+
+def detours(layout, step=0.1):
+    """(N,) m: the shortest ways from the first spawns to their goals, along a grid and its diagonals."""
+    free = free_grid(layout, step)
+    index = np.arange(free.size).reshape(free.shape)
+    edges = []
+    for dx, dy in ((1, 0), (0, 1), (1, 1), (1, -1)):
+        here = (slice(0, free.shape[0] - dx), slice(max(-dy, 0), free.shape[1] - max(dy, 0)))
+        there = (slice(dx, None), slice(max(dy, 0), free.shape[1] + min(dy, 0)))
+        open_ = free[here] & free[there]
+        edges.append((index[here][open_], index[there][open_], np.full(open_.sum(), step * np.hypot(dx, dy))))
+    start, end, length = (np.concatenate(part) for part in zip(*edges, strict=True))
+    graph = csr_array((length, (start, end)), shape=(free.size, free.size))
+    spawns, goals = (index[on_grid(points[:, 0].astype(float), step)] for points in (layout.spawns, layout.goals))
+    return dijkstra(graph, directed=False, indices=spawns)[np.arange(len(spawns)), goals]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=SEEDS)
+def test_ten_agents_stand_clear_at_every_difficulty(family, seed):
+    for layout in layouts(drawer(family), seed, LEVELS * 4):
+        check_placement(layout)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_goal_can_be_reached_from_its_spawn(family):
+    step = 0.05
+    for layout in layouts(drawer(family), 1, LEVELS * 3):
+        region, _ = ndimage.label(free_grid(layout, step))
+        spawn, goal = (region[on_grid(points, step)] for points in (layout.spawns, layout.goals))
+        assert np.all(spawn > 0)
+        assert np.array_equal(spawn, goal)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_time_limit_leaves_a_lone_robot_a_quarter_to_spare(family):
+    limits = make_scenario(family).max_steps
+    levels = LEVELS * 3
+    for level, layout in zip(levels, layouts(drawer(family), 2, levels), strict=True):
+        steps = np.max(detours(layout)) / (PARAMS.max_wheel_speed * PARAMS.dt)
+        assert np.isfinite(steps)
+        assert 1.25 * steps <= limits[level - 1]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_many_fit_as_promised_and_one_more_is_refused(family, level):
+    capacity = make_scenario(family, level).capacity(level, PARAMS)
+    assert capacity >= 10
+    for layout in layouts(drawer(family, capacity, level, "terminate"), 3, [level] * 4):
+        check_placement(layout)
+    with pytest.raises(ValueError, match=f"at most {capacity} fit"):
+        Swarm(SwarmSpec(num_agents=capacity + 1), family, level)
+
+
+@pytest.mark.parametrize("family", ROAMING)
+@given(seed=SEEDS)
+def test_capacity_is_a_lower_bound_for_every_key_and_size_of_robot(family, seed):
+    keys = jax.random.split(jax.random.key(seed), 4 * len(RADII))
+    levels, radii = np.repeat(LEVELS, len(RADII)), np.tile(RADII, 4)
+    counts = free_cell_counter(family)(keys, jnp.asarray(levels, jnp.int32), jnp.asarray(radii, jnp.float32))
+    scenario = make_scenario(family, HARD)
+    for level, radius, count in zip(levels, radii, np.asarray(counts), strict=True):
+        assert scenario.capacity(level, SwarmParams(agent_radius=float(radius))) <= count
+
+
+RADII = (0.05, 0.1, 0.14, 0.17, 0.22)  # m
+
+
+@functools.cache
+def free_cell_counter(family):
+    scenario = make_scenario(family, HARD)
+    spec = Swarm(scenario=family, difficulty=HARD).spec
+
+    def count(key, level, radius):
+        params = SwarmParams(difficulty=level, agent_radius=radius)
+        u = jax.random.uniform(key, (ARENA_DRAWS,))
+        layout = scenario.arena(u, spec, params)
+        room = free_cells(layout, scenario.spacing(params), scenario.largest(scenario.sizes), params)[1]
+        return jnp.sum(room >= -TOLERANCE)
+
+    return jax.jit(jax.vmap(count))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_robot_too_large_for_the_cells_fits_nowhere(family):
+    scenario = make_scenario(family, HARD)
+    assert [scenario.capacity(level, SwarmParams(agent_radius=0.6)) for level in LEVELS] == [0] * 4
+    assert not any(layout.valid for layout in layouts(drawer(family), 4, LEVELS, radius=0.6))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_difficulty_beyond_the_sized_range_is_invalid(family):
+    outside = layouts(drawer(family), 5, (0, HARD + 1))
+    assert [bool(layout.valid) for layout in outside] == [False, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_worlds_of_different_difficulty_share_one_compiled_batch(family):
+    draw = drawer(family)
+    mixed = layouts(draw, 6, LEVELS)
+    compiled = draw._cache_size()
+    for level, layout in zip(LEVELS, mixed, strict=True):
+        alone = layouts(draw, 6, [level] * 4)[level - 1]
+        assert all(map(np.array_equal, jax.tree.leaves(alone), jax.tree.leaves(layout)))
+    assert draw._cache_size() == compiled
+    arenas = {(*layout.size.tolist(), *(int(m.sum()) for m in masks(layout))) for layout in mixed}
+    assert len(arenas) == 4 or family == "crossing"
+
+
+def masks(layout):
+    return layout.wall_mask, layout.box_mask, layout.disc_mask
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_key_decides_the_layout(family):
+    first, again, other = (layouts(drawer(family), seed, LEVELS) for seed in (7, 7, 8))
+    for a, b, c in zip(first, again, other, strict=True):
+        assert all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+        assert not np.any(np.all(np.isclose(a.spawns, c.spawns), axis=-1))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("circle", "curriculum")])
+def test_an_agents_places_are_far_enough_apart_to_be_reached_one_by_one(family):
+    for layout in layouts(drawer(family), 9, LEVELS):
+        places = np.concatenate([layout.spawns[..., :2], layout.goals], axis=1).astype(float)
+        assert np.min(agent_gap(places, np.ones(places.shape[:-1], bool), ROBOT)) >= CLEARANCE - ROUNDING
+
+
+def test_reset_starts_robots_out_of_contact():
+    env = Swarm(SwarmSpec(num_agents=10), "obstacles", HARD)
+    params = env.make_params()
+
+    def start(key):
+        obs, state = env.reset(key, params)
+        return obs, env.step(key, state, jnp.zeros((10, 2)), params)[1].collided
+
+    obs, collided = jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(0), 16))
+    assert np.all(np.isfinite(obs))
+    assert np.min(obs[..., : env.spec.num_rays]) > 0
+    assert not np.any(collided)
+
+
+def test_obstacles_leave_a_gap_between_each_other_and_to_the_border():
+    for level, layout in zip(LEVELS * 8, layouts(drawer("obstacles"), 10, LEVELS * 8), strict=True):
+        discs = layout.discs[layout.disc_mask].astype(float)
+        boxes = layout.boxes[layout.box_mask].astype(float)
+        assert len(discs) + len(boxes) == obstacles.COUNTS[level - 1]
+        centre = np.concatenate([boxes[:, :2], discs[:, :2]])
+        half = np.concatenate([boxes[:, 2:], np.zeros((len(discs), 2))])
+        radius = np.concatenate([np.zeros(len(boxes)), discs[:, 2]])
+        sides = np.maximum(np.abs(centre[:, None] - centre) - half[:, None] - half, 0)
+        gap = np.linalg.norm(sides, axis=-1) - radius[:, None] - radius
+        assert np.min(gap[~np.eye(len(gap), dtype=bool)]) >= obstacles.GAP - ROUNDING
+        reach = half + radius[:, None]
+        assert np.min([centre - reach, layout.size - centre - reach]) >= obstacles.GAP - ROUNDING
+        assert np.all(reach >= obstacles.SMALLEST - ROUNDING) and np.all(reach <= obstacles.LARGEST + ROUNDING)
+
+
+@pytest.mark.parametrize("half_thickness", [0.02, 0.05, 0.1])
+def test_doors_are_one_metre_wide_and_clear_of_corners(half_thickness):
+    extra = {level: [] for level in LEVELS}
+    drawn = layouts(drawer("rooms"), 11, LEVELS * 8, half_thickness=half_thickness)
+    for level, layout in zip(LEVELS * 8, drawn, strict=True):
+        grid = rooms.GRIDS[level - 1]
+        walls = layout.walls[layout.wall_mask].astype(float)
+        doors = 0
+        for axis in (0, 1):
+            across, along = walls[..., 1 - axis], walls[..., axis]
+            pitch = layout.size / grid
+            for line in range(1, grid[1 - axis]):
+                pieces = along[np.all(np.isclose(across, line * pitch[1 - axis], atol=1e-4), axis=1)]
+                pieces = pieces[np.argsort(pieces[:, 0])]
+                assert np.isclose(pieces[0, 0], 0) and np.isclose(pieces[-1, 1], layout.size[axis])
+                openings = np.stack([pieces[:-1, 1], pieces[1:, 0]], axis=1) + [half_thickness, -half_thickness]
+                openings = openings[openings[:, 1] > openings[:, 0]]
+                doors += len(openings)
+                assert np.allclose(openings[:, 1] - openings[:, 0], rooms.DOOR, atol=ROUNDING)
+                corner = np.abs(openings[:, :, None] - np.arange(grid[axis] + 1) * pitch[axis]) - half_thickness
+                assert np.min(corner, initial=np.inf) >= rooms.CORNER - ROUNDING
+        extra[level].append(doors - (grid[0] * grid[1] - 1))
+    assert all(min(counts) >= 0 for counts in extra.values())
+    assert max(extra[1]) > 0
+
+
+def test_exactly_one_way_leads_through_a_maze():
+    for level, layout in zip(LEVELS * 8, layouts(drawer("maze"), 12, LEVELS * 8), strict=True):
+        columns, rows = maze.GRIDS[level - 1]
+        pitch = maze.PITCHES[level - 1]
+        walls = layout.walls[layout.wall_mask] / pitch
+        assert np.allclose(walls, np.rint(walls), atol=1e-5)
+        assert len(np.unique(np.rint(walls), axis=0)) == len(walls) == (columns - 1) * (rows - 1)
+        middles = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) + 0.5) * pitch
+        region, _ = ndimage.label(free_grid(layout, 0.1))
+        assert len(np.unique(region[on_grid(middles, 0.1)])) == 1
+
+
+def test_a_corridor_lets_one_robot_through_and_not_two_abreast():
+    for radius in (0.06, 0.1, 0.15):
+        drawn = layouts(drawer("corridor"), 13, LEVELS * 4, radius=radius)
+        for level, layout in zip(LEVELS * 4, drawn, strict=True):
+            assert layout.valid
+            (x, y, half_width, half_height), above = layout.boxes.astype(float)
+            room, height = corridor.ROOM
+            for box in ((x, y, half_width), above[:3]):
+                assert np.allclose([box[0] - box[2], box[0] + box[2]], [room, layout.size[0] - room], atol=ROUNDING)
+            assert np.isclose(2 * half_width, corridor.LENGTHS[level - 1])
+            assert np.isclose(y, half_height) and np.isclose(above[1] + above[3], height)
+            clear = (above[1] - above[3]) - (y + half_height)
+            assert 2 * radius + 0.01 < clear < 4 * radius - 0.01
+
+
+def test_robots_of_a_corridor_change_sides_and_either_room_holds_them_all():
+    for layout in layouts(drawer("corridor"), 14, LEVELS * 4):
+        right = layout.size[0] - corridor.ROOM[0]
+        spawn_left, goal_left = layout.spawns[..., 0] < corridor.ROOM[0], layout.goals[..., 0] < corridor.ROOM[0]
+        spawn_right, goal_right = layout.spawns[..., 0] > right, layout.goals[..., 0] > right
+        assert np.all(spawn_left ^ spawn_right)
+        assert np.array_equal(spawn_left, goal_right) and np.array_equal(spawn_right, goal_left)
+        assert np.all(np.sum(spawn_left, axis=0) == 5)
+        assert np.array_equal(goal_left[:, :-1], spawn_left[:, 1:])  # a robot that comes back starts where it got to
+    scenario = make_scenario("corridor")
+    assert scenario.capacity(1, PARAMS) * (2 * ROBOT + CLEARANCE) ** 2 < corridor.ROOM[0] * corridor.ROOM[1]
+
+
+def test_a_corridor_leaves_time_for_ten_robots_to_pass_one_after_the_other():
+    (width, height), scenario = corridor.ROOM, make_scenario("corridor")
+    for length, offset, limit in zip(corridor.LENGTHS, corridor.OFFSETS, scenario.max_steps, strict=True):
+        approach = 2 * np.hypot(width, height / 2 + offset)
+        metres = 10 * (length + 0.6) + approach + length
+        assert 1.25 * metres / (PARAMS.max_wheel_speed * PARAMS.dt) <= limit
+
+
+def test_streams_cross_from_one_side_to_the_opposite_one():
+    sides = {1: {0, 1}, 2: {0, 2}, 3: {0, 1, 2, 3}, 4: {0, 1, 2, 3}}
+    for level, layout in zip(LEVELS * 4, layouts(drawer("crossing"), 15, LEVELS * 4), strict=True):
+        spawn, goal = (nearest_side(points, layout.size) for points in (layout.spawns[..., :2], layout.goals))
+        assert np.array_equal(spawn ^ 1, goal)
+        assert set(spawn[:, 0].tolist()) == sides[level]
+        assert np.array_equal(spawn[:, 0], goal[:, 1])
+        for points in (layout.spawns[..., :2], layout.goals):
+            assert np.max(np.min([points, layout.size - points], axis=(0, 3))) < crossing.DEPTHS[level - 1]
+
+
+def nearest_side(points, size):
+    """0 left, 1 right, 2 bottom, 3 top."""
+    distance = [points[..., 0], size[0] - points[..., 0], points[..., 1], size[1] - points[..., 1]]
+    return np.argmin(distance, axis=0)
+
+
+def test_robots_of_a_circle_swap_with_the_point_opposite():
+    for level, layout in zip(LEVELS * 4, layouts(drawer("circle"), 16, LEVELS * 4), strict=True):
+        offset = layout.spawns[..., :2] - layout.size / 2
+        assert np.allclose(np.linalg.norm(offset, axis=-1), circle.RADII[level - 1], atol=ROUNDING)
+        assert np.allclose(layout.goals - layout.size / 2, -offset, atol=ROUNDING)
+        inward = np.arctan2(-offset[..., 1], -offset[..., 0])
+        turned = np.angle(np.exp(1j * (layout.spawns[..., 2] - inward)))
+        assert np.max(np.abs(turned)) <= circle.HEADING_SPREAD + 1e-4
+        assert np.allclose(layout.spawns[:, 1, :2], layout.goals[:, 0], atol=ROUNDING)
+
+
+@given(seed=SEEDS)
+def test_a_curriculum_begins_with_nearby_goals(seed):
+    for layout in layouts(drawer("curriculum"), seed, [1] * 16):
+        every_goal_of_every_pose = layout.spawns[:, :, None, :2].astype(float) - layout.goals[:, None]
+        distance = np.linalg.norm(every_goal_of_every_pose, axis=-1)
+        assert np.min(distance) >= 0.5 - ROUNDING and np.max(distance) <= 2
+        step = np.linalg.norm(np.roll(layout.goals, 1, axis=1) - layout.goals, axis=-1)
+        assert np.min(step) >= 0.5 - ROUNDING and np.max(step) <= 2
+
+
+def test_a_curriculum_goes_on_to_obstacles_rooms_and_mazes():
+    levels = [2, 3] + [4] * 14
+    drawn = layouts(drawer("curriculum"), 17, levels)
+    assert [mask.sum() for mask in masks(drawn[0])] == [0, 0, 0]
+    assert [mask.sum() for mask in masks(drawn[1])] == [0, 8, 8]
+    last = {(*layout.size.tolist(), *(int(mask.sum()) for mask in masks(layout))) for layout in drawn[2:]}
+    assert last == {(10.5, 7.0, 10, 0, 0), (7.5, 6.0, 12, 0, 0)}
+
+
+def test_a_family_only_asks_for_the_slots_of_its_own_difficulty():
+    assert make_scenario("rooms").slots() == {"num_walls": 6}
+    assert make_scenario("maze").slots() == {"num_walls": 6}
+    assert make_scenario("curriculum", 2).slots() == {}
+    assert make_scenario("curriculum", 3).slots() == {"num_boxes": 8, "num_discs": 8}
+
+
+def test_an_unknown_family_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'rooms'"):
+        make_scenario("room")
+    with pytest.raises(ValueError, match="difficulty=5"):
+        make_scenario("rooms", 5)

@@ -1,0 +1,1 @@
+"""What the trainers share. Nothing here imports a trainer."""

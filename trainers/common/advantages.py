@@ -1,0 +1,26 @@
+"""Advantage estimates over arrays."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def gae(
+    reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array, done: jax.Array,
+    *, discount: float, lam: float,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    All inputs (T, ...). next_value is V of the observation that the step led to, before any reset. `terminated`
+    drops that value, `done` (terminated or truncated) stops the sum. Returns advantages and value targets, (T, ...).
+    """
+    delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
+
+    def backwards(later, step):
+        delta, done = step
+        advantage = delta + discount * lam * jnp.where(done, 0.0, later)
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backwards, jnp.zeros_like(delta[0]), (delta, done), reverse=True)
+    return advantage, advantage + value

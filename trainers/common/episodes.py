@@ -1,0 +1,87 @@
+"""Playing whole episodes with a policy, in worlds that no training has seen."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from entropy_env.env import Swarm
+from entropy_env.types import Layout, SwarmParams, SwarmState
+from trainers.common.policy import Policy
+
+FRESH = 0x6576616C  # folded into an evaluation's key; no trainer folds it into its own
+
+
+@struct.dataclass
+class Episode:
+    """What an episode came to; with a leading axis, those of E worlds."""
+
+    layout: Layout
+    reached: jax.Array  # (N,) bool
+    steps: jax.Array  # (N,) int32, taken by each agent
+    contacts: jax.Array  # (N,) int32, of those in contact
+    path: jax.Array  # (N,) m
+    total_reward: jax.Array  # (N,)
+
+
+def episode_key(seed: int, index: int) -> jax.Array:
+    """The key of one episode of an evaluation: its world and its sampled actions."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), FRESH), index)
+
+
+def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sampled: jax.Array | bool) -> Episode:
+    """One episode, until every agent has arrived or the time is up, with sampled actions or the mean ones."""
+    k_world, k_actions = jax.random.split(key)
+    obs, state = env.reset(k_world, params)
+    zero = jnp.zeros(env.spec.num_agents, jnp.int32)
+    episode = Episode(state.layout, zero > 0, zero, zero, zero.astype(jnp.float32), zero.astype(jnp.float32))
+
+    def going(carry):
+        return ~carry[1].done
+
+    def step(carry):
+        obs, before, episode = carry
+        obs, state, reward, terminated, info = act_and_step(env, policy, params, k_actions, obs, before, sampled)
+        episode = episode.replace(
+            reached=episode.reached | terminated,
+            steps=episode.steps + before.active.astype(jnp.int32),
+            contacts=episode.contacts + info["collision"].astype(jnp.int32),
+            path=episode.path + travelled(before, state),
+            total_reward=episode.total_reward + reward,
+        )
+        return obs, state, episode
+
+    return jax.lax.while_loop(going, step, (obs, state, episode))[2]
+
+
+def act_and_step(
+    env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, obs: jax.Array, state: SwarmState, sampled: Any
+) -> tuple[jax.Array, SwarmState, jax.Array, jax.Array, dict[str, Any]]:
+    """One step of an episode. key: the episode's, for all its actions."""
+    k_act, k_step = jax.random.split(jax.random.fold_in(key, state.step))
+    action = jnp.where(sampled, policy(obs, k_act), policy(obs))
+    obs, state, reward, terminated, _, info = env.step(k_step, state, action, params)
+    return obs, state, reward, terminated, info
+
+
+def travelled(before: SwarmState, after: SwarmState) -> jax.Array:
+    """(N,) m, along the arc that led from one pose to the other."""
+    chord = jnp.linalg.norm(after.position - before.position, axis=-1)
+    turn = (after.heading - before.heading + jnp.pi) % (2 * jnp.pi) - jnp.pi
+    return chord / jnp.sinc(turn / (2 * jnp.pi))
+
+
+def film(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
+    """The states of one episode, NumPy."""
+    k_world, k_actions = jax.random.split(key)
+    obs, state = jax.jit(env.reset)(k_world, params)
+    step = jax.jit(partial(act_and_step, env))
+    states = [state]
+    while not state.done:
+        obs, state, *_ = step(policy, params, k_actions, obs, state, sampled)
+        states.append(state)
+    return jax.device_get(states)

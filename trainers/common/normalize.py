@@ -1,0 +1,45 @@
+"""Running mean and variance of observations."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+CLIP = 10.0  # standard deviations
+
+
+@struct.dataclass
+class RunningMoments:
+    """Over everything seen so far."""
+
+    count: jax.Array  # ()
+    mean: jax.Array  # (D,)
+    variance: jax.Array  # (D,)
+
+
+def init_moments(size: int) -> RunningMoments:
+    """Zero mean and unit variance, with next to no weight."""
+    return RunningMoments(jnp.float32(1e-4), jnp.zeros(size), jnp.ones(size))
+
+
+def update_moments(moments: RunningMoments, batch: jax.Array, mask: jax.Array) -> RunningMoments:
+    """Merge a batch (..., D) of which only rows with mask (...,) count (Chan et al. 1979)."""
+    axes = tuple(range(mask.ndim))
+    weight = mask[..., None].astype(batch.dtype)
+    count = jnp.sum(weight)
+    mean = jnp.sum(batch * weight, axis=axes) / jnp.maximum(count, 1)
+    variance = jnp.sum(jnp.square(batch - mean) * weight, axis=axes) / jnp.maximum(count, 1)
+    total = moments.count + count
+    delta = mean - moments.mean
+    share = count / total
+    return RunningMoments(
+        count=total,
+        mean=moments.mean + delta * share,
+        variance=moments.variance * (1 - share) + variance * share + jnp.square(delta) * share * (1 - share),
+    )
+
+
+def normalize(moments: RunningMoments, obs: jax.Array) -> jax.Array:
+    """obs (..., D) in standard deviations from the mean, clipped."""
+    return jnp.clip((obs - moments.mean) * jax.lax.rsqrt(moments.variance + 1e-8), -CLIP, CLIP)

@@ -1,0 +1,69 @@
+"""Collecting experience from a batch of worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+class BatchedEnv(Protocol):
+    """What a rollout needs of `VectorSwarm`, or of a probe that stands in for it."""
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple: ...
+
+
+@struct.dataclass
+class Transitions:
+    """T steps of E worlds with N lanes each."""
+
+    obs: jax.Array  # (T, E, N, D)
+    action: jax.Array  # (T, E, N, A)
+    log_prob: jax.Array  # (T, E, N)
+    reward: jax.Array  # (T, E, N)
+    terminated: jax.Array  # (T, E, N) bool
+    truncated: jax.Array  # (T, E, N) bool
+    active: jax.Array  # (T, E, N) bool, the lane's agent took this step
+    final_value: jax.Array  # (T, E, N) value of the last observation where truncated, else 0
+    info: dict[str, jax.Array]  # (T, E, N) each: collision, success, episode_return, episode_length
+
+    @property
+    def done(self) -> jax.Array:
+        """(T, E, N) bool."""
+        return self.terminated | self.truncated
+
+
+KEPT_INFO = ("collision", "success", "episode_return", "episode_length")
+
+
+def collect(
+    key: jax.Array, env: BatchedEnv, env_params: Any, env_state: Any, obs: jax.Array, num_steps: int,
+    act: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], value: Callable[[jax.Array], jax.Array],
+) -> tuple[Any, jax.Array, Transitions]:  # fmt: skip
+    """Step the worlds `num_steps` times.
+
+    act: key, obs (E, N, D) to action (E, N, A) and its log probability (E, N). value: obs to (E, N), asked only for
+    the last observation of an episode that the time limit cut. Returns the new state, its obs and the transitions.
+    """
+
+    def step(carry, key):
+        env_state, obs = carry
+        k_act, k_env = jax.random.split(key)
+        action, log_prob = act(k_act, obs)
+        next_obs, env_state, reward, terminated, truncated, info = env.step(k_env, env_state, action, env_params)
+        final_value = jax.lax.cond(
+            jnp.any(truncated),
+            lambda final_obs: jnp.where(truncated, value(final_obs), 0.0),
+            lambda final_obs: jnp.zeros_like(reward),
+            info["final_obs"],
+        )
+        kept = {name: info[name] for name in KEPT_INFO}
+        return (env_state, next_obs), Transitions(
+            obs, action, log_prob, reward, terminated, truncated, info["active"], final_value, kept
+        )
+
+    (env_state, obs), transitions = jax.lax.scan(step, (env_state, obs), jax.random.split(key, num_steps))
+    return env_state, obs, transitions
