@@ -44,9 +44,7 @@ def separation_disc(point: Pair, centre: Pair, radius: jax.Array | float) -> Sep
     return length - radius, nx, ny
 
 
-def separation_capsule(
-    point: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float
-) -> Separation:
+def separation_capsule(point: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float) -> Separation:
     """From a point to a segment thickened by `half_thickness` () m. On the segment itself the way out is sideways."""
     ax, ay = end[0] - start[0], end[1] - start[1]
     px, py = point[0] - start[0], point[1] - start[1]
@@ -128,9 +126,7 @@ def ray_disc(origin: Pair, direction: Pair, centre: Pair, radius: jax.Array | fl
     return jnp.where((square >= 0) & (along + half_chord >= 0), along - half_chord, jnp.inf)
 
 
-def ray_segment(
-    origin: Pair, direction: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float
-) -> jax.Array:
+def ray_segment(origin: Pair, direction: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float) -> jax.Array:
     """Along a unit ray to a segment thickened by `half_thickness` () m: its two sides, then the nearer round end."""
     ax, ay = end[0] - start[0], end[1] - start[1]
     length = jnp.sqrt(jnp.maximum(ax * ax + ay * ay, TINY))

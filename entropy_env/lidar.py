@@ -9,6 +9,7 @@ import numpy as np
 from entropy_env.geometry import ray_border, ray_box, ray_disc, ray_segment
 from entropy_env.types import Layout, SwarmParams
 
+
 def ray_directions(heading: jax.Array, num_rays: int) -> tuple[jax.Array, jax.Array]:
     """x and y (N, num_rays) of unit vectors; ray k points at heading + 2 pi k / num_rays. heading: (N,) rad."""
     angle = 2 * np.pi * np.arange(num_rays) / num_rays

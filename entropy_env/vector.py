@@ -28,9 +28,9 @@ class VectorState:
     episode_length: jax.Array  # (E, N) int32, so far
 
 
-def batch(env: Swarm, num_envs: int) -> VectorSwarm:
-    """The same simulator over `num_envs` worlds."""
-    return VectorSwarm(env, num_envs)
+def batch(env: Swarm, num_envs: int, stagger: bool = False) -> VectorSwarm:
+    """The same simulator over `num_envs` worlds; `stagger` starts their clocks at random times."""
+    return VectorSwarm(env, num_envs, stagger)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,7 @@ class VectorSwarm:
 
     env: Swarm
     num_envs: int
+    stagger: bool = False  # so that the time limits do not fall together, which would make batches of one kind
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:
@@ -55,9 +56,12 @@ class VectorSwarm:
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
         """Observations (E, N, obs_dim) and the state of new worlds."""
         axes = _param_axes(params)
-        k_first, k_next = jax.random.split(key)
+        k_first, k_next, k_clock = jax.random.split(key, 3)
         generate = jax.vmap(self.env.generate, (0, axes))
         worlds = jax.vmap(self.env.start)(generate(jax.random.split(k_first, self.num_envs), params))
+        if self.stagger:
+            clock = jax.random.uniform(k_clock, self.num_envs) * jnp.asarray(params.max_steps, jnp.float32)
+            worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
             worlds=worlds,
@@ -77,7 +81,8 @@ class VectorSwarm:
 
         action: (E, N, 2). Returns obs (E, N, obs_dim) of the worlds as they go on, and info with, besides what
         `Swarm.step` tells, `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) and
-        `success` (E, N) bool, all valid where terminated or truncated, and `active` (E, N) bool: who took this step.
+        `success` (E, N) bool, all valid where terminated or truncated, `goals_reached` (E, N) int32 since the world's
+        reset, and `active` (E, N) bool: who took this step.
         """
         axes = _param_axes(params)
         active = state.worlds.active
@@ -94,6 +99,7 @@ class VectorSwarm:
             "episode_return": episode_return,
             "episode_length": episode_length,
             "success": success,
+            "goals_reached": worlds.goals_reached,
             "active": active,
         }
 
@@ -117,9 +123,7 @@ class VectorSwarm:
         )
         return obs, self._redraw(key, state, params), reward, terminated, truncated, info
 
-    def _observe_again(
-        self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array
-    ) -> jax.Array:
+    def _observe_again(self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array) -> jax.Array:
         """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
         size = -(-self.num_envs // REFRESH_SHARE)
         order = jnp.argsort(~changed, stable=True)

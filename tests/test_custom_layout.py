@@ -40,6 +40,8 @@ def test_wrong_shapes_and_values_name_the_argument(changes, message):
     ("changes", "message"),
     [
         ({"spawns": [[1, 1], [3.95, 1]]}, r"agent_1: its spawn .* is not inside the arena of \[4.0, 3.0\] m"),
+        ({"spawns": [[1, 1], [3, 2.95]]}, r"agent_1: its spawn .* is not inside the arena"),
+        ({"spawns": [[[1, 1], [1, 2]], [[3, 1], [0, 1]]]}, r"agent_1: its spawn \[0.0, 1.0\] is not inside the arena"),
         (
             {"walls": [[[0, 2.5], [4, 2.5]], [[2.9, 0], [2.9, 2]]]},
             r"agent_1: its spawn \[3.0, 1.0\] overlaps walls\[1\]",

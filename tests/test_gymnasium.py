@@ -103,6 +103,8 @@ def test_a_wrong_action_fails():
     env.reset()
     with pytest.raises(ValueError, match=r"the action has shape \(3,\), expected \(2,\)"):
         env.step(np.zeros(3))
+    with pytest.raises(ValueError, match=r"the action has shape \(2, 1\), expected \(2,\)"):
+        env.step(np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"the action is not finite: nan at \[0\]"):
         env.step([np.nan, 0.0])
 
@@ -228,6 +230,18 @@ def test_the_batch_names_what_is_wrong():
         make_worlds(layout=AHEAD)
     with pytest.raises(ValueError, match="rgb_array"):
         make_worlds(render_mode="human")
+
+
+def test_a_layout_without_room_fails_in_the_step_that_resets_to_it():
+    worlds = make_worlds()
+    worlds.reset(seed=0)
+    state = worlds._worlds.state
+    layout = state.next_layout.replace(valid=state.next_layout.valid.at[1].set(False))
+    worlds._worlds._state = state.replace(next_layout=layout)
+    for _ in range(5):
+        worlds.step(np.zeros((3, 2)))
+    with pytest.raises(RuntimeError, match="found no room"):
+        worlds.step(np.zeros((3, 2)))
 
 
 def test_every_world_of_the_batch_is_drawn():

@@ -1,7 +1,9 @@
 import copy
+import dataclasses
 import pickle
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
@@ -12,9 +14,18 @@ from pettingzoo.utils.conversions import aec_to_parallel
 from entropy_env import make_layout, swarm_v0
 from entropy_env.adapters import world
 from entropy_env.adapters.pettingzoo import SwarmParallelEnv
+from entropy_env.scenarios.open import Open
 
 ON_GOAL = ("terminate", "respawn", "next_goal")
 FORWARD = np.ones(2, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(Open):
+    """A generator that never finds room."""
+
+    def generate(self, key, spec, params):
+        return super().generate(key, spec, params).replace(valid=jnp.array(False))
 
 
 def make(on_goal="terminate", **settings):
@@ -202,7 +213,9 @@ def test_difficulty_lasts_one_episode_as_an_option_and_longer_when_set():
         return float(env._world.state.layout.size[0])
 
     hard = width_after_reset()
+    simulator = env._world.swarm
     easy = width_after_reset(difficulty=1)
+    assert env._world.swarm == simulator
     assert easy < hard and width_after_reset() == hard
     env.set_difficulty(1)
     assert width_after_reset() == easy and width_after_reset() == easy
@@ -250,6 +263,7 @@ def test_an_unknown_reset_option_is_named():
     ("changes", "message"),
     [
         ({"agent_1": [0.0, 0.0, 0.0]}, r"the action of agent_1 has shape \(3,\), expected \(2,\)"),
+        ({"agent_1": [[0.0, 0.0]]}, r"the action of agent_1 has shape \(1, 2\), expected \(2,\)"),
         ({"agent_1": 0.5}, r"the action of agent_1 has shape \(\), expected \(2,\)"),
         ({"agent_1": None}, r"the action of agent_1 has shape \(\), expected \(2,\)"),
         ({"agent_1": ["fast", "slow"]}, r"the action of agent_1 is no array of numbers: \['fast', 'slow'\]"),
@@ -313,6 +327,14 @@ def test_calls_outside_an_episode_say_what_is_missing():
 def test_a_wrong_setting_fails_at_construction(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_a_scenario_that_finds_no_room_fails_at_reset():
+    env = make(scenario=Full())
+    with pytest.raises(
+        RuntimeError, match="scenario 'open' at difficulty 1 found no room for 3 agents of radius 0.1 m"
+    ):
+        env.reset()
 
 
 def test_settings_reach_the_simulator():

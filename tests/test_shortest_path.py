@@ -13,7 +13,7 @@ from worlds import KEY, numpy_tree, take
 from entropy_env.env import Swarm
 from entropy_env.scenarios.custom import make_layout
 from entropy_env.types import SwarmParams, SwarmSpec
-from trainers.common.shortest_path import shortest_paths, spl
+from trainers.common.shortest_path import _distances, shortest_paths, spl
 
 PARAMS = SwarmParams()
 ROBOT, WALL, REACH = PARAMS.agent_radius, PARAMS.wall_half_thickness, PARAMS.reach
@@ -87,10 +87,18 @@ def test_around_the_end_of_a_wall(height):
     assert way == pytest.approx(bend(2, height, WALL + ROBOT) - REACH, abs=1e-6)
 
 
-@pytest.mark.parametrize("hidden", [(), [((4, 3), (4, 6))]], ids=["either side", "one side"])
-def test_around_a_disc(hidden):
-    way = shortest(discs=[(4, 3, 0.5)], walls=hidden)
-    assert way == pytest.approx(bend(2, 0, 0.5 + ROBOT) - REACH, abs=1e-6)
+def test_around_a_disc_on_the_side_that_is_open():
+    start, goal, disc = (2, 3.2), (6, 3.2), (4, 3, 0.5)
+    over, under = (bend(2, height, 0.5 + ROBOT) - REACH for height in (-0.2, 0.2))
+    assert shortest(start, goal, discs=[disc]) == pytest.approx(over, abs=1e-6)
+    assert shortest(start, goal, discs=[disc], walls=[((4, 3), (4, 6))]) == pytest.approx(under, abs=1e-6)
+
+
+def test_of_two_edges_between_the_same_nodes_the_shorter_counts():
+    goal, start, one, other = 0, 1, 2, 3
+    edges = ((goal, one, 1.0), (other, start, 1.0), (one, other, 5.0), (other, one, 2.0))
+    tail, head, length = map(np.array, zip(*edges, strict=True))
+    assert _distances(tail, head, length, count=1) == [4.0]
 
 
 def test_around_the_corners_of_a_box():

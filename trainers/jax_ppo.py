@@ -10,15 +10,26 @@ out of the losses, the advantages, the observation statistics and the metrics.
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+import sys
+import time
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from entropy_env import vector
 from trainers.common.advantages import gae
+from trainers.common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from trainers.common.compilation import cache_compilations
+from trainers.common.config import parse_config, save_config
+from trainers.common.interrupt import Interrupt
+from trainers.common.loggers import MetricsLogger, Progress, system_metrics
 from trainers.common.losses import (
     clipped_policy_loss,
     explained_variance,
@@ -28,41 +39,93 @@ from trainers.common.losses import (
 )
 from trainers.common.networks import Critic, GaussianActor, gaussian_entropy, gaussian_log_prob
 from trainers.common.normalize import RunningMoments, init_moments, normalize, update_moments
+from trainers.common.policy import ActorSpec, Task, describe_policy
 from trainers.common.rollout import BatchedEnv, Transitions, collect
+from trainers.common.run_folder import default_run_dir, prepare_run_folder
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
-    """Hyperparameters of PPO."""
+    """Options of PPO."""
 
     scenario: str = "open"
+    """Family of layouts: open, obstacles, rooms, maze, corridor, crossing, circle or curriculum."""
     difficulty: int = 1
+    """1 to 4 within the family."""
     num_agents: int = 10
+    """Robots in each world; all share one network."""
     num_envs: int = 256
-    total_steps: int = 6_000_000
+    """Worlds that run side by side."""
+    total_steps: int = 5_000_000
+    """Agent steps to train for, over all lanes; rounded up to whole updates."""
     seed: int = 0
-    num_steps: int = 32
-    num_minibatches: int = 8
-    num_epochs: int = 4
-    learning_rate: float = 1e-3
-    anneal_learning_rate: bool = True
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    entropy_coefficient: float = 0.0
-    value_coefficient: float = 0.5
-    max_grad_norm: float = 0.5
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
-    initial_log_std: float = -0.7
+    """Decides the weights, the layouts and the noise."""
+    run_dir: Path | None = None
+    """Folder of the run; by default runs/SCENARIO-DATE-TIME."""
+    resume: bool = False
+    """Continue the run in RUN_DIR from its newest checkpoint, bit for bit."""
+    checkpoint_interval: int = 1_000_000
+    """Agent steps between checkpoints."""
+    deterministic: bool = False
+    """Make a GPU repeat itself exactly, at some cost in speed. A CPU always does."""
     reward: str = "shaped"
+    """Preset of reward weights: shaped or seed."""
+    env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """Other numbers of the world, for example max_wheel_speed 0.8."""
+    num_steps: int = 32
+    """Control periods that each world runs for between updates."""
+    num_minibatches: int = 8
+    """Parts that a batch is split into, by worlds."""
+    num_epochs: int = 4
+    """Passes over each batch."""
+    learning_rate: float = 1e-3
+    """Of Adam, at the start."""
+    anneal_learning_rate: bool = True
+    """Decrease the learning rate linearly to 0 over the run."""
+    gamma: float = 0.99
+    """Discount per control period."""
+    gae_lambda: float = 0.95
+    """Decay of the advantage estimate."""
+    clip: float = 0.2
+    """How far an update may move the probability of an action, as a ratio."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this global norm."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units in the hidden layers of the actor and of the critic."""
+    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
+    """Of the hidden layers."""
+    normalize_obs: bool = True
+    """Scale observations by their running mean and deviation."""
+    initial_log_std: float = -0.7
+    """Logarithm of the action noise at the start. Less noise keeps the mean action close to what was practised."""
+
+    def __post_init__(self) -> None:
+        positive = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches")
+        for name in (*positive, "num_epochs", "learning_rate", "clip", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        if self.num_envs % self.num_minibatches:
+            raise ValueError(f"num_envs={self.num_envs} must be a multiple of num_minibatches={self.num_minibatches}")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
+        if self.resume and self.run_dir is None:
+            raise ValueError("resume needs run_dir, the folder of the run to continue")
 
     @property
     def steps_per_update(self) -> int:
+        """Agent steps, over all lanes."""
         return self.num_envs * self.num_agents * self.num_steps
 
     @property
     def num_updates(self) -> int:
+        """In the whole run."""
         return -(-self.total_steps // self.steps_per_update)
 
 
@@ -144,12 +207,14 @@ class PPO:
         )  # fmt: skip
         batch = self.prepare(runner, steps, obs)
         (params, opt_state), losses = jax.lax.scan(
-            partial(self.epoch, batch), (runner.params, runner.opt_state), jax.random.split(k_epochs, self.config.num_epochs)
+            partial(self.epoch, batch),
+            (runner.params, runner.opt_state),
+            jax.random.split(k_epochs, self.config.num_epochs),
         )
         runner = Runner(
             params=params,
             opt_state=opt_state,
-            moments=update_moments(runner.moments, steps.obs, steps.active),
+            moments=self.observe(runner.moments, steps),
             env_state=env_state,
             obs=obs,
             key=k_next,
@@ -158,6 +223,7 @@ class PPO:
         return runner, rollout_metrics(steps) | {
             **jax.tree.map(jnp.mean, losses),
             "loss/explained_variance": explained_variance(batch.value, batch.target, batch.mask),
+            "loss/weight_norm": optax.global_norm(params),
         }
 
     def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -169,6 +235,10 @@ class PPO:
     def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
         """The critic's estimate of the discounted return."""
         return self.critic.apply(params["critic"], normalize(moments, obs))
+
+    def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
+        """The observation statistics with those of a rollout, for the next one."""
+        return update_moments(moments, steps.obs, steps.active) if self.config.normalize_obs else moments
 
     def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
         """Advantages and value targets of a rollout, world by world."""
@@ -210,8 +280,13 @@ class PPO:
 
 
 def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
-    """Means over what was collected, idle lanes left out."""
-    done = steps.done
+    """Means over what was collected, idle lanes left out.
+
+    `env/goal_reached_rate` looks at each agent's first goal in a world: was it reached before the time limit? Later
+    ones, which a respawned agent has less time for, would bias it.
+    """
+    done, success = steps.done, steps.info["success"]
+    first = done & (steps.info["goals_reached"] == success)
     mean = masked_mean(steps.reward, steps.active)
     return {
         "train/reward_mean": mean,
@@ -219,6 +294,116 @@ def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
         "train/episode_length": masked_mean(steps.info["episode_length"].astype(jnp.float32), done),
         "train/episode_return": masked_mean(steps.info["episode_return"], done),
         "train/active_share": jnp.mean(steps.active.astype(jnp.float32)),
-        "env/goal_reached_rate": masked_mean(steps.info["success"].astype(jnp.float32), done),
+        "env/goal_reached_rate": masked_mean(success.astype(jnp.float32), first),
         "env/collision_rate": masked_mean(steps.info["collision"].astype(jnp.float32), steps.active),
     }
+
+
+class TrainingDivergedError(ArithmeticError):
+    """A loss or the weights are no longer finite."""
+
+
+def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
+    """The algorithm on its swarm, the swarm's parameters, and what a checkpoint says of the policy."""
+    task = Task(config.scenario, config.difficulty, config.num_agents, reward=config.reward, params=config.env_params)
+    env, env_params = task.make(on_goal="respawn")
+    ppo = PPO(config, vector.batch(env, config.num_envs, stagger=True), env.spec.obs_dim, env.spec.action_dim)
+    actor = ActorSpec(env.spec.obs_dim, env.spec.action_dim, config.hidden_sizes, config.activation)
+    return ppo, env_params, describe_policy(actor, task)
+
+
+def train(config: PPOConfig) -> Path:
+    """Train to `config.total_steps`, or until Ctrl-C, and return the run folder.
+
+    Raises ValueError for a swarm that cannot be, OSError where the run folder cannot be used, CheckpointError where
+    it does not hold this run, and TrainingDivergedError as soon as a figure is not finite.
+    """
+    cache_compilations()
+    ppo, env_params, metadata = make_ppo(config)
+    path = config.run_dir or default_run_dir(config.scenario)
+    with prepare_run_folder(path, config.resume) as folder, Interrupt() as interrupt:
+        runner = ppo.init(jax.random.key(config.seed), env_params)
+        if config.resume:
+            runner, _ = load_checkpoint(folder.checkpoints, runner)
+        save_config(folder.config, dataclasses.replace(config, run_dir=path, resume=False))
+        first, last = int(runner.update), config.num_updates
+        steps_done = first * config.steps_per_update
+        print(f"{'Resuming' if config.resume else 'Training'} {path} on {jax.devices()[0].device_kind}, {steps_done:,} "
+              f"of {last * config.steps_per_update:,} agent steps done", flush=True)  # fmt: skip
+        update, seconds = compile_update(ppo, runner, env_params)
+        print(f"Compiled in {seconds:.1f} s", flush=True)
+        saved = first
+        with (
+            MetricsLogger(path, steps_done if config.resume else None) as logger,
+            Progress(last * config.steps_per_update, steps_done) as progress,
+        ):
+            for index in range(first + 1, last + 1):
+                started = time.perf_counter()
+                runner, metrics = update(runner, env_params)
+                metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                check_finite(metrics, index, folder.checkpoints)
+                elapsed = time.perf_counter() - started
+                metrics |= {
+                    "train/fps": config.steps_per_update / elapsed,
+                    "train/sps": 1 / elapsed,
+                    **system_metrics(),
+                }
+                steps_done = index * config.steps_per_update
+                logger.log(steps_done, metrics)
+                progress.update(
+                    steps_done,
+                    fps=metrics["train/fps"],
+                    success=metrics["env/goal_reached_rate"],
+                    episode_return=metrics["train/episode_return"],
+                )
+                due = (index - saved) * config.steps_per_update >= config.checkpoint_interval
+                if due or index == last or interrupt.asked:
+                    save_checkpoint(folder.checkpoints, runner, steps_done, metadata)
+                    saved = index
+                if interrupt.asked:
+                    break
+    if interrupt.asked and steps_done < last * config.steps_per_update:
+        print(f"Stopped and saved. Continue with: python -m trainers.jax_ppo --resume --run-dir {path}")
+        raise KeyboardInterrupt
+    print(f"Trained {steps_done:,} agent steps. Evaluate with: python -m trainers.evaluate {path}")
+    return path
+
+
+def compile_update(ppo: PPO, runner: Runner, env_params: Any) -> tuple[Any, float]:
+    """The compiled update, and the seconds it took."""
+    started = time.perf_counter()
+    compiled = PPO.update.lower(ppo, runner, env_params).compile()
+    return compiled, time.perf_counter() - started
+
+
+def check_finite(metrics: dict[str, float], index: int, checkpoints: Path) -> None:
+    """Raise TrainingDivergedError for losses or weights that are not finite."""
+    for name in ("loss/policy", "loss/value", "loss/weight_norm"):
+        if not math.isfinite(metrics[name]):
+            raise TrainingDivergedError(
+                f"{name} is {metrics[name]} at update {index}; the last good checkpoint stays in {checkpoints}. "
+                f"A lower --learning-rate or --max-grad-norm may help."
+            )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    parse = partial(parse_config, PPOConfig, prog="python -m trainers.jax_ppo", description=__doc__)
+    config = parse(argv)
+    if config.resume and "--config" not in argv and (config.run_dir / "config.yaml").exists():
+        config = parse(["--config", str(config.run_dir / "config.yaml"), *argv])
+    if config.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, CheckpointError, TrainingDivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingDivergedError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

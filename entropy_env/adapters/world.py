@@ -329,12 +329,11 @@ def _batch_reset(batch: VectorSwarm, seed: jax.Array, params: SwarmParams) -> tu
 def _batch_step(
     batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
 ) -> tuple[jax.Array, VectorState, jax.Array]:
-    goals_before = state.worlds.goals_reached
     key = jax.random.fold_in(_key(seed), count)
     obs, state, reward, terminated, truncated, info = batch.step(key, state, action, params)
     done = jnp.broadcast_to((state.worlds.step == 0)[:, None], reward.shape)
     flags = terminated, truncated, done, info["active"] & ~terminated
-    return obs, state, _pack(info["final_obs"], reward, goals_before + info["reached"], flags, info)
+    return obs, state, _pack(info["final_obs"], reward, info["goals_reached"], flags, info)
 
 
 def _pack(

@@ -28,7 +28,7 @@ class Transitions:
     truncated: jax.Array  # (T, E, N) bool
     active: jax.Array  # (T, E, N) bool, the lane's agent took this step
     final_value: jax.Array  # (T, E, N) value of the last observation where truncated, else 0
-    info: dict[str, jax.Array]  # (T, E, N) each: collision, success, episode_return, episode_length
+    info: dict[str, jax.Array]  # (T, E, N) each: those of KEPT_INFO
 
     @property
     def done(self) -> jax.Array:
@@ -36,7 +36,7 @@ class Transitions:
         return self.terminated | self.truncated
 
 
-KEPT_INFO = ("collision", "success", "episode_return", "episode_length")
+KEPT_INFO = ("collision", "success", "goals_reached", "episode_return", "episode_length")
 
 
 def collect(

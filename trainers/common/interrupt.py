@@ -1,0 +1,28 @@
+"""Ctrl-C that waits for a good moment."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Self
+
+
+class Interrupt:
+    """Notes the first Ctrl-C or SIGTERM, so that the loop can end between two updates; the second one kills."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        try:
+            self.previous = {which: signal.signal(which, self.note) for which in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: nobody presses Ctrl-C there
+            self.previous = {}
+        return self
+
+    def note(self, which: int, frame: Any) -> None:
+        self.asked = True
+        signal.signal(which, self.previous[which])
+
+    def __exit__(self, *_: object) -> None:
+        for which, handler in self.previous.items():
+            signal.signal(which, handler)
