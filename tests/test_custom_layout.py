@@ -10,7 +10,8 @@ TWO = {"size": (4.0, 3.0), "spawns": [[1.0, 1.0, 0.5], [3.0, 1.0, 0.0]], "goals"
 
 def test_one_pose_serves_for_several_goals():
     layout = make_layout((4, 3), spawns=[[1, 1], [3, 1]], goals=np.ones((2, 3, 2)))
-    assert layout.spawns.shape == (2, 3, 3) and layout.goals.shape == (2, 3, 2)
+    assert layout.spawns.shape == (2, 3, 3)
+    assert layout.goals.shape == (2, 3, 2)
     np.testing.assert_array_equal(layout.spawns[0], [[1, 1, 0]] * 3)
 
 
@@ -75,8 +76,10 @@ def test_a_map_with_more_bodies_than_slots_makes_room():
     room = spec_for(layout, spec)
     padded = pad_layout(layout, room)
     assert (room.num_walls, room.num_boxes, room.num_discs) == (3, 0, 1)
-    assert padded.walls.shape == (3, 2, 2) and padded.wall_mask.tolist() == [True, False, False]
-    assert padded.discs.shape == (1, 3) and padded.disc_mask.tolist() == [True]
+    assert padded.walls.shape == (3, 2, 2)
+    assert padded.wall_mask.tolist() == [True, False, False]
+    assert padded.discs.shape == (1, 3)
+    assert padded.disc_mask.tolist() == [True]
 
 
 def test_robots_see_the_bodies_of_a_map():

@@ -162,7 +162,8 @@ def test_contacts_match_the_written_rule():
         clear = (nudges[0][1] == overlapped) & (nudges[1][1] == overlapped)
         np.testing.assert_array_equal(collided[0, i][clear], overlapped[clear])
         compared, blunt = compared + np.sum(sharp & overlapped), blunt + np.sum(~sharp)
-    assert compared > 80 and blunt < 10
+    assert compared > 80
+    assert blunt < 10
 
 
 def pair(first, second, heading, wall=None, **fields):
@@ -175,7 +176,8 @@ def test_collision_means_an_overlap_in_any_substep():
     start, motors = [12, 12 - 0.05 - RADIUS - 0.004], [[[1.0, 0.2]]]
     leaving = pair(start, [6, 6], [0.3, 0], [[4, 12], [20, 12]])
     _, heading, _, collided = roll(PAIR, leaving, motors, dt=0.4)
-    assert collided[0, 0].tolist() == [True, False] and heading[0, 0, 0] < -1
+    assert collided[0, 0].tolist() == [True, False]
+    assert heading[0, 0, 0] < -1
     end = reference.arc((0, 0, -1.0), 0.2, 1.0, WHEEL_BASE, 0.4)
     arriving = pair([12, start[1] - end[1] + 0.008], [6, 6], [-1.0, 0], [[4, 12], [20, 12]])
     _, _, _, collided = roll(PAIR, arriving, [[[0.2, 1.0]]], dt=0.4)
@@ -191,7 +193,8 @@ def test_two_overlapping_agents_part_by_half_each():
 def test_agents_that_meet_head_on_stop_at_contact():
     position, _, wheels, collided = roll(PAIR, pair([11.5, 12], [12.5, 12], [0, np.pi]), constant(1, 1, 10))
     np.testing.assert_allclose(position[-1, 0], [[11.9, 12], [12.1, 12]], atol=1e-4)
-    assert collided[-1].all() and not collided[0].any()
+    assert collided[-1].all()
+    assert not collided[0].any()
     np.testing.assert_allclose(wheels, 1)
 
 

@@ -47,11 +47,12 @@ def arrays(flags):
 def test_observation_is_lidar_then_velocity_then_goal_in_the_body_frame():
     env = swarm()
     wheels = [[0.3, 0.7], [-0.5, -0.5], [0.8, -0.8]]
-    goal = np.array(APART) + [[1, 2], [2, 0], [0, -1]]
+    goal = np.add(APART, [[1, 2], [2, 0], [0, -1]])
     state = make_world(env, APART, [np.pi / 2, 0, np.pi], goal=goal, wheel_speed=wheels)
     params = env.make_params(max_wheel_speed=0.8, wheel_base=0.2, goal_scale=5.0)
     obs = compiled(env, "observe")(state, params)
-    assert obs.shape == (N, env.spec.obs_dim) == (N, RAYS + 4) and obs.dtype == jnp.float32
+    assert obs.shape == (N, env.spec.obs_dim) == (N, RAYS + 4)
+    assert obs.dtype == jnp.float32
     lidar = compiled(env, "lidar")(state, params)
     np.testing.assert_allclose(obs[:, :RAYS], lidar, atol=1e-6)
     np.testing.assert_allclose(lidar[0], [1.8 / 3, 0.9 / 3, 0.9 / 3, 1], atol=1e-6)
@@ -81,7 +82,8 @@ def test_inactive_rows_are_zero():
     for rows in (obs, reward, terminated, truncated, *info["reward_terms"].values(), info["reached"]):
         assert not np.any(np.asarray(rows)[1])
     assert not np.any(compiled(env, "observe")(after, env.make_params())[1])
-    assert np.all(np.any(np.asarray(obs)[[0, 2]], axis=1)) and np.all(np.asarray(reward)[[0, 2]])
+    assert np.all(np.any(np.asarray(obs)[[0, 2]], axis=1))
+    assert np.all(np.asarray(reward)[[0, 2]])
 
 
 def test_global_state_lists_every_active_agent_in_order():
@@ -183,7 +185,10 @@ def test_next_goal_ends_nothing_and_turns_to_the_next_goal():
     state = make_world(env, APART, goal=goal)
     for index, near in ((1, True), (1, False), (1, False)):
         obs, state, _, terminated, truncated, info = step(env, state, FORWARD if near else STAND)
-        assert not np.any(terminated) and not np.any(truncated) and np.all(state.active) and not state.done
+        assert not np.any(terminated)
+        assert not np.any(truncated)
+        assert np.all(state.active)
+        assert not state.done
         assert arrays(info["reached"]) == [near] * 3
         assert arrays(state.goal_index) == [index] * 3
         if near:
@@ -192,7 +197,8 @@ def test_next_goal_ends_nothing_and_turns_to_the_next_goal():
     assert arrays(state.goals_reached) == [1, 1, 1]
     wrapping = state.replace(goal_index=jnp.full(3, 2, jnp.int32), position=jnp.asarray(goal[:, 2], jnp.float32))
     _, state, *_ = step(env, wrapping, STAND)
-    assert arrays(state.goal_index) == [0, 0, 0] and arrays(state.goals_reached) == [2, 2, 2]
+    assert arrays(state.goal_index) == [0, 0, 0]
+    assert arrays(state.goals_reached) == [2, 2, 2]
 
 
 def rows(poses):
@@ -208,17 +214,23 @@ def test_respawn_ends_the_agents_own_episode_and_brings_it_back_at_its_next_pose
     env = swarm("respawn")
     state = with_spawns(three(env, (0.3, 4, 4)), rows([(1, 0), (3, 1), (5, 2)]))
     _, state, reward, terminated, truncated, _ = step(env, state, FORWARD)
-    assert arrays(terminated) == [True, False, False] and not np.any(truncated)
-    assert arrays(state.active) == [False, True, True] and not state.done and arrays(state.goal_index) == [0, 0, 0]
+    assert arrays(terminated) == [True, False, False]
+    assert not np.any(truncated)
+    assert arrays(state.active) == [False, True, True]
+    assert not state.done
+    assert arrays(state.goal_index) == [0, 0, 0]
     back = compiled(env, "respawn")(state, env.make_params())
-    assert np.all(back.active) and arrays(back.goal_index) == [1, 0, 0] and arrays(back.goals_reached) == [1, 0, 0]
+    assert np.all(back.active)
+    assert arrays(back.goal_index) == [1, 0, 0]
+    assert arrays(back.goals_reached) == [1, 0, 0]
     np.testing.assert_allclose(back.position[0], [3, 1])
     np.testing.assert_allclose(back.heading[0], 1)
     np.testing.assert_array_equal(back.wheel_speed[0], 0)
     for name in ("position", "heading", "wheel_speed"):
         np.testing.assert_array_equal(getattr(back, name)[1:], getattr(state, name)[1:])
     assert back.step == state.step
-    assert np.all(reward[1:] < 1) and reward[0] > 1
+    assert np.all(reward[1:] < 1)
+    assert reward[0] > 1
 
 
 def waiting(env, **fields):
@@ -241,7 +253,8 @@ def test_respawn_takes_the_first_clear_pose_from_the_next_goal_on(others, x, act
     state = waiting(env, position=[[1, 1], *others])
     back = compiled(env, "respawn")(state, env.make_params())
     np.testing.assert_allclose(back.position[0], [x, 1])
-    assert bool(back.active[0]) is active and back.goal_index[0] == 1
+    assert bool(back.active[0]) is active
+    assert back.goal_index[0] == 1
 
 
 def test_an_agent_waits_while_no_pose_is_clear():
@@ -250,7 +263,11 @@ def test_an_agent_waits_while_no_pose_is_clear():
     waits = compiled(env, "respawn")(state, env.make_params())
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), waits, state))
     obs, after, reward, terminated, truncated, _ = step(env, waits, FORWARD, max_steps=1)
-    assert not np.any(obs[0]) and reward[0] == 0 and not terminated[0] and not truncated[0] and truncated[1]
+    assert not np.any(obs[0])
+    assert reward[0] == 0
+    assert not terminated[0]
+    assert not truncated[0]
+    assert truncated[1]
     cleared = after.replace(position=after.position.at[1, 0].set(6.0))
     assert arrays(compiled(env, "respawn")(cleared, env.make_params()).active) == [True] * 3
 
@@ -271,13 +288,15 @@ def test_the_time_limit_truncates_everyone_still_going_and_ends_the_world(on_goa
         _, state, _, terminated, truncated, _ = step(env, state, STAND, max_steps=3)
         assert not np.any(terminated)
         assert arrays(truncated) == ([True, True, False] if t == 3 else [False] * 3)
-        assert bool(state.done) is (t == 3) and state.step == t
+        assert bool(state.done) is (t == 3)
+        assert state.step == t
 
 
 def test_reaching_the_goal_on_the_last_step_is_terminated_alone():
     env = swarm()
     _, state, _, terminated, truncated, _ = step(env, three(env, (0.3, 4, 4)), FORWARD, max_steps=1)
-    assert arrays(terminated) == [True, False, False] and arrays(truncated) == [False, True, True]
+    assert arrays(terminated) == [True, False, False]
+    assert arrays(truncated) == [False, True, True]
     assert bool(state.done)
 
 
@@ -285,7 +304,7 @@ def test_step_never_resets():
     env = swarm()
     _, state, *_ = step(env, three(env), FORWARD, max_steps=1)
     _, after, *_ = step(env, state, FORWARD, max_steps=1)
-    np.testing.assert_allclose(after.position, np.array(APART) + [0.2, 0], atol=1e-5)
+    np.testing.assert_allclose(after.position, np.add(APART, [0.2, 0]), atol=1e-5)
     assert after.step == 2
 
 
@@ -303,7 +322,10 @@ def test_reset_starts_everyone_at_rest_on_its_first_spawn_bound_for_its_first_go
     np.testing.assert_array_equal(state.position, state.layout.spawns[:, 0, :2])
     np.testing.assert_array_equal(state.heading, state.layout.spawns[:, 0, 2])
     np.testing.assert_array_equal(state.goal, state.layout.goals[:, 0])
-    assert np.all(state.active) and not np.any(state.wheel_speed) and state.step == 0 and not state.done
+    assert np.all(state.active)
+    assert not np.any(state.wheel_speed)
+    assert state.step == 0
+    assert not state.done
     assert state.layout.valid
     np.testing.assert_allclose(obs, compiled(env, "observe")(state, params), atol=1e-6)
     again, _ = compiled(env, "reset")(KEY(3), params)
@@ -397,7 +419,8 @@ def test_max_steps_defaults_to_what_the_difficulty_needs():
         max_steps = (10, 20, 30, 40)
 
     env = Swarm(SwarmSpec(num_agents=N), Slow(3))
-    assert env.make_params().max_steps == 30 and env.make_params(difficulty=1).max_steps == 10
+    assert env.make_params().max_steps == 30
+    assert env.make_params(difficulty=1).max_steps == 10
     assert env.make_params(difficulty=1, max_steps=5).max_steps == 5
     assert arrays(env.make_params(difficulty=[3, 1]).max_steps) == [30, 10]
     assert jax.jit(lambda level: env.make_params(difficulty=level).max_steps)(2) == 20
@@ -406,7 +429,8 @@ def test_max_steps_defaults_to_what_the_difficulty_needs():
 def test_equal_swarms_are_one_static_argument():
     spec = SwarmSpec(num_agents=N, num_rays=RAYS)
     a, b = Swarm(spec), Swarm(SwarmSpec(num_agents=N, num_rays=RAYS), "open", difficulty=1)
-    assert a == b and hash(a) == hash(b)
+    assert a == b
+    assert hash(a) == hash(b)
     others = [Swarm(dataclasses.replace(spec, num_rays=5)), Swarm(spec, difficulty=2), Swarm(spec, Lanes(1))]
     assert all(a != other for other in others)
     traces = []
@@ -416,7 +440,8 @@ def test_equal_swarms_are_one_static_argument():
         traces.append(env)
         return x * env.spec.obs_dim
 
-    assert dim(a, 1.0) == dim(b, 1.0) and len(traces) == 1
+    assert dim(a, 1.0) == dim(b, 1.0)
+    assert len(traces) == 1
     dim(others[0], 1.0)
     assert len(traces) == 2
 

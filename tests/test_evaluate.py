@@ -31,7 +31,7 @@ TIMES = {"compile_seconds", "run_seconds"}
 
 def make_ppo():
     env, params = TASK.make("respawn")
-    config = PPOConfig(num_agents=3, num_envs=2, hidden_sizes=SPEC.hidden_sizes)
+    config = PPOConfig(num_agents=3, num_envs=2, num_minibatches=2, hidden_sizes=SPEC.hidden_sizes)
     return PPO(config, vector.batch(env, 2), env.spec.obs_dim, env.spec.action_dim), params
 
 
@@ -221,7 +221,7 @@ def test_a_loaded_policy_acts_as_the_one_that_was_saved(saved_run, runner):
     ppo, _ = make_ppo()
     policy = load_policy(saved_run)
     obs = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    mean, log_std = ppo.actor.apply(runner.params["actor"], normalize(runner.moments, obs))
+    mean, _ = ppo.actor.apply(runner.params["actor"], normalize(runner.moments, obs))
     np.testing.assert_allclose(policy(obs), np.clip(mean, -1, 1), rtol=1e-6)
     key = jax.random.key(3)
     sample, _ = ppo.act(runner.params, runner.moments, key, obs)
@@ -236,7 +236,8 @@ def test_a_policy_takes_any_leading_axes_and_gives_back_the_kind_of_array_it_too
         obs = np.zeros(shape)
         action = policy(obs)
         assert (type(action), action.shape, action.dtype) == (np.ndarray, (*shape[:-1], 2), np.float32)
-        assert action.flags.writeable and action.flags.owndata
+        assert action.flags.writeable
+        assert action.flags.owndata
     obs = jnp.ones((3, 8))
     inside = jax.jit(lambda policy, obs, key: policy(obs, key))(policy, obs, jax.random.key(0))
     assert isinstance(policy(obs), jax.Array)
@@ -297,7 +298,8 @@ def test_overrides_change_the_task(saved_run, capsys):
 def test_an_impossible_wish_is_one_line_on_stderr(saved_run, capsys, options, message):
     assert main([str(saved_run), *options]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_whose_observations_differ_is_refused(tmp_path, runner, capsys):
@@ -322,7 +324,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, runner, 
         assert load_policy(tmp_path).step == 7
     main([str(tmp_path), "--scenario", "nowhere"])
     error = capsys.readouterr().err
-    assert error.count("falling back") == 1 and "step_000000000008" in error and "warnings.warn" not in error
+    assert error.count("falling back") == 1
+    assert "step_000000000008" in error
+    assert "warnings.warn" not in error
 
 
 def test_the_command_line_fails_without_a_traceback():

@@ -62,7 +62,8 @@ def test_separation_is_the_signed_distance_and_its_direction(kind):
     middle = (body[0] + body[1]) / 2 if kind == "capsule" else body[0]
     point = middle + rng.uniform(-1.5, 1.5, (CASES, 2))
     gap, normal, expected = check_separation(f"separation_{kind}", point, *body)
-    assert (gap < 0).any() and (gap > 0).any()
+    assert (gap < 0).any()
+    assert (gap > 0).any()
     np.testing.assert_allclose(normal, expected, atol=1e-3)
     leaving = point - normal * (gap - 1e-3)[:, None] * np.where(gap < 0, -1, 0)[:, None]
     assert np.all(run(f"separation_{kind}", leaving, *body)[0] > -TOLERANCE)
@@ -105,7 +106,8 @@ def test_separation_of_a_half_plane_is_negative_inside():
     gap, *found = run("separation_half_plane", point, normal, offset)
     np.testing.assert_allclose(gap, offset - np.sum(point * normal, axis=-1), atol=TOLERANCE)
     np.testing.assert_allclose(np.stack(found, axis=-1), normal, atol=TOLERANCE)
-    assert (gap < 0).any() and (gap > 0).any()
+    assert (gap < 0).any()
+    assert (gap > 0).any()
 
 
 def along_unit(function):
@@ -142,7 +144,9 @@ def test_rays_match_the_reference_from_anywhere(kind):
     aim = body[0] + rng.normal(0, 0.5, (CASES, 2)) - origin
     hit, exact = check_ray(kind, origin, aim / np.linalg.norm(aim, axis=-1)[:, None], *body)
     if kind != "border":
-        assert np.isinf(exact).any() and (exact == 0).any() and (hit > 0.5).any()
+        assert np.isinf(exact).any()
+        assert (exact == 0).any()
+        assert (hit > 0.5).any()
 
 
 @pytest.mark.parametrize("kind", ["disc", "segment", "box"])
@@ -193,7 +197,8 @@ def test_a_wall_of_no_length_is_a_disc():
     aim = centre + rng.normal(0, 0.05, (CASES, 2)) - origin
     direction, thickness = aim / np.linalg.norm(aim, axis=-1)[:, None], np.full(CASES, 0.05)
     hit, _ = check_ray("segment", origin, direction, centre, centre, thickness)
-    assert np.isinf(hit).any() and np.isfinite(hit).any()
+    assert np.isinf(hit).any()
+    assert np.isfinite(hit).any()
 
 
 def test_bodies_behind_a_ray_are_missed():

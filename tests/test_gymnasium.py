@@ -70,8 +70,10 @@ def test_the_goal_terminates():
     env = gymnasium.make(ENV_ID, layout=AHEAD)
     env.reset(seed=0)
     steps = [env.step(FORWARD) for _ in range(3)]
-    assert [step[2] for step in steps] == [False, False, True] and not any(step[3] for step in steps)
-    assert steps[-1][4]["reached"] and steps[-1][1] > 0.9
+    assert [step[2] for step in steps] == [False, False, True]
+    assert not any(step[3] for step in steps)
+    assert steps[-1][4]["reached"]
+    assert steps[-1][1] > 0.9
     assert steps[-1][4]["reward_terms"]["progress"] == pytest.approx(0.1, abs=1e-4)
     with pytest.raises(RuntimeError, match=r"no episode is running: call reset\(\)"):
         env.step(FORWARD)
@@ -89,7 +91,8 @@ def test_the_next_goal_ends_nothing():
     env.reset()
     steps = [env.step(FORWARD) for _ in range(4)]
     assert [step[4]["reached"] for step in steps] == [False, False, True, False]
-    assert not any(step[2] or step[3] for step in steps) and steps[-1][4]["goals_reached"] == 1
+    assert not any(step[2] or step[3] for step in steps)
+    assert steps[-1][4]["goals_reached"] == 1
 
 
 @pytest.mark.parametrize("make", [SwarmEnv, SwarmVectorEnv])
@@ -120,9 +123,11 @@ def test_a_pickled_environment_goes_on_by_itself():
 def test_make_vec_makes_one_batched_environment():
     for mode in (None, "vector_entry_point"):
         worlds = make_worlds(vectorization_mode=mode)
-        assert isinstance(worlds, SwarmVectorEnv) and worlds.num_envs == 3
+        assert isinstance(worlds, SwarmVectorEnv)
+        assert worlds.num_envs == 3
         assert worlds.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-        assert worlds.observation_space.shape == (3, 36) and worlds.single_action_space.shape == (2,)
+        assert worlds.observation_space.shape == (3, 36)
+        assert worlds.single_action_space.shape == (2,)
 
 
 def test_batched_results_look_like_those_of_separate_environments():
@@ -137,7 +142,8 @@ def test_batched_results_look_like_those_of_separate_environments():
         steps = [worlds.step(np.zeros((3, 2))) for _ in range(6)]
         going.append(steps[0])
         ending.append(steps[-1])
-        assert not steps[4][3].any() and steps[5][3].all()
+        assert not steps[4][3].any()
+        assert steps[5][3].all()
     for one, other in (going, ending):
         assert [(value.shape, value.dtype) for value in one[:4]] == [(value.shape, value.dtype) for value in other[:4]]
     assert shapes(going[0][4]) == shapes(going[1][4])
@@ -150,16 +156,22 @@ def test_a_world_that_ends_is_reset_and_hands_over_its_last_observation():
     worlds.reset(seed=0)
     for _ in range(5):
         obs, *_, infos = worlds.step(np.ones((3, 2)))
-        assert "final_obs" not in infos and infos["_reached"].all()
+        assert "final_obs" not in infos
+        assert infos["_reached"].all()
     obs, _, terminated, truncated, infos = worlds.step(np.ones((3, 2)))
-    assert truncated.all() and not terminated.any()
-    assert infos["_final_obs"].all() and infos["_final_info"].all() and not infos["_reached"].any()
+    assert truncated.all()
+    assert not terminated.any()
+    assert infos["_final_obs"].all()
+    assert infos["_final_info"].all()
+    assert not infos["_reached"].any()
     for last in infos["final_obs"]:
-        assert last in worlds.single_observation_space and last[-4] == pytest.approx(1.0)
+        assert last in worlds.single_observation_space
+        assert last[-4] == pytest.approx(1.0)
     assert np.all(obs[:, -4] == 0)
     terms = infos["final_info"]["reward_terms"]
     np.testing.assert_allclose(terms["time"], -0.005, rtol=1e-5)
-    assert np.all(terms["progress"] != 0) and np.all(terms["distance"] == 0)
+    assert np.all(terms["progress"] != 0)
+    assert np.all(terms["distance"] == 0)
 
 
 def test_only_the_worlds_that_end_report_a_final_observation():
@@ -175,7 +187,8 @@ def test_only_the_worlds_that_end_report_a_final_observation():
     assert terminated.tolist() == ended.tolist() == infos["_final_obs"].tolist() == infos["_final_info"].tolist()
     assert [last is not None for last in infos["final_obs"]] == ended.tolist()
     assert infos["final_info"]["goals_reached"].tolist() == infos["final_info"]["reached"].tolist() == ended.tolist()
-    assert infos["_reached"].tolist() == (~ended).tolist() and not infos["reached"].any()
+    assert infos["_reached"].tolist() == (~ended).tolist()
+    assert not infos["reached"].any()
     assert infos["final_info"]["_reached"].tolist() == ended.tolist()
 
 
@@ -194,8 +207,10 @@ def test_a_seed_fixes_all_episodes_of_the_batch():
         return [first, *(worlds.step(np.ones((3, 2)))[0] for _ in range(7)), worlds.reset()[0]]
 
     one, same, other = episodes(0), episodes(0), episodes(1)
-    assert data_equivalence(one, same, exact=True) and not data_equivalence(one[0], other[0])
-    assert not data_equivalence(one[0], one[-1]) and not data_equivalence(one[0][0], one[0][1])
+    assert data_equivalence(one, same, exact=True)
+    assert not data_equivalence(one[0], other[0])
+    assert not data_equivalence(one[0], one[-1])
+    assert not data_equivalence(one[0][0], one[0][1])
 
 
 def test_the_batch_hands_out_fresh_arrays():
@@ -226,7 +241,7 @@ def test_the_batch_names_what_is_wrong():
         worlds.step([[0, 0], [0, 0], [0, np.inf]])
     with pytest.warns(UserWarning, match="'layout' is ignored: known are difficulty"):
         worlds.reset(options={"layout": AHEAD})
-    with pytest.raises(ValueError, match="layout: .* vectorization_mode='sync'"):
+    with pytest.raises(ValueError, match=r"layout: .* vectorization_mode='sync'"):
         make_worlds(layout=AHEAD)
     with pytest.raises(ValueError, match="rgb_array"):
         make_worlds(render_mode="human")
@@ -248,7 +263,8 @@ def test_every_world_of_the_batch_is_drawn():
     worlds = make_worlds(render_mode="rgb_array")
     worlds.reset(seed=0)
     frames = worlds.render()
-    assert len(frames) == 3 and all(frame.dtype == np.uint8 and frame.shape[2] == 3 for frame in frames)
+    assert len(frames) == 3
+    assert all(frame.dtype == np.uint8 and frame.shape[2] == 3 for frame in frames)
     assert np.any(frames[0] != frames[1])
     worlds.close()
     worlds.close()

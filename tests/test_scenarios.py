@@ -218,18 +218,13 @@ def test_an_agents_places_are_far_enough_apart_to_be_reached_one_by_one(family):
         assert np.min(agent_gap(places, np.ones(places.shape[:-1], bool), ROBOT)) >= CLEARANCE - ROUNDING
 
 
-def test_reset_starts_robots_out_of_contact():
+def test_reset_starts_robots_on_their_first_spawns_out_of_contact():
     env = Swarm(SwarmSpec(num_agents=10), "obstacles", HARD)
-    params = env.make_params()
-
-    def start(key):
-        obs, state = env.reset(key, params)
-        return obs, env.step(key, state, jnp.zeros((10, 2)), params)[1].collided
-
-    obs, collided = quick_jit(jax.vmap(start))(jax.random.split(jax.random.key(0), 16))
+    reset = quick_jit(jax.vmap(env.reset, (0, None)))
+    obs, state = reset(jax.random.split(jax.random.key(0), 16), env.make_params())
     assert np.all(np.isfinite(obs))
-    assert np.min(obs[..., : env.spec.num_rays]) > 0
-    assert not np.any(collided)
+    assert np.min(obs[..., : env.spec.num_rays]) * PARAMS.lidar_range >= CLEARANCE - ROUNDING
+    assert np.array_equal(state.position, state.layout.spawns[:, :, 0, :2])
 
 
 def test_obstacles_leave_a_gap_between_each_other_and_to_the_border():
@@ -245,7 +240,7 @@ def test_obstacles_leave_a_gap_between_each_other_and_to_the_border():
         assert np.min(gap[~np.eye(len(gap), dtype=bool)]) >= obstacles.GAP - ROUNDING
         reach = half + radius[:, None]
         assert np.min([centre - reach, layout.size - centre - reach]) >= obstacles.GAP - ROUNDING
-        assert np.all(reach >= obstacles.SMALLEST - ROUNDING) and np.all(reach <= obstacles.LARGEST + ROUNDING)
+        assert obstacles.SMALLEST - ROUNDING <= np.min(reach) <= np.max(reach) <= obstacles.LARGEST + ROUNDING
 
 
 @pytest.mark.parametrize("half_thickness", [0.02, 0.05, 0.1])
@@ -262,8 +257,8 @@ def test_doors_are_one_metre_wide_and_clear_of_corners(half_thickness):
             for line in range(1, grid[1 - axis]):
                 pieces = along[np.all(np.isclose(across, line * pitch[1 - axis], atol=1e-4), axis=1)]
                 pieces = pieces[np.argsort(pieces[:, 0])]
-                assert np.isclose(pieces[0, 0], 0) and np.isclose(pieces[-1, 1], layout.size[axis])
-                openings = np.stack([pieces[:-1, 1], pieces[1:, 0]], axis=1) + [half_thickness, -half_thickness]
+                assert np.allclose([pieces[0, 0], pieces[-1, 1]], [0, layout.size[axis]])
+                openings = np.stack([pieces[:-1, 1] + half_thickness, pieces[1:, 0] - half_thickness], axis=1)
                 openings = openings[openings[:, 1] > openings[:, 0]]
                 doors += len(openings)
                 assert np.allclose(openings[:, 1] - openings[:, 0], rooms.DOOR, atol=ROUNDING)
@@ -295,7 +290,7 @@ def test_a_corridor_lets_one_robot_through_and_not_two_abreast():
             for box in ((x, y, half_width), above[:3]):
                 assert np.allclose([box[0] - box[2], box[0] + box[2]], [room, layout.size[0] - room], atol=ROUNDING)
             assert np.isclose(2 * half_width, corridor.LENGTHS[level - 1])
-            assert np.isclose(y, half_height) and np.isclose(above[1] + above[3], height)
+            assert np.allclose([y - half_height, above[1] + above[3]], [0, height])
             clear = (above[1] - above[3]) - (y + half_height)
             assert 2 * radius + 0.01 < clear < 4 * radius - 0.01
 
@@ -306,7 +301,7 @@ def test_robots_of_a_corridor_change_sides_and_either_room_holds_them_all():
         spawn_left, goal_left = layout.spawns[..., 0] < corridor.ROOM[0], layout.goals[..., 0] < corridor.ROOM[0]
         spawn_right, goal_right = layout.spawns[..., 0] > right, layout.goals[..., 0] > right
         assert np.all(spawn_left ^ spawn_right)
-        assert np.array_equal(spawn_left, goal_right) and np.array_equal(spawn_right, goal_left)
+        assert np.array_equal([spawn_left, spawn_right], [goal_right, goal_left])
         assert np.all(np.sum(spawn_left, axis=0) == 5)
         assert np.array_equal(goal_left[:, :-1], spawn_left[:, 1:])  # a robot that comes back starts where it got to
     scenario = make_scenario("corridor")
@@ -354,9 +349,9 @@ def test_a_curriculum_begins_with_nearby_goals(seed):
     for layout in layouts(drawer("curriculum"), seed, [1] * 16):
         every_goal_of_every_pose = layout.spawns[:, :, None, :2].astype(float) - layout.goals[:, None]
         distance = np.linalg.norm(every_goal_of_every_pose, axis=-1)
-        assert np.min(distance) >= 0.5 - ROUNDING and np.max(distance) <= 2
+        assert 0.5 - ROUNDING <= np.min(distance) <= np.max(distance) <= 2
         step = np.linalg.norm(np.roll(layout.goals, 1, axis=1) - layout.goals, axis=-1)
-        assert np.min(step) >= 0.5 - ROUNDING and np.max(step) <= 2
+        assert 0.5 - ROUNDING <= np.min(step) <= np.max(step) <= 2
 
 
 def test_a_curriculum_goes_on_to_obstacles_rooms_and_mazes():

@@ -88,8 +88,8 @@ def test_around_the_end_of_a_wall(height):
 
 
 def test_around_a_disc_on_the_side_that_is_open():
-    start, goal, disc = (2, 3.2), (6, 3.2), (4, 3, 0.5)
-    over, under = (bend(2, height, 0.5 + ROBOT) - REACH for height in (-0.2, 0.2))
+    start, goal, disc = (2, 3.2), (6, 3.2), (4, 3, 1.0)
+    over, under = (bend(2, height, 1.0 + ROBOT) - REACH for height in (-0.2, 0.2))
     assert shortest(start, goal, discs=[disc]) == pytest.approx(over, abs=1e-6)
     assert shortest(start, goal, discs=[disc], walls=[((4, 3), (4, 6))]) == pytest.approx(under, abs=1e-6)
 

@@ -134,7 +134,8 @@ def test_endings_are_exclusive_and_both_kinds_occur(on_goal):
     _, history = played(on_goal)
     terminated, truncated = (np.stack([results[i] for _, results in history]) for i in (3, 4))
     assert not np.any(terminated & truncated)
-    assert np.any(truncated) and np.any(terminated) is np.bool_(on_goal != "next_goal")
+    assert np.any(truncated)
+    assert np.any(terminated) is np.bool_(on_goal != "next_goal")
 
 
 @pytest.mark.parametrize("on_goal", SIZES)
@@ -153,7 +154,8 @@ def test_a_batch_of_any_size_keeps_all_worlds_going():
     _, history = play(env, 65, params, 8)
     for t, (_, (obs, after, _, _, truncated, _)) in enumerate(history):
         np.testing.assert_allclose(obs, observer(env)(after.worlds, params), atol=1e-6)
-        assert np.all(after.worlds.active.any(axis=1)) and not np.any(after.worlds.done)
+        assert np.all(after.worlds.active.any(axis=1))
+        assert not np.any(after.worlds.done)
         assert np.any(truncated) == (t % 2 == 1)
 
 
@@ -225,7 +227,8 @@ def test_an_agent_waits_for_a_clear_pose_and_comes_back():
         assert bool(np.any(obs[0, 0])) is back
         np.testing.assert_allclose(obs, observer(env)(state.worlds, params), atol=1e-6)
         if not info["active"][0, 0]:
-            assert reward[0, 0] == 0 and info["episode_length"][0, 0] == 0
+            assert reward[0, 0] == 0
+            assert info["episode_length"][0, 0] == 0
     assert seen == [
         (True, True, False),
         (False, False, False),

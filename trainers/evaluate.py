@@ -189,7 +189,9 @@ def results_table(results: dict[str, Any]) -> Table:
 
 
 def _figure(interval: Interval) -> str:
-    mean, low, high = ("-" if value is None else f"{value:.4g}" for value in interval.values())
+    mean, low, high = (
+        "-" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}" for value in interval.values()
+    )
     return f"{mean} ({low} to {high})"
 
 
@@ -235,7 +237,7 @@ def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> N
     states = film(env, policy, params, episode_key(options.seed, 0), sampled=not options.deterministic_video)
     for path in filter(None, (options.gif, options.mp4)):
         renderer = Renderer(trails=TRAIL)
-        frames = (renderer.draw(state, params, title=env.scenario.name) for state in states)
+        frames = (np.asarray(renderer.draw(state, params, title=env.scenario.name)) for state in states)
         write_video(path, frames, fps=min(1 / float(params.dt), MAX_GIF_FPS))
 
 

@@ -223,7 +223,7 @@ class PPO:
         return runner, rollout_metrics(steps) | {
             **jax.tree.map(jnp.mean, losses),
             "loss/explained_variance": explained_variance(batch.value, batch.target, batch.mask),
-            "loss/weight_norm": optax.global_norm(params),
+            "loss/weight_norm": optax.tree.norm(params),
         }
 
     def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -328,6 +328,8 @@ def train(config: PPOConfig) -> Path:
         save_config(folder.config, dataclasses.replace(config, run_dir=path, resume=False))
         first, last = int(runner.update), config.num_updates
         steps_done = first * config.steps_per_update
+        if not config.resume:
+            save_checkpoint(folder.checkpoints, runner, steps_done, metadata)
         print(f"{'Resuming' if config.resume else 'Training'} {path} on {jax.devices()[0].device_kind}, {steps_done:,} "
               f"of {last * config.steps_per_update:,} agent steps done", flush=True)  # fmt: skip
         update, seconds = compile_update(ppo, runner, env_params)

@@ -15,6 +15,13 @@ from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space, state_space
 from entropy_env.types import Layout, OnGoal
 
+METADATA = {
+    "name": "swarm_v0",
+    "render_modes": list(RENDER_MODES),
+    "render_fps": 10,
+    "is_parallelizable": True,
+}
+
 
 class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     """Robots `agent_0`, `agent_1`, ... move at once, each on its way to its own goal.
@@ -27,12 +34,7 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     whether the agent is still `active` in the world.
     """
 
-    metadata: dict[str, Any] = {
-        "name": "swarm_v0",
-        "render_modes": list(RENDER_MODES),
-        "render_fps": 10,
-        "is_parallelizable": True,
-    }
+    metadata: dict[str, Any] = METADATA
 
     def __init__(
         self,

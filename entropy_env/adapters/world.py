@@ -129,7 +129,7 @@ class _Simulator:
         if self._renderer is None:
             from entropy_env.render import Renderer
 
-            self._renderer = Renderer(self.render_mode)
+            self._renderer = Renderer("human" if self.render_mode == "human" else "rgb_array")
         return self._renderer.draw(state, self.params)
 
     def close(self) -> None:

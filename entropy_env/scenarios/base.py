@@ -49,10 +49,9 @@ class Scenario:
         table = np.asarray(table)
         table = table.astype(np.float32 if table.dtype.kind == "f" else np.int32)
         value = jnp.asarray(table[0])
+        # not indexed: a lookup fused into a loop over cells keeps it from being vectorised
         for level, entry in zip(self.levels[1:], table[1:], strict=False):
-            value = jnp.where(
-                params.difficulty >= level, entry, value
-            )  # indexing does not vectorise where XLA fuses it
+            value = jnp.where(params.difficulty >= level, entry, value)
         return value
 
     def largest(self, table: Any) -> Any:
@@ -61,7 +60,8 @@ class Scenario:
 
     def sized_for(self, params: SwarmParams) -> jax.Array:
         """() bool: whether the traced difficulty is one this generator has room for."""
-        return (params.difficulty >= 1) & (params.difficulty <= self.difficulty)
+        difficulty = jnp.asarray(params.difficulty)
+        return (difficulty >= 1) & (difficulty <= self.difficulty)
 
 
 def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:

@@ -39,8 +39,8 @@ class Circle(Scenario):
         middle = radius + BORDER
         layout = empty_layout(jnp.stack([2 * middle, 2 * middle]), spec)
 
-        place_on_circle = np.arange(num_agents)[:, None] / num_agents + np.arange(num_goals)[None] / 2
-        angle = 2 * np.pi * (u_turn + place_on_circle.astype(np.float32))
+        turns = np.add.outer(np.arange(num_agents) / num_agents, np.arange(num_goals) / 2)
+        angle = 2 * np.pi * (u_turn + turns.astype(np.float32))
         offset = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
         heading = wrap_angle(angle + np.pi + HEADING_SPREAD * (2 * u_heading - 1))
 

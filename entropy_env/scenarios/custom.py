@@ -50,14 +50,15 @@ def make_layout(
     for name, lengths in (("size", size), ("boxes", bodies["boxes"][:, 2:]), ("discs", bodies["discs"][:, 2])):
         if np.any(lengths <= 0):
             raise ValueError(f"{name}: every length must be above 0, got {lengths.tolist()}")
-    return Layout(
-        size=size,
+    fields: dict[str, Any] = {
+        "size": size,
         **bodies,
         **{mask: np.ones(len(bodies[name]), bool) for name, mask in BODIES},
-        spawns=np.repeat(spawns, rows // spawns.shape[1], axis=1),
-        goals=np.repeat(goals, rows // goals.shape[1], axis=1),
-        valid=np.array(True),
-    )
+        "spawns": np.repeat(spawns, rows // spawns.shape[1], axis=1),
+        "goals": np.repeat(goals, rows // goals.shape[1], axis=1),
+        "valid": np.array(True),
+    }
+    return Layout(**fields)
 
 
 def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
@@ -74,19 +75,19 @@ def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
 
 def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
     """The same map with as many slots as the specification has."""
-    padded = {}
+    padded: dict[str, Any] = {}
     for name, mask in BODIES:
         bodies = np.asarray(getattr(layout, name), np.float32)
         free = getattr(spec, f"num_{name}") - len(bodies)
         padded[name] = np.concatenate([bodies, np.zeros((free, *bodies.shape[1:]), np.float32)])
         padded[mask] = np.concatenate([np.asarray(getattr(layout, mask)), np.zeros(free, bool)])
-    return layout.replace(**padded)
+    return dataclasses.replace(layout, **padded)
 
 
 def check_layout(layout: Layout, params: SwarmParams) -> None:
     """Raise ValueError naming an agent that would start in a wall or another agent, or whose goal is outside."""
     spawns, goals = np.asarray(layout.spawns), np.asarray(layout.goals)
-    num_agents, num_goals = goals.shape[:2]
+    num_goals = goals.shape[1]
     points = spawns[..., :2].reshape(-1, 2)
     gap = np.asarray(_gaps(points, layout, params))
     nearest = gap.argmin(axis=0)

@@ -56,7 +56,7 @@ class Obstacles(Roaming):
         box = np.arange(count) % 2 == 0
         half = jnp.where(box[:, None], half, jnp.min(half, axis=-1, keepdims=True))
         centre = GAP / 2 + (low + high) / 2 + (2 * u_place - 1) * ((high - low - GAP) / 2 - half)
-        present = np.arange(count) < self.row(COUNTS, params)
+        present = jnp.arange(count, dtype=jnp.int32) < self.row(COUNTS, params)
 
         bodies = jnp.concatenate([centre, half], axis=-1)
         boxes, box_mask = fill_slots(layout.boxes, layout.box_mask, bodies[::2], present[::2])
@@ -66,6 +66,6 @@ class Obstacles(Roaming):
 
 def _lines(u: jax.Array, count: jax.Array) -> jax.Array:
     """(L, M) plots: where the lines between plots lie, the outer ones, 0 and `count`, unmoved. u: (L, M) in [0, 1)."""
-    index = np.arange(len(u))[:, None]
+    index = jnp.arange(len(u), dtype=jnp.int32)[:, None]
     inner = (index > 0) & (index < count)
-    return index.astype(np.float32) + jnp.where(inner, SHIFT * (2 * u - 1), 0.0)
+    return index.astype(jnp.float32) + jnp.where(inner, SHIFT * (2 * u - 1), 0.0)

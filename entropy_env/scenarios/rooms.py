@@ -44,17 +44,22 @@ class Rooms(Roaming):
 
         upright, flat = np.split(np.arange(len(borders)), [(columns - 1) * rows])
         spacing = self.spacing(params)
-        pieces = [
+        solid = [
             _pieces(door[lines], u_door[lines], spacing, grid, axis, params.wall_half_thickness)
             for axis, lines in ((1, upright.reshape(columns - 1, rows)), (0, flat.reshape(rows - 1, columns)))
         ]
-        walls, present, fits = zip(*pieces, strict=True)
-        walls, wall_mask = fill_slots(layout.walls, layout.wall_mask, jnp.concatenate(walls), jnp.concatenate(present))
+        pieces, there, fits = zip(*solid, strict=True)
+        walls, wall_mask = fill_slots(layout.walls, layout.wall_mask, jnp.concatenate(pieces), jnp.concatenate(there))
         return layout.replace(walls=walls, wall_mask=wall_mask, valid=layout.valid & fits[0] & fits[1])
 
 
 def _pieces(
-    door: jax.Array, u_door: jax.Array, spacing: jax.Array, grid: jax.Array, axis: int, half_thickness: jax.Array
+    door: jax.Array,
+    u_door: jax.Array,
+    spacing: jax.Array,
+    grid: jax.Array,
+    axis: int,
+    half_thickness: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The solid pieces of all parallel walls, (M, 2, 2) m, which are there (M,), and whether a door fits, () bool.
 
@@ -63,16 +68,16 @@ def _pieces(
     grid: (2,), columns and rows. axis: 0 for walls along x, 1 for walls along y.
     """
     lines, borders = door.shape
-    border, line = np.arange(borders)[None], np.arange(lines)[:, None]
+    border, line = jnp.arange(borders, dtype=jnp.int32)[None], jnp.arange(lines, dtype=jnp.int32)[:, None]
     jamb = DOOR / 2 + half_thickness
     nearest = jamb + CORNER + half_thickness
     slack = spacing[axis] - 2 * nearest
-    middle = border.astype(np.float32) * spacing[axis] + nearest + slack * u_door
+    middle = border.astype(jnp.float32) * spacing[axis] + nearest + slack * u_door
     half = jnp.where(door, jamb, 0.0)
     length = grid[axis].astype(jnp.float32) * spacing[axis]
     start = jnp.pad(middle + half, ((0, 0), (1, 0)))
     end = jnp.pad(jnp.where(border < grid[axis], middle - half, length), ((0, 0), (0, 1)), constant_values=length)
-    across = jnp.broadcast_to((line + 1).astype(np.float32) * spacing[1 - axis], start.shape)
+    across = jnp.broadcast_to((line + 1).astype(jnp.float32) * spacing[1 - axis], start.shape)
     points = [jnp.stack([along, across] if axis == 0 else [across, along], axis=-1) for along in (start, end)]
-    there = (np.arange(borders + 1)[None] <= grid[axis]) & (line < grid[1 - axis] - 1)
+    there = (jnp.arange(borders + 1, dtype=jnp.int32)[None] <= grid[axis]) & (line < grid[1 - axis] - 1)
     return jnp.stack(points, axis=-2).reshape(-1, 2, 2), there.reshape(-1), slack >= 0

@@ -28,7 +28,7 @@ class Episode:
     total_reward: jax.Array  # (N,)
 
 
-def episode_key(seed: int, index: int) -> jax.Array:
+def episode_key(seed: int, index: int | jax.Array) -> jax.Array:
     """The key of one episode of an evaluation: its world and its sampled actions."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), FRESH), index)
 

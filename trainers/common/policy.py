@@ -107,7 +107,8 @@ class Policy:
 @jax.jit
 def _act(policy: Policy, obs: jax.Array, key: jax.Array | None) -> jax.Array:
     obs = normalize(policy.moments, jnp.asarray(obs, jnp.float32))
-    action, log_std = policy.spec.network.apply(policy.params, obs)
+    output: Any = policy.spec.network.apply(policy.params, obs)
+    action, log_std = output
     if key is not None:
         action += jnp.exp(log_std) * jax.random.normal(key, action.shape)
     return jnp.clip(action, -1.0, 1.0)

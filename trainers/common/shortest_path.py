@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
@@ -35,7 +36,7 @@ def shortest_paths(layout: Layout, params: SwarmParams) -> np.ndarray:
     return np.maximum(lengths - reach, 0.0)
 
 
-def spl(reached: np.ndarray, shortest: np.ndarray, path: np.ndarray) -> np.ndarray:
+def spl(reached: ArrayLike, shortest: ArrayLike, path: ArrayLike) -> np.ndarray:
     """Success weighted by path length (Anderson et al. 2018, "On evaluation of embodied navigation agents"), of each.
 
     reached: bool. shortest, path: m, what was possible and what was travelled. All of one shape.
@@ -65,7 +66,7 @@ class _FreeSpace:
         middles = _complex(discs[:, :2])
         return cls(
             low=robot * (1 + 1j),
-            high=_complex(layout.size) - robot * (1 + 1j),
+            high=complex(*np.asarray(layout.size, float)) - robot * (1 + 1j),
             one=np.concatenate([walls[:, 0], corners.ravel(), middles]),
             other=np.concatenate([walls[:, 1], np.roll(corners, -1, axis=1).ravel(), middles]),
             radius=robot + np.concatenate([np.full(len(walls), width), np.zeros(corners.size), discs[:, 2]]),
@@ -148,10 +149,8 @@ def _tangents(middle: np.ndarray, extent: np.ndarray, num_points: int) -> tuple[
     one, other = np.triu_indices(len(middle), 1)
     one, other = one[other >= num_points], other[other >= num_points]
     both = one >= num_points  # circles have inner tangents too
-    one, other, sign = (
-        np.concatenate(parts)
-        for parts in ((one, one[both]), (other, other[both]), (np.ones(len(one)), -np.ones(np.sum(both))))
-    )
+    sign = np.repeat([1.0, -1.0], [len(one), both.sum()])
+    one, other = np.append(one, one[both]), np.append(other, other[both])
     apart = middle[other] - middle[one]
     overlap = extent[one] - sign * extent[other]
     exists = (np.abs(apart) > TOLERANCE) & (np.abs(overlap) <= np.abs(apart) + TOLERANCE)
@@ -185,10 +184,10 @@ def _arcs(
     return tail[free], head[free], length[free]
 
 
-def _complex(points: np.ndarray) -> np.ndarray:
+def _complex(points: ArrayLike) -> np.ndarray:
     """(..., 2) as (...) complex."""
-    points = np.asarray(points, float)
-    return points[..., 0] + 1j * points[..., 1]
+    xy = np.asarray(points, float)
+    return xy[..., 0] + 1j * xy[..., 1]
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,0 +1,43 @@
+# make train: a fresh machine to a trained swarm and a GIF.  make test: every test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: train test lint bench clean
+
+train: $(VENV)/installed
+	@if [ -e $(RUN)/config.yaml ]; then \
+		$(BIN)/python -m trainers.jax_ppo --run-dir $(RUN) --resume; \
+	else \
+		$(BIN)/python -m trainers.jax_ppo --run-dir $(RUN); \
+	fi
+	$(BIN)/python -m trainers.evaluate $(RUN) --gif $(RUN)/videos/swarm.gif
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto --dist loadscope
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.env_steps --json benchmarks/results/env_steps.json
+	$(BIN)/python -m benchmarks.training --json benchmarks/results/training.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing entropy-env into $(VENV), a minute or two on a fresh machine"
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Benchmarks: modules that print and save JSON rows."""

@@ -1,0 +1,132 @@
+"""What the native PPO reaches, and how fast: every row is a run of its own, evaluated on episodes it never saw.
+
+    python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
+
+Suites: `speed` (steady state of the update, compile apart), `quickstart` (the default run with five seeds, seconds
+from the start of the process to the trained policy, compilation cache empty) and `scenarios` (default hyperparameters
+on every family for 20 M agent steps). One step is one agent lane advanced by one control period and learned from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+from rich.progress import track
+
+from benchmarks.report import save_rows
+from trainers.jax_ppo import PPOConfig, compile_update, make_ppo
+
+FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    suite: Literal["speed", "quickstart", "scenarios"] = "speed"
+    """Which runs."""
+    json: Path | None = None
+    """File whose rows of this suite are replaced."""
+    seeds: int = 5
+    """Training seeds of the quickstart suite."""
+    scenarios: tuple[str, ...] = ("obstacles", "rooms", "crossing", "circle", "corridor", "maze")
+    """Families of the scenarios suite."""
+    total_steps: int = 20_000_000
+    """Agent steps of each run in the scenarios suite."""
+    episodes: int = 256
+    """Evaluation episodes of each run."""
+    updates: int = 40
+    """Updates that the speed suite measures."""
+
+
+def speed(updates: int) -> dict[str, Any]:
+    """Steady state of the update, logging left out."""
+    config = PPOConfig()
+    ppo, env_params, _ = make_ppo(config)
+    runner = ppo.init(jax.random.key(0), env_params)
+    update, compile_s = compile_update(ppo, runner, env_params)
+    times, active = [], []
+    for _ in track(range(updates + 3), "updating"):
+        started = time.perf_counter()
+        runner, metrics = update(runner, env_params)
+        active.append(float(metrics["train/active_share"]))
+        times.append(time.perf_counter() - started)
+    return {
+        "num_agents": config.num_agents,
+        "num_envs": config.num_envs,
+        "scenario": config.scenario,
+        "agent_steps_per_s": round(config.steps_per_update / statistics.median(times[3:])),
+        "active_share": round(statistics.mean(active[3:]), 4),
+        "compile_s": round(compile_s, 2),
+    }
+
+
+def trained(flags: list[str], episodes: int) -> dict[str, Any]:
+    """Train from the command line with an empty compilation cache, evaluate, and report both."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, environment = f"{folder}/run", os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+        started = time.perf_counter()
+        command(environment, "trainers.jax_ppo", "--run-dir", run, *flags)
+        seconds = time.perf_counter() - started
+        command(environment, "trainers.evaluate", run, "--episodes", str(episodes))
+        evaluation = json.loads(Path(run, "evaluation.json").read_text())
+        lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    speeds = [line["train/fps"] for line in lines]
+    figures = {name: evaluation[name] for name in FIGURES}
+    return {
+        "total_s": round(seconds, 1),
+        "agent_steps": lines[-1]["step"],
+        "agent_steps_per_s": round(statistics.median(speeds)),
+        "active_share": round(statistics.mean(line["train/active_share"] for line in lines), 4),
+        "episodes": episodes,
+        **figures,
+        "deterministic": {name: evaluation["deterministic"][name] for name in FIGURES},
+    }
+
+
+def command(environment: dict[str, str], module: str, *arguments: str) -> None:
+    """Run a module and pass its error on."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr}")
+
+
+def main(options: Options) -> None:
+    """Run one suite and print a line a row."""
+    rows: list[dict[str, Any]] = []
+    if options.suite == "speed":
+        rows.append(speed(options.updates))
+    elif options.suite == "quickstart":
+        for seed in track(range(options.seeds), "training"):
+            rows.append({"scenario": "open", "seed": seed} | trained(["--seed", str(seed)], options.episodes))
+    else:
+        for name in track(options.scenarios, "training"):
+            flags = ["--scenario", name, "--total-steps", str(options.total_steps)]
+            rows.append({"scenario": name, "seed": 0} | trained(flags, options.episodes))
+    rows = [
+        {"benchmark": f"training/{options.suite}", "engine": "jax", "num_agents": 10, "num_envs": 256} | row
+        for row in rows
+    ]
+    for row in rows:
+        means = {f"{mode}success": figures["success"]["mean"] for mode, figures in
+                 (("", row), ("deterministic ", row.get("deterministic", {}))) if "success" in figures}  # fmt: skip
+        print(row["scenario"], f"{row['agent_steps_per_s']:,} agent steps/s", row.get("total_s", ""), means)
+    if options.json:
+        save_rows(options.json, rows, keep="benchmark")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,104 @@
+"""Who may import whom: types <- geometry <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import entropy_env
+
+PACKAGE = Path(entropy_env.__file__).parent
+TRAINERS = PACKAGE.parent / "trainers"
+SIDE_BY_SIDE = ("dynamics", "lidar", "comms", "rewards", "scenarios")
+BELOW = {"types": (), "geometry": ("types",)}
+BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("types", "geometry"))
+BELOW |= {"env": ("types", "geometry", *SIDE_BY_SIDE)}
+BELOW |= {"vector": (*BELOW["env"], "env")}
+LIBRARIES = {"jax", "flax", "numpy"}
+
+
+def name_of(path):
+    """The module's dotted name from its file."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path):
+    """Absolute dotted names of everything a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            here = name_of(path).split(".") + ["__init__"] * (path.stem == "__init__")
+            module = ".".join([*here[: -node.level], *filter(None, [node.module])]) if node.level else node.module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def core_files():
+    files = {name: [PACKAGE / f"{name}.py"] for name in BELOW if (PACKAGE / f"{name}.py").exists()}
+    return files | {"scenarios": sorted((PACKAGE / "scenarios").glob("*.py"))}
+
+
+CORE = [(name, path) for name, files in core_files().items() for path in files]
+
+
+@pytest.mark.parametrize(("name", "path"), CORE, ids=[name_of(path) for _, path in CORE])
+def test_core_modules_import_only_what_is_below_them(name, path):
+    for imported in imports_of(path):
+        root, *rest = imported.split(".")
+        if root == "entropy_env":
+            assert rest[0] in (*BELOW[name], *(["scenarios"] if name == "scenarios" else [])), imported
+        else:
+            assert root in LIBRARIES | sys.stdlib_module_names, imported
+        assert root != "flax" or imported.startswith("flax.struct"), imported
+
+
+def test_the_whole_core_is_looked_at():
+    assert {"types", "geometry", "dynamics", "lidar", "rewards", "scenarios", "env", "vector"} <= {
+        name for name, _ in CORE
+    }
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_the_simulator_knows_no_trainer(path):
+    assert not [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
+
+
+@pytest.mark.parametrize("path", sorted(TRAINERS.rglob("*.py")), ids=name_of)
+def test_trainers_share_code_through_common_alone(path):
+    others = [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
+    assert all(name.startswith("trainers.common.") for name in others), others
+
+
+def run(code):
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_importing_the_core_starts_no_device_and_no_computation():
+    modules = ", ".join(sorted({name_of(path) for _, path in CORE}))
+    started = run(f"import {modules}; from jax._src import xla_bridge; print(len(xla_bridge._backends))")
+    assert started == ["0"]
+    begun = run(
+        "import jax.numpy as jnp; jnp.zeros(1); from jax._src import xla_bridge; print(len(xla_bridge._backends))"
+    )
+    assert begun != ["0"], "the question no longer means what it should"
+
+
+def test_importing_the_core_brings_in_no_other_library():
+    code = "import entropy_env.vector, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    assert not {"gymnasium", "pettingzoo", "pygame", "torch", "tensorboardX", "optax"} & set(run(code))
+
+
+def test_importing_the_package_does_not_import_jax():
+    assert not {"jax", "numpy"} & set(run("import entropy_env, sys; print(*sys.modules)"))
+
+
+def test_public_names_are_there_and_come_when_asked_for():
+    code = "import entropy_env, sys; print(*(getattr(entropy_env, name).__name__ for name in ('Swarm', 'vector')))"
+    assert run(code) == ["Swarm", "entropy_env.vector"]
