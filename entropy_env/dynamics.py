@@ -18,6 +18,7 @@ from entropy_env.geometry import TINY, Separation, fixed_bodies, wrap_angle
 from entropy_env.types import Layout, SwarmParams, SwarmState
 
 SLACK = 1e-6  # m kept between bodies, for the rounding of float32 positions
+ROUNDING = 1e-6  # of a displacement, that an excess taken away may leave
 LANES = 8  # agents are padded to a multiple, so that a CPU works on full vectors
 SMALL = 1e-6  # m, the offset that coincident agents are taken to have
 AWAY = 1e6  # m, where inactive agents are out of reach
@@ -114,14 +115,16 @@ def resolve_contacts(
     cx, cy = _visit(bodies, cut, (zero, zero))
     dx, dy = dx - cx, dy - cy
 
+    length = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY))
+
     def limit(scale, share, separation):
         gap, nx, ny = separation
         towards, allowed = dx * nx + dy * ny, share * jnp.maximum(gap - SLACK, 0.0)
-        return jnp.minimum(scale, jnp.where(towards > allowed, allowed / jnp.maximum(towards, TINY), 1.0))
+        excessive = towards > allowed + ROUNDING * length
+        return jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
 
     longest = jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
-    scale = jnp.minimum(1.0, longest * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, TINY)))
-    scale = _visit(bodies, limit, scale)
+    scale = _visit(bodies, limit, jnp.minimum(1.0, longest / length))
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
 
 

@@ -129,17 +129,16 @@ def ray_disc(origin: Pair, direction: Pair, centre: Pair, radius: jax.Array | fl
 def ray_segment(origin: Pair, direction: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float) -> jax.Array:
     """Along a unit ray to a segment thickened by `half_thickness` () m: its two sides, then the nearer round end."""
     ax, ay = end[0] - start[0], end[1] - start[1]
-    length = jnp.sqrt(jnp.maximum(ax * ax + ay * ay, TINY))
-    ax, ay = ax / length, ay / length
+    length, ax, ay = _towards(ax, ay, 1.0, 0.0)
     px, py = origin[0] - start[0], origin[1] - start[1]
     along, across = px * ax + py * ay, ax * py - ay * px
     step_along, step_across = direction[0] * ax + direction[1] * ay, ax * direction[1] - ay * direction[0]
-    # the ray is inside the infinite strip from `enter` to `leave`
-    inverse = _inverse(step_across)
-    middle, half = -across * inverse, half_thickness * jnp.abs(inverse)
-    enter, leave = middle - half, middle + half
-    entry = along + enter * step_along
-    side = jnp.where((entry >= 0) & (entry <= length) & (leave >= 0), enter, jnp.inf)
+    beyond = jnp.abs(across) - half_thickness  # the strip between the two sides
+    closing = -jnp.copysign(step_across, across * step_across)
+    reach = beyond / jnp.where(closing > 0, closing, 1.0)
+    entry = along + reach * step_along
+    side = jnp.where((beyond >= 0) & (closing > 0) & (entry >= 0) & (entry <= length), reach, jnp.inf)
+    side = jnp.where((beyond < 0) & (along >= 0) & (along <= length), beyond, side)
     ends = jnp.minimum(
         ray_disc(origin, direction, start, half_thickness), ray_disc(origin, direction, end, half_thickness)
     )

@@ -16,6 +16,7 @@ from reference import arc
 from entropy_env import vector
 from trainers import evaluate as evaluation
 from trainers.common.checkpoint import CheckpointError, save_checkpoint
+from trainers.common.compilation import cache_compilations
 from trainers.common.episodes import Episode, episode_key, travelled
 from trainers.common.intervals import mean_interval, share_interval
 from trainers.common.normalize import init_moments, normalize, update_moments
@@ -327,6 +328,19 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path, runner, 
     assert error.count("falling back") == 1
     assert "step_000000000008" in error
     assert "warnings.warn" not in error
+
+
+def test_compilations_are_kept_in_the_users_cache_unless_jax_is_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name = "jax_compilation_cache_dir"
+    before = getattr(jax.config, name)
+    try:
+        for told, expected in ((None, str(tmp_path / "entropy_env" / "jax")), ("elsewhere", "elsewhere")):
+            jax.config.update(name, told)
+            cache_compilations()
+            assert getattr(jax.config, name) == expected
+    finally:
+        jax.config.update(name, before)
 
 
 def test_the_command_line_fails_without_a_traceback():

@@ -167,15 +167,15 @@ GRID = 2.0**-18  # m, positions and headings on it survive a mirror without roun
 
 
 @functools.cache
-def common_states():
-    """A batch of worlds before and during a crush, with motors for each, (WORLDS, 10, 2)."""
-    rng = np.random.default_rng(0)
+def common_states(seed):
+    """A batch of worlds, the first half scattered, the rest in a crush, with motors for each, (WORLDS, 10, 2)."""
+    rng = np.random.default_rng(seed)
     world = reference.world(make_world(ENV, np.zeros((10, 2)), **SQUARE).layout)
     states = []
     while len(states) < WORLDS:
         position = rng.uniform(0.2, 3.8, (10, 2))
         gaps = reference.fixed_gap(position, world, RADIUS), reference.agent_gap(position, np.ones(10, bool), RADIUS)
-        if np.min(gaps) > 0.02:
+        if np.min(gaps) > 0.005:
             goal = rng.uniform(0.5, 3.5, (10, 2, 2))
             states.append(make_world(ENV, position, rng.uniform(-3, 3, 10), goal=goal, **SQUARE))
     state = stack(states)
@@ -185,12 +185,13 @@ def common_states():
     return mixed.replace(**on_grid), jnp.asarray(rng.uniform(-1, 1, (WORLDS, 10, 2)), jnp.float32)
 
 
-def compare(transform, order=tuple(range(10)), mirrored=False):
-    """Step a world and its image: the image of the step is the step of the image.
+def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=1e-4):
+    """Step a world and its image: the image of the step is the step of the image, to 1e-5.
 
+    In a crush, rounding in the 8th digit decides how several contacts share a step.
     order: which of the world's agents is the image's k-th. mirrored: motors, rays, turn rate and sideways offset are.
     """
-    state, action = common_states()
+    state, action = common_states(seed)
     order, rays, sign = np.array(order), np.arange(16), 1
     moved = action[:, order]
     if mirrored:
@@ -198,27 +199,33 @@ def compare(transform, order=tuple(range(10)), mirrored=False):
     results = [stepper()(state, action, ENV.make_params()), stepper()(transform(state), moved, ENV.make_params())]
     (obs, end, reward, *_, info), (obs_image, end_image, reward_image, *_, info_image) = results
     expected = transform(end)
-    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
-    close(end_image.position, expected.position)
-    assert np.max(np.abs(wrapped(end_image.heading - expected.heading))) < 1e-5
-    close(end_image.wheel_speed, expected.wheel_speed)
-    np.testing.assert_array_equal(end_image.goal_index, expected.goal_index)
-    close(reward_image, reward[:, order])
     obs = np.asarray(obs)[:, order]
-    close(obs_image, np.concatenate([obs[..., rays], obs[..., 16:] * [1, sign, 1, sign]], axis=-1))
+    obs = np.concatenate([obs[..., rays], obs[..., 16:] * [1, sign, 1, sign]], axis=-1)
+    pairs = [
+        (end_image.position, expected.position),
+        (end_image.wheel_speed, expected.wheel_speed),
+        (wrapped(end_image.heading - expected.heading), np.zeros((WORLDS, 10))),
+        (reward_image, reward[:, order]),
+        (obs_image, obs),
+    ]
+    for half, tolerance in ((slice(None, WORLDS // 2), 1e-5), (slice(WORLDS // 2, None), crush_tolerance)):
+        for found, wanted in pairs:
+            np.testing.assert_allclose(found[half], wanted[half], atol=tolerance)
     np.testing.assert_array_equal(info_image["collision"], info["collision"][:, order])
     assert np.any(info["collision"])
+    assert not np.all(info["collision"])
 
 
-def test_agent_order_does_not_matter():
-    order = np.random.default_rng(1).permutation(10)
+@given(seed=seeds)
+def test_agent_order_does_not_matter(seed):
+    order = np.random.default_rng(seed).permutation(10)
 
     def transform(state):
         per_agent = ("position", "heading", "wheel_speed", "active", "goal_index", "goals_reached", "collided")
         layout = state.layout.replace(spawns=state.layout.spawns[:, order], goals=state.layout.goals[:, order])
         return state.replace(layout=layout, **{name: getattr(state, name)[:, order] for name in per_agent})
 
-    compare(transform, order)
+    compare(seed, transform, order, crush_tolerance=1e-5)
 
 
 def place(state, point, heading, box, wheel_speed):
@@ -240,7 +247,8 @@ def place(state, point, heading, box, wheel_speed):
     )
 
 
-def test_a_mirrored_world_steps_as_the_mirror_image():
+@given(seed=seeds)
+def test_a_mirrored_world_steps_as_the_mirror_image(seed):
     def transform(state):
         return place(
             state,
@@ -250,10 +258,11 @@ def test_a_mirrored_world_steps_as_the_mirror_image():
             wheel_speed=lambda wheels: wheels[..., ::-1],
         )
 
-    compare(transform, mirrored=True)
+    compare(seed, transform, mirrored=True)
 
 
-def test_a_rotated_square_world_steps_as_the_rotated_image():
+@given(seed=seeds)
+def test_a_rotated_square_world_steps_as_the_rotated_image(seed):
     def transform(state):
         return place(
             state,
@@ -263,13 +272,14 @@ def test_a_rotated_square_world_steps_as_the_rotated_image():
             wheel_speed=lambda wheels: wheels,
         )
 
-    compare(transform)
+    compare(seed, transform)
 
 
-def test_inactive_agents_neither_move_nor_touch_nor_are_seen():
+@given(seed=seeds)
+def test_inactive_agents_neither_move_nor_touch_nor_are_seen(seed):
     """Wherever the inactive stand, they stay, and nothing changes for the others."""
-    state, action = common_states()
-    gone = np.random.default_rng(2).random((WORLDS, 10)) < 0.3
+    state, action = common_states(seed)
+    gone = np.random.default_rng(seed).random((WORLDS, 10)) < 0.3
     present = state.replace(active=jnp.asarray(~gone))
     elsewhere = np.where(gone[..., None], state.position[:, ::-1], state.position).astype(np.float32)
     moved = present.replace(position=jnp.asarray(elsewhere))

@@ -237,9 +237,9 @@ def test_obstacles_leave_a_gap_between_each_other_and_to_the_border():
         radius = np.concatenate([np.zeros(len(boxes)), discs[:, 2]])
         sides = np.maximum(np.abs(centre[:, None] - centre) - half[:, None] - half, 0)
         gap = np.linalg.norm(sides, axis=-1) - radius[:, None] - radius
-        assert np.min(gap[~np.eye(len(gap), dtype=bool)]) >= obstacles.GAP - ROUNDING
+        assert np.min(gap[~np.eye(len(gap), dtype=bool)]) >= 0.6 - ROUNDING
         reach = half + radius[:, None]
-        assert np.min([centre - reach, layout.size - centre - reach]) >= obstacles.GAP - ROUNDING
+        assert np.min([centre - reach, layout.size - centre - reach]) >= 0.6 - ROUNDING
         assert obstacles.SMALLEST - ROUNDING <= np.min(reach) <= np.max(reach) <= obstacles.LARGEST + ROUNDING
 
 
@@ -261,7 +261,7 @@ def test_doors_are_one_metre_wide_and_clear_of_corners(half_thickness):
                 openings = np.stack([pieces[:-1, 1] + half_thickness, pieces[1:, 0] - half_thickness], axis=1)
                 openings = openings[openings[:, 1] > openings[:, 0]]
                 doors += len(openings)
-                assert np.allclose(openings[:, 1] - openings[:, 0], rooms.DOOR, atol=ROUNDING)
+                assert np.allclose(openings[:, 1] - openings[:, 0], 1.0, atol=ROUNDING)
                 corner = np.abs(openings[:, :, None] - np.arange(grid[axis] + 1) * pitch[axis]) - half_thickness
                 assert np.min(corner, initial=np.inf) >= rooms.CORNER - ROUNDING
         extra[level].append(doors - (grid[0] * grid[1] - 1))

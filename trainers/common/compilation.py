@@ -10,6 +10,6 @@ import jax
 
 def cache_compilations() -> None:
     """Turn on JAX's persistent compilation cache, in the user's cache folder unless JAX is told of another."""
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "entropy_env" / "jax"))
