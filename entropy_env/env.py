@@ -20,6 +20,7 @@ RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 POSITIVE_PARAMS = frozenset(
     {"dt", "max_steps", "agent_radius", "goal_radius", "max_wheel_speed", "wheel_base", "lidar_range", "goal_scale"}
 )
+SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # what decides how many agents fit
 Info = dict[str, Any]
 
 
@@ -86,9 +87,10 @@ class Swarm:
             table = np.array(self.scenario.max_steps, np.int32)
             values["max_steps"] = jnp.asarray(table)[jnp.asarray(values["difficulty"], jnp.int32) - 1]
         params = cast_params(SwarmParams(**values))
-        if "agent_radius" in concrete and "difficulty" in concrete:
+        if "difficulty" in concrete:
+            sizes = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
             for level in np.unique(np.asarray(concrete["difficulty"])):
-                self._check_capacity(int(level), SwarmParams(agent_radius=float(np.max(concrete["agent_radius"]))))
+                self._check_capacity(int(level), SwarmParams(**sizes))
         return params
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
@@ -201,7 +203,8 @@ class Swarm:
     def respawn(self, state: SwarmState, params: SwarmParams) -> SwarmState:
         """Bring inactive agents back at the first clear pose of their row, from their next goal's on, bound for it.
 
-        An agent waits where no pose is clear, or where one with a lower index has just been given a place too near.
+        A pose is clear if it touches no active agent and is not itself at the goal. An agent waits where none is clear,
+        or where one with a lower index has just been given a place too near.
         """
         num_agents, index = self.spec.num_agents, jnp.arange(self.spec.num_agents)
         wide = jnp.square(2 * params.agent_radius)
@@ -214,7 +217,9 @@ class Swarm:
             distant = jnp.square(poses[..., 0] - x) + jnp.square(poses[..., 1] - y) >= wide
             return clear & (distant | ~state.active[i])
 
-        clear = jax.lax.fori_loop(0, num_agents, keep_clear_of, jnp.ones(poses.shape[:2], bool))
+        goal = _pick(state.layout.goals, next_goal)[:, None]
+        away = jnp.sum(jnp.square(poses[..., :2] - goal), axis=-1) >= jnp.square(params.reach)
+        clear = jax.lax.fori_loop(0, num_agents, keep_clear_of, away)
         x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1)), 1, 0)
         asking = ~state.active & jnp.any(clear, axis=1)
 

@@ -56,16 +56,17 @@ class VectorSwarm:
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
         """Observations (E, N, obs_dim) and the state of new worlds."""
         axes = _param_axes(params)
-        k_first, k_next, k_clock = jax.random.split(key, 3)
-        generate = jax.vmap(self.env.generate, (0, axes))
-        worlds = jax.vmap(self.env.start)(generate(jax.random.split(k_first, self.num_envs), params))
+        k_layout, k_clock = jax.random.split(key)
+        keys = jax.random.split(k_layout, (2, self.num_envs))
+        layouts = jax.vmap(jax.vmap(self.env.generate, (0, axes)), (0, None))(keys, params)
+        worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger:
             clock = jax.random.uniform(k_clock, self.num_envs) * jnp.asarray(params.max_steps, jnp.float32)
             worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
             worlds=worlds,
-            next_layout=generate(jax.random.split(k_next, self.num_envs), params),
+            next_layout=jax.tree.map(lambda x: x[1], layouts),
             spent=jnp.zeros(self.num_envs, bool),
             layout_reuses=jnp.array(0, jnp.int32),
             cursor=jnp.array(0, jnp.int32),

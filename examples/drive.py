@@ -1,0 +1,70 @@
+"""Drive one robot by the arrow keys or WASD among others that look only at their goals; Escape ends it.
+
+    python examples/drive.py --scenario obstacles --num-agents 8
+
+You are the robot whose lidar is drawn. Everyone who arrives gets a next goal, and every minute a new world begins.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pygame
+import tyro
+
+from entropy_env import Swarm, SwarmSpec
+from entropy_env.render import Renderer
+
+FORWARD, BACK = (pygame.K_UP, pygame.K_w), (pygame.K_DOWN, pygame.K_s)
+LEFT, RIGHT = (pygame.K_LEFT, pygame.K_a), (pygame.K_RIGHT, pygame.K_d)
+YOU = 0
+
+
+def read_keys() -> np.ndarray:
+    """(2,) left and right motor, from the keys that are held down."""
+    held = pygame.key.get_pressed()
+    ahead, turn = (
+        any(held[key] for key in more) - any(held[key] for key in less) for more, less in ((FORWARD, BACK), (LEFT, RIGHT))
+    )
+    return np.array([0.75 * ahead - 0.25 * turn, 0.75 * ahead + 0.25 * turn], np.float32)
+
+
+def go_to_goal(obs: jax.Array) -> jax.Array:
+    """(N, 2) motors that turn towards the goal and drive once it is ahead. obs: (N, obs_dim)."""
+    ahead, left = obs[:, -2:].T
+    bearing = jnp.arctan2(left, ahead)
+    drive, turn = 0.6 * jnp.maximum(jnp.cos(bearing), 0.0), 0.25 * bearing
+    return jnp.stack([drive - turn, drive + turn], axis=-1)
+
+
+def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed: int = 0) -> None:
+    """Open a window and drive."""
+    try:
+        renderer = Renderer("human", show_lidar=True, trails=20)
+    except RuntimeError as error:
+        sys.exit(f"drive.py opens a window: {error}")
+    env = Swarm(SwarmSpec(num_agents=num_agents, on_goal="next_goal"), scenario, difficulty)
+    params = env.make_params(dt=0.05, max_steps=1200)
+    reset, step, scan = jax.jit(env.reset), jax.jit(env.step), jax.jit(env.lidar)
+    labels = ["you", *[""] * (num_agents - 1)]
+    unseen = -params.agent_radius / params.lidar_range  # rays that end in the robot's centre
+    others = jnp.arange(num_agents)[:, None] != YOU
+
+    for key in map(jax.random.key, itertools.count(seed)):
+        obs, state = reset(key, params)
+        while not (state.done or renderer.closed or pygame.key.get_pressed()[pygame.K_ESCAPE]):
+            action = go_to_goal(obs).at[YOU].set(read_keys())
+            obs, state, *_ = step(key, state, action, params)
+            lidar = jnp.where(others, unseen, scan(state, params))
+            renderer.draw(state, params, lidar, labels, title="arrow keys or WASD")
+        if not state.done:
+            break
+    renderer.close()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
