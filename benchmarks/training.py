@@ -111,11 +111,11 @@ def main(options: Options) -> None:
         rows.append(speed(options.updates))
     elif options.suite == "quickstart":
         for seed in track(range(options.seeds), "training"):
-            rows.append({"scenario": "open", "seed": seed} | trained(["--seed", str(seed)], options.episodes))
+            rows += [{"scenario": "open", "seed": seed} | trained(["--seed", str(seed)], options.episodes)]
     else:
         for name in track(options.scenarios, "training"):
             flags = ["--scenario", name, "--total-steps", str(options.total_steps)]
-            rows.append({"scenario": name, "seed": 0} | trained(flags, options.episodes))
+            rows += [{"scenario": name, "seed": 0} | trained(flags, options.episodes)]
     rows = [
         {"benchmark": f"training/{options.suite}", "engine": "jax", "num_agents": 10, "num_envs": 256} | row
         for row in rows

@@ -27,7 +27,7 @@ PARTING_SPEED = 1.0  # m/s at which an imported overlap comes apart, above the r
 
 
 def drive(
-    heading: jax.Array, wheel_speed: jax.Array, command: jax.Array, h: jax.Array, params: SwarmParams
+    heading: jax.Array, wheel_speed: jax.Array, command: jax.Array, h: jax.Array | float, params: SwarmParams
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """One substep of a differential drive along its exact arc (Siegwart et al. 2011, section 3.2).
 
@@ -84,7 +84,7 @@ def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
 
 def resolve_contacts(
     x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, layout: Layout,
-    h: jax.Array, params: SwarmParams,
+    h: jax.Array | float, params: SwarmParams,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """The displacement that is safe to make, two (N,) m, and who overlapped something before correction, (N,) bool.
 

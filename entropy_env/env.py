@@ -53,7 +53,7 @@ class Swarm:
             given = getattr(spec, name)
             if given is not None and given < needed and name != "num_goals":
                 raise ValueError(f"{name}={given} is too few: {family.name} layouts need {needed}")
-        filled = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
+        filled: dict[str, Any] = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
         object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
         object.__setattr__(self, "scenario", family)
         for level in family.levels:
@@ -88,7 +88,7 @@ class Swarm:
             values["max_steps"] = jnp.asarray(table)[jnp.asarray(values["difficulty"], jnp.int32) - 1]
         params = cast_params(SwarmParams(**values))
         if "difficulty" in concrete:
-            sizes = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
+            sizes: dict[str, Any] = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
             for level in np.unique(np.asarray(concrete["difficulty"])):
                 self._check_capacity(int(level), SwarmParams(**sizes))
         return params

@@ -11,8 +11,7 @@ from flax import struct
 from entropy_env.types import SwarmParams
 
 
-@struct.dataclass
-class Outcome:
+class Outcome(struct.PyTreeNode):
     """What one step did to every agent, towards the goal it had when the step began."""
 
     distance_before: jax.Array  # (N,) m to the goal

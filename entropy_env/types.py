@@ -21,8 +21,8 @@ VelocityFrame = Literal["body", "world"]
 class SwarmSpec:
     """Array sizes and choices of algorithm. Hashable: a new value recompiles.
 
-    `None` lets the scenario choose: as many walls, boxes and discs as its layouts need, and as many goals
-    per agent as `on_goal` has a use for.
+    `None` lets the scenario choose: as many walls, boxes and discs as its layouts need, and as many goals per agent as
+    `on_goal` has a use for. In the `spec` of a Swarm all of them are numbers.
     """
 
     num_agents: int = 10
@@ -30,10 +30,10 @@ class SwarmSpec:
     substeps: int = 4
     on_goal: OnGoal = "terminate"
     velocity_frame: VelocityFrame = "body"
-    num_goals: int | None = None
-    num_walls: int | None = None
-    num_boxes: int | None = None
-    num_discs: int | None = None
+    num_goals: int = None  # type: ignore[assignment]
+    num_walls: int = None  # type: ignore[assignment]
+    num_boxes: int = None  # type: ignore[assignment]
+    num_discs: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("num_agents", "num_rays", "substeps"):
@@ -61,8 +61,7 @@ def _check_count(name: str, value: Any, minimum: int) -> None:
         raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
 
 
-@struct.dataclass
-class SwarmParams:
+class SwarmParams(struct.PyTreeNode):
     """Every number that may change without a recompile, and may differ per world under `vmap`.
 
     Build it with `Swarm.make_params`, which checks the values and casts them to strong types.
@@ -109,8 +108,7 @@ def cast_params(params: SwarmParams) -> SwarmParams:
     )
 
 
-@struct.dataclass
-class Layout:
+class Layout(struct.PyTreeNode):
     """One map with its spawns and goals, fixed for an episode. Unused slots are masked out."""
 
     size: jax.Array  # (2,) m, width and height of the arena
@@ -125,8 +123,7 @@ class Layout:
     valid: jax.Array  # () bool; False where the generator could not fit everything
 
 
-@struct.dataclass
-class SwarmState:
+class SwarmState(struct.PyTreeNode):
     """One world."""
 
     layout: Layout

@@ -15,8 +15,7 @@ REDRAW_PERIOD = 64  # steps in which every world's next layout is drawn again on
 REFRESH_SHARE = 8  # worlds that changed are observed again this part of the batch at a time
 
 
-@struct.dataclass
-class VectorState:
+class VectorState(struct.PyTreeNode):
     """E worlds of N agents."""
 
     worlds: SwarmState  # (E, ...)
@@ -61,7 +60,7 @@ class VectorSwarm:
         layouts = jax.vmap(jax.vmap(self.env.generate, (0, axes)), (0, None))(keys, params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger:
-            clock = jax.random.uniform(k_clock, self.num_envs) * jnp.asarray(params.max_steps, jnp.float32)
+            clock = jax.random.uniform(k_clock, (self.num_envs,)) * jnp.asarray(params.max_steps, jnp.float32)
             worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(

@@ -28,7 +28,8 @@ def read_keys() -> np.ndarray:
     """(2,) left and right motor, from the keys that are held down."""
     held = pygame.key.get_pressed()
     ahead, turn = (
-        any(held[key] for key in more) - any(held[key] for key in less) for more, less in ((FORWARD, BACK), (LEFT, RIGHT))
+        any(held[key] for key in more) - any(held[key] for key in less)
+        for more, less in ((FORWARD, BACK), (LEFT, RIGHT))
     )
     return np.array([0.75 * ahead - 0.25 * turn, 0.75 * ahead + 0.25 * turn], np.float32)
 

@@ -1,6 +1,6 @@
 """Random actions in the PettingZoo environment, with a line for every episode.
 
-    python examples/random_rollout.py --scenario obstacles --num-agents 5
+python examples/random_rollout.py --scenario obstacles --num-agents 5
 """
 
 from __future__ import annotations

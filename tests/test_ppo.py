@@ -231,7 +231,18 @@ def test_an_impossible_swarm_is_named(flags: list[str], words: list[str], tmp_pa
 
 
 def test_ctrl_c_saves_and_says_how_to_continue(tmp_path: Path) -> None:
-    flags = ["--num-envs", "4", "--num-agents", "2", "--num-steps", "4", "--num-minibatches", "2", "--total-steps", "99999999"]
+    flags = [
+        "--num-envs",
+        "4",
+        "--num-agents",
+        "2",
+        "--num-steps",
+        "4",
+        "--num-minibatches",
+        "2",
+        "--total-steps",
+        "99999999",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "trainers.jax_ppo", "--run-dir", str(tmp_path / "run"), *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

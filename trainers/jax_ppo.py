@@ -129,8 +129,7 @@ class PPOConfig:
         return -(-self.total_steps // self.steps_per_update)
 
 
-@struct.dataclass
-class Runner:
+class Runner(struct.PyTreeNode):
     """Everything that training carries from one update to the next, and so everything a checkpoint holds."""
 
     params: dict[str, Any]  # of the actor and the critic
@@ -142,8 +141,7 @@ class Runner:
     update: jax.Array  # () int32, updates done
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """Samples to learn from: obs (E, T, N, D), action (E, T, N, A), the rest (E, T, N)."""
 
     obs: jax.Array
@@ -393,8 +391,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parse = partial(parse_config, PPOConfig, prog="python -m trainers.jax_ppo", description=__doc__)
     config = parse(argv)
-    if config.resume and "--config" not in argv and (config.run_dir / "config.yaml").exists():
-        config = parse(["--config", str(config.run_dir / "config.yaml"), *argv])
+    if config.resume and config.run_dir and "--config" not in argv:
+        kept = config.run_dir / "config.yaml"
+        config = parse(["--config", str(kept), *argv]) if kept.exists() else config
     if config.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     try:

@@ -16,8 +16,7 @@ from trainers.common.policy import Policy
 FRESH = 0x6576616C  # folded into an evaluation's key; no trainer folds it into its own
 
 
-@struct.dataclass
-class Episode:
+class Episode(struct.PyTreeNode):
     """What an episode came to; with a leading axis, those of E worlds."""
 
     layout: Layout

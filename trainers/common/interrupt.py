@@ -21,7 +21,7 @@ class Interrupt:
 
     def note(self, which: int, frame: Any) -> None:
         self.asked = True
-        signal.signal(which, self.previous[which])
+        signal.signal(which, self.previous[signal.Signals(which)])
 
     def __exit__(self, *_: object) -> None:
         for which, handler in self.previous.items():

@@ -9,8 +9,7 @@ from flax import struct
 CLIP = 10.0  # standard deviations
 
 
-@struct.dataclass
-class RunningMoments:
+class RunningMoments(struct.PyTreeNode):
     """Over everything seen so far."""
 
     count: jax.Array  # ()

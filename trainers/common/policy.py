@@ -73,8 +73,7 @@ def describe_policy(actor: ActorSpec, task: Task) -> dict[str, Any]:
     return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": dataclasses.asdict(task)}
 
 
-@struct.dataclass
-class Policy:
+class Policy(struct.PyTreeNode):
     """Maps the observations of any number of agents to their actions.
 
     >>> policy = load_policy("runs/open")

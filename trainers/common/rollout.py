@@ -13,11 +13,12 @@ from flax import struct
 class BatchedEnv(Protocol):
     """What a rollout needs of `VectorSwarm`, or of a probe that stands in for it."""
 
+    def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]: ...
+
     def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple: ...
 
 
-@struct.dataclass
-class Transitions:
+class Transitions(struct.PyTreeNode):
     """T steps of E worlds with N lanes each."""
 
     obs: jax.Array  # (T, E, N, D)
