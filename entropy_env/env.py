@@ -56,8 +56,7 @@ class Swarm:
         filled: dict[str, Any] = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
         object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
         object.__setattr__(self, "scenario", family)
-        for level in family.levels:
-            self._check_capacity(level, SwarmParams())
+        self._check_capacity(family.difficulty, SwarmParams())
 
     def make_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """Parameters with strong types. `reward` names a preset of weights; keywords override any field.

@@ -50,7 +50,7 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
         sys.exit(f"drive.py opens a window: {error}")
     env = Swarm(SwarmSpec(num_agents=num_agents, on_goal="next_goal"), scenario, difficulty)
     params = env.make_params(dt=0.05, max_steps=1200)
-    reset, step, scan = jax.jit(env.reset), jax.jit(env.step), jax.jit(env.lidar)
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
     labels = ["you", *[""] * (num_agents - 1)]
     unseen = -params.agent_radius / params.lidar_range  # rays that end in the robot's centre
     others = jnp.arange(num_agents)[:, None] != YOU
@@ -60,7 +60,7 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
         while not (state.done or renderer.closed or pygame.key.get_pressed()[pygame.K_ESCAPE]):
             action = go_to_goal(obs).at[YOU].set(read_keys())
             obs, state, *_ = step(key, state, action, params)
-            lidar = jnp.where(others, unseen, scan(state, params))
+            lidar = jnp.where(others, unseen, obs[:, : env.spec.num_rays])
             renderer.draw(state, params, lidar, labels, title="arrow keys or WASD")
         if not state.done:
             break

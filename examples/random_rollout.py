@@ -1,6 +1,8 @@
 """Random actions in the PettingZoo environment, with a line for every episode.
 
-python examples/random_rollout.py --scenario obstacles --num-agents 5
+    python examples/random_rollout.py --scenario obstacles --num-agents 5
+
+The whole loop of a multi-agent episode: robots that arrive leave `env.agents`, the rest stay until the time limit.
 """
 
 from __future__ import annotations

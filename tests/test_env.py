@@ -234,9 +234,10 @@ def test_respawn_ends_the_agents_own_episode_and_brings_it_back_at_its_next_pose
 
 
 def waiting(env, **fields):
-    """Agent 0 is out; its poses are at x = 1, 3, 5 m on y = 1 m, and its next goal is the second."""
+    """Agent 0 is out; its poses are at x = 1, 3, 5 m on y = 1 m, and its next goal is the second, far from them."""
     state = three(env, active=[False, True, True], **fields)
-    return with_spawns(state, rows([(1, 0), (3, 1), (5, 2)]))
+    state = with_spawns(state, rows([(1, 0), (3, 1), (5, 2)]))
+    return state.replace(layout=state.layout.replace(goals=jnp.full_like(state.layout.goals, 5.5)))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +256,14 @@ def test_respawn_takes_the_first_clear_pose_from_the_next_goal_on(others, x, act
     np.testing.assert_allclose(back.position[0], [x, 1])
     assert bool(back.active[0]) is active
     assert back.goal_index[0] == 1
+
+
+def test_nobody_respawns_on_the_goal_it_is_bound_for():
+    env = swarm("respawn")
+    state = waiting(env, position=[[1, 1], [7.0, 3.0], [7.0, 5.0]])
+    state = state.replace(layout=state.layout.replace(goals=state.layout.goals.at[0, 1].set(jnp.array([3.2, 1.0]))))
+    back = compiled(env, "respawn")(state, env.make_params())
+    np.testing.assert_allclose(back.position[0], [5, 1])
 
 
 def test_an_agent_waits_while_no_pose_is_clear():
@@ -339,10 +348,10 @@ def test_reset_starts_everyone_at_rest_on_its_first_spawn_bound_for_its_first_go
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
-        ({"max_whel_speed": 1}, "max_wheel_speed"),
-        ({"agent_size": 1}, "agent_radius|choose from"),
-        ({"reward_reach": 1}, "reward_reached"),
-        ({"reward": "dense"}, "shaped"),
+        ({"max_whel_speed": 1}, "did you mean 'max_wheel_speed'"),
+        ({"colour": 1}, "colour.*choose from dt, "),
+        ({"reward_reach": 1}, "did you mean 'reward_reached'"),
+        ({"reward": "dense"}, "dense.*shaped, seed"),
         ({"dt": 0.0}, "dt=0.0"),
         ({"max_steps": 0}, "max_steps=0"),
         ({"max_steps": 2.5}, "max_steps=2.5"),
@@ -355,7 +364,7 @@ def test_reset_starts_everyone_at_rest_on_its_first_spawn_bound_for_its_first_go
         ({"difficulty": 5}, "difficulty=5"),
         ({"difficulty": 2}, "difficulty=2.*difficulty=1"),
         ({"agent_radius": np.array([0.1, -0.1])}, "agent_radius"),
-        ({"agent_radius": 0.3}, "agents? .*fit|at most"),
+        ({"agent_radius": 0.3}, "num_agents=3 .* at most"),
     ],
 )
 def test_make_params_refuses_and_says_why(given, hint):

@@ -145,7 +145,7 @@ def stepper():
 
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds, where=places, wild=st.sampled_from([0.0, 1.0]))
-def test_agents_put_anywhere_even_into_walls_never_pass_take(name, seed, where, wild):
+def test_agents_put_anywhere_even_into_walls_never_pass_one(name, seed, where, wild):
     start = generator(name)(seed)
     anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * np.asarray(start.layout.size)[:, None]
     start = start.replace(position=jnp.asarray(anywhere, jnp.float32))

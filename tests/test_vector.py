@@ -112,7 +112,9 @@ def test_a_batch_does_what_single_worlds_do_one_by_one(on_goal):
             np.testing.assert_allclose(reward[e], slow_reward, atol=1e-5)
             np.testing.assert_array_equal(terminated[e], slow_terminated)
             np.testing.assert_array_equal(truncated[e], slow_truncated)
-            np.testing.assert_array_equal(info["collision"][e], slow_info["collision"])
+            for name in ("collision", "reached"):
+                np.testing.assert_array_equal(info[name][e], slow_info[name])
+            np.testing.assert_array_equal(info["goals_reached"][e], goals_reached)
             np.testing.assert_array_equal(info["active"][e], active)
             total[e] += slow_reward
             length[e] += active
@@ -203,6 +205,19 @@ def test_each_world_keeps_its_own_params_across_resets():
         np.testing.assert_allclose(info["reward_terms"]["time"], np.where(info["active"], -np.arange(7.0)[:, None], 0))
         resets += after.worlds.step == 0
     np.testing.assert_array_equal(resets, 15 // np.arange(1, 8))
+
+
+def test_staggered_worlds_start_at_different_times_and_reach_the_limit_one_by_one():
+    env = swarm("terminate")
+    params = make_params(env, 65, max_steps=40)
+    _, state = jax.jit(vector.batch(env, 65, stagger=True).reset)(KEY(0), params)
+    clock = np.asarray(state.worlds.step)
+    assert clock.min() >= 0
+    assert clock.max() < 40
+    assert len(np.unique(clock)) > 20
+    truncated = compiled(env, 65, "step")(KEY(0), state, jnp.zeros((65, N, 2)), params)[4]
+    np.testing.assert_array_equal(np.all(truncated, axis=1), clock == 39)
+    assert not np.any(compiled(env, 65, "reset")(KEY(0), params)[1].worlds.step)
 
 
 def test_an_agent_waits_for_a_clear_pose_and_comes_back():
