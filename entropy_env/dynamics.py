@@ -3,7 +3,8 @@
 A substep moves every agent by one displacement. `drive` proposes it; `resolve_contacts` pushes overlaps apart
 and then limits it, so that a valid state stays valid whatever the crowd: two agents may use half the gap
 between them each, a fixed body leaves the whole gap, and all bodies are convex, so the gap taken at the
-substep's start bounds it.
+substep's start bounds it. Agents that overlap when a control period begins, which no step leads to, hold nobody
+back until they have come apart.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from entropy_env.geometry import TINY, Separation, fixed_bodies, wrap_angle
 from entropy_env.types import Layout, SwarmParams, SwarmState
 
 SLACK = 1e-6  # m kept between bodies, for the rounding of float32 positions
+REST = 3e-5  # m between bodies in a crush, so that a displacement along them is not stopped by rounding
+PILED = 1e-5  # m of overlap that no step makes, so that it must have been imported
 ROUNDING = 1e-6  # of a displacement, that an excess taken away may leave
 LANES = 8  # agents are padded to a multiple, so that a CPU works on full vectors
 SMALL = 1e-6  # m, the offset that coincident agents are taken to have
@@ -45,20 +48,26 @@ def drive(
 
 
 def _bodies(
-    x: jax.Array, y: jax.Array, active: jax.Array, num_agents: int, layout: Layout, params: SwarmParams
+    x: jax.Array,
+    y: jax.Array,
+    touchable: jax.Array,
+    num_agents: int,
+    layout: Layout,
+    params: SwarmParams,
 ) -> list[tuple[int, float, Callable[[jax.Array], Separation]]]:
     """Whatever agents at x, y (P,) m can touch: for every kind, how many, the share of the gap to the i-th that an
-    agent may use, and that gap with its normal, (P,) each. Coincident agents part along x, the later one forwards.
+    agent may use, and that gap with its normal, (P,) each. Agents that are not `touchable` (P,) bool are infinitely far
+    from each other. Coincident agents part along x, the later one forwards.
     """
     index = jnp.arange(x.shape[0])
-    seen_x = jnp.where(active, x, AWAY)
+    seen_x = jnp.where(touchable, x, AWAY)
 
     def agent(i: jax.Array) -> Separation:
         dx, dy = seen_x[i] - x, y[i] - y
         square = dx * dx + dy * dy
         dx = jnp.where(square < TINY, jnp.where(i > index, SMALL, -SMALL), dx)
         inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
-        gap = jnp.where(index == i, jnp.inf, square * inverse - 2 * params.agent_radius)
+        gap = jnp.where(touchable & (index != i), square * inverse - 2 * params.agent_radius, jnp.inf)
         return gap, dx * inverse, dy * inverse
 
     def fixed(separation: Callable) -> Callable[[jax.Array], Separation]:
@@ -72,6 +81,18 @@ def _bodies(
     return [(num_agents, 0.5, agent), *((count, 1.0, fixed(separation)) for count, separation in kinds)]
 
 
+def _padded(value: jax.Array) -> jax.Array:
+    """One row an agent, (N,) to a multiple of LANES."""
+    return jnp.pad(value, (0, -value.shape[0] % LANES))
+
+
+def overlapping(x: jax.Array, y: jax.Array, active: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
+    """(N,) bool: who overlaps another agent, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
+    agents = _bodies(_padded(x), _padded(y), _padded(active), x.shape[0], layout, params)[:1]
+    piled = _visit(agents, lambda piled, _, separation: piled | (separation[0] < -PILED), _padded(active) & False)
+    return piled[: x.shape[0]]
+
+
 def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
     """Fold `visit(carry, share, separation)` over all bodies, one after the other: on a CPU, a loop of flat operations
     over all agents runs several times faster than reductions of (bodies, agents) arrays."""
@@ -83,15 +104,16 @@ def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
 
 
 def resolve_contacts(
-    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, layout: Layout,
+    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, layout: Layout,
     h: jax.Array | float, params: SwarmParams,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """The displacement that is safe to make, two (N,) m, and who overlapped something before correction, (N,) bool.
 
-    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. h: () s.
+    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that other
+    agents do not hold back. h: () s.
     """
     num_agents = x.shape[0]
-    x, y, dx, dy, active = (jnp.pad(value, (0, -num_agents % LANES)) for value in (x, y, dx, dy, active))
+    x, y, dx, dy, active, piled = (_padded(value) for value in (x, y, dx, dy, active, piled))
     dx, dy = jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0)
 
     def push(carry, share, separation):
@@ -108,10 +130,10 @@ def resolve_contacts(
     def cut(carry, share, separation):
         cx, cy = carry
         gap, nx, ny = separation
-        excess = jnp.maximum(dx * nx + dy * ny - share * jnp.maximum(gap - SLACK, 0.0), 0.0)
+        excess = jnp.maximum(dx * nx + dy * ny - share * jnp.maximum(gap - REST, -REST), 0.0)
         return cx + excess * nx, cy + excess * ny
 
-    bodies = _bodies(x, y, active, num_agents, layout, params)
+    bodies = _bodies(x, y, active & ~piled, num_agents, layout, params)
     cx, cy = _visit(bodies, cut, (zero, zero))
     dx, dy = dx - cx, dy - cy
 
@@ -137,7 +159,7 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, substeps:
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         x, y, heading, wheel_speed, collided = carry
         dx, dy, new_heading, new_wheel_speed = drive(heading, wheel_speed, command, h, params)
-        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, state.layout, h, params)
+        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, state.layout, h, params)
         return (
             jnp.where(active, x + dx, x),
             jnp.where(active, y + dy, y),
@@ -146,6 +168,7 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, substeps:
             collided | touched,
         ), None
 
+    piled = overlapping(state.position[:, 0], state.position[:, 1], active, state.layout, params)
     carry = (state.position[:, 0], state.position[:, 1], state.heading, state.wheel_speed, jnp.zeros_like(active))
     (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=substeps)
     return state.replace(

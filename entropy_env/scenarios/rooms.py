@@ -14,14 +14,14 @@ from entropy_env.types import Layout, SwarmParams, SwarmSpec
 DOOR = 1.0  # m, clear opening
 CORNER = 0.3  # m at least between a door and the walls that meet its own
 GRIDS = ((2, 2), (3, 2), (3, 3), (4, 3))  # columns and rows of rooms
-EXTRA_DOORS = (0.5, 0.35, 0.2, 0.1)  # chance of a door in a border that needs none
+EXTRA_DOORS = (1.0, 0.5, 0.25, 0.1)  # chance of a door in a border that needs none
 
 
 class Rooms(Roaming):
     """A grid of rooms, joined by doors of 1 m at random places: those of a random spanning tree, and some more.
 
-    Difficulty 1: 2 x 2 rooms in 8 x 6 m, a door more with a chance of 0.5. 2: 3 x 2 in 10.5 x 7 m, 0.35.
-    3: 3 x 3 in 10.5 x 9 m, 0.2. 4: 4 x 3 in 12 x 9 m, 0.1.
+    Difficulty 1: 2 x 2 rooms in 8 x 6 m, a door between all neighbours. 2: 3 x 2 in 10.5 x 7 m, a door that the tree
+    does not need with a chance of 0.5. 3: 3 x 3 in 10.5 x 9 m, 0.25. 4: 4 x 3 in 12 x 9 m, 0.1.
     """
 
     name = "rooms"
