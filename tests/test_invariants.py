@@ -185,7 +185,7 @@ def common_states(seed):
     return mixed.replace(**on_grid), jnp.asarray(rng.uniform(-1, 1, (WORLDS, 10, 2)), jnp.float32)
 
 
-def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=1e-4):
+def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=3e-5):
     """Step a world and its image: the image of the step is the step of the image, to 1e-5.
 
     In a crush, rounding in the 8th digit decides how several contacts share a step.

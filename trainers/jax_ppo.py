@@ -82,13 +82,13 @@ class PPOConfig:
     """Of Adam, at the start."""
     anneal_learning_rate: bool = True
     """Decrease the learning rate linearly to 0 over the run."""
-    gamma: float = 0.99
+    gamma: float = 0.995
     """Discount per control period."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.97
     """Decay of the advantage estimate."""
     clip: float = 0.2
     """How far an update may move the probability of an action, as a ratio."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: float = 0.001
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
     """Weight of the critic's loss."""
