@@ -86,11 +86,15 @@ def _padded(value: jax.Array) -> jax.Array:
     return jnp.pad(value, (0, -value.shape[0] % LANES))
 
 
-def overlapping(x: jax.Array, y: jax.Array, active: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
+def overlapping(x: jax.Array, y: jax.Array, active: jax.Array, params: SwarmParams) -> jax.Array:
     """(N,) bool: who overlaps another agent, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
-    agents = _bodies(_padded(x), _padded(y), _padded(active), x.shape[0], layout, params)[:1]
-    piled = _visit(agents, lambda piled, _, separation: piled | (separation[0] < -PILED), _padded(active) & False)
-    return piled[: x.shape[0]]
+    index, seen_x = jnp.arange(x.shape[0]), jnp.where(active, x, AWAY)
+    near = jnp.square(2 * params.agent_radius - PILED)
+
+    def visit(i: jax.Array, piled: jax.Array) -> jax.Array:
+        return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < near) & (index != i))
+
+    return jax.lax.fori_loop(0, x.shape[0], visit, jnp.zeros_like(active)) & active
 
 
 def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
@@ -168,7 +172,7 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, substeps:
             collided | touched,
         ), None
 
-    piled = overlapping(state.position[:, 0], state.position[:, 1], active, state.layout, params)
+    piled = overlapping(state.position[:, 0], state.position[:, 1], active, params)
     carry = (state.position[:, 0], state.position[:, 1], state.heading, state.wheel_speed, jnp.zeros_like(active))
     (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=substeps)
     return state.replace(

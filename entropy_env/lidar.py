@@ -51,5 +51,5 @@ def scan(
     for count, hits in zip(counts, (agent, wall, box, disc), strict=True):
         if not count:
             continue
-        hit = jax.lax.fori_loop(0, count, lambda i, nearest, hits=hits: jnp.minimum(nearest, hits(i)), hit, unroll=4)
+        hit = jax.lax.fori_loop(0, count, lambda i, nearest, hits=hits: jnp.minimum(nearest, hits(i)), hit)
     return jnp.clip((hit - params.agent_radius) / params.lidar_range, 0.0, 1.0)
