@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 .PHONY: train test lint bench clean
 
 train: $(VENV)/installed
-	@if [ -e $(RUN)/config.yaml ]; then \
+	@if ls $(RUN)/checkpoints/*.safetensors >/dev/null 2>&1; then \
 		$(BIN)/python -m trainers.jax_ppo --run-dir $(RUN) --resume; \
 	else \
 		$(BIN)/python -m trainers.jax_ppo --run-dir $(RUN); \
@@ -25,7 +25,9 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.env_steps --json benchmarks/results/env_steps.json
-	$(BIN)/python -m benchmarks.training --json benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.training --suite speed --json benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.training --suite scenarios --json benchmarks/results/training.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

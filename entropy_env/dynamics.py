@@ -26,7 +26,7 @@ LANES = 8  # agents are padded to a multiple, so that a CPU works on full vector
 SMALL = 1e-6  # m, the offset that coincident agents are taken to have
 AWAY = 1e6  # m, where inactive agents are out of reach
 UNROLLED = 4  # bodies of a kind that are worth no loop
-PARTING_SPEED = 1.0  # m/s at which an imported overlap comes apart, above the robots' own speed
+PARTING_SPEED = 1.0  # m/s at least at which an imported overlap may come apart
 
 
 def drive(

@@ -41,11 +41,12 @@ class Swarm:
     scenario: Scenario
 
     def __init__(self, spec: SwarmSpec | None = None, scenario: str | Scenario = "open", difficulty: int = 1) -> None:
-        """A simulator whose layouts go up to `difficulty` (1 to 4), which is also the default of `make_params`.
+        """A simulator whose layouts go up to `difficulty` (1 to 4), which is also the default of `make_params`. A
+        Scenario brings its own.
 
         Raises ValueError for an unknown scenario, and where more agents are asked for than are sure to fit.
         """
-        family = make_scenario(scenario, difficulty) if isinstance(scenario, str) else scenario
+        family = scenario if isinstance(scenario, Scenario) else make_scenario(scenario, difficulty)
         spec = SwarmSpec() if spec is None else spec
         sizes = {"num_walls": 0, "num_boxes": 0, "num_discs": 0} | family.slots()
         sizes["num_goals"] = 1 if spec.on_goal == "terminate" else RESPAWN_GOALS
@@ -127,10 +128,14 @@ class Swarm:
         """One control period; nothing is reset or respawned here.
 
         action: (N, 2) left and right motor in [-1, 1]. The step itself draws nothing from `key`.
+        Raises ValueError for an action of another shape.
         Returns obs (N, obs_dim) after the physics, for all who took part, the state, reward (N,), terminated (N,) and
         truncated (N,) bool, true on the ending step only, and info: `collision` and `reached` (N,) bool, and
         `reward_terms`, a dict of (N,) weighted terms.
         """
+        if jnp.shape(action) != (self.spec.num_agents, self.spec.action_dim):
+            expected = (self.spec.num_agents, self.spec.action_dim)
+            raise ValueError(f"action has shape {jnp.shape(action)}, expected {expected}")
         params = cast_params(params)
         moving = state.active
         distance_before = _distance(state)

@@ -44,8 +44,8 @@ class VectorSwarm:
     stagger: bool = False  # so that the time limits do not fall together, which would make batches of one kind
 
     def __post_init__(self) -> None:
-        if self.num_envs < 1:
-            raise ValueError(f"num_envs={self.num_envs!r} must be at least 1")
+        if not isinstance(self.num_envs, int) or self.num_envs < 1:
+            raise ValueError(f"num_envs={self.num_envs!r} must be an integer of at least 1")
 
     @property
     def chunk(self) -> int:

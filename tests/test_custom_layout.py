@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from entropy_env import Swarm, SwarmSpec, make_layout
+from entropy_env import Swarm, SwarmSpec, make_layout, swarm_v0
 from entropy_env.scenarios.custom import check_layout, pad_layout, spec_for
 from entropy_env.types import SwarmParams
 
@@ -89,3 +89,22 @@ def test_robots_see_the_bodies_of_a_map():
     env = swarm_v0.parallel_env(2, layout=layout)
     observations, _ = env.reset()
     assert observations["agent_0"][0] == pytest.approx((1.75 - 0.05 - 1 - 0.1) / 3, abs=1e-5)
+
+
+def test_a_goal_deep_in_a_body_is_refused_and_one_at_its_edge_is_not():
+    box = {"boxes": [[3.0, 2.0, 0.4, 0.4]]}
+    with pytest.raises(ValueError, match=r"agent_1: its goal \[3.0, 2.0\] is too deep in boxes\[0\]"):
+        check_layout(make_layout(**TWO | box), SwarmParams())
+    check_layout(make_layout(**TWO | box | {"goals": [[1.0, 2.0], [2.7, 2.0]]}), SwarmParams())
+
+
+def test_a_map_holds_as_many_robots_as_it_has_spawns():
+    places = np.stack(np.meshgrid(np.arange(20.0), np.arange(15.0)), axis=-1).reshape(-1, 2) + 0.5
+    env = swarm_v0.parallel_env(num_agents=300, layout=make_layout((20, 15), spawns=places, goals=places[::-1]))
+    observations, _ = env.reset(seed=0)
+    assert len(observations) == 300
+
+
+def test_lifelong_navigation_needs_somewhere_to_go_next():
+    with pytest.raises(ValueError, match="at least 2 goals"):
+        swarm_v0.parallel_env(num_agents=2, on_goal="next_goal", layout=make_layout(**TWO))

@@ -44,6 +44,7 @@ def test_importing_the_package_loads_nothing_heavy():
         "import entropy_env, gymnasium",
         "import gymnasium, entropy_env",
         "import entropy_env.adapters, gymnasium.spaces, gymnasium",
+        "import entropy_env, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
     ],
 )
 def test_gymnasium_knows_the_environment_in_either_order_of_import(imports):

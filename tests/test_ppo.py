@@ -230,6 +230,32 @@ def test_an_impossible_swarm_is_named(flags: list[str], words: list[str], tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("change", [{"num_steps": 8}, {"scenario": "circle"}, {"learning_rate": 1.0}])
+def test_a_resumed_run_keeps_its_options(change: dict[str, Any], tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", total_steps=1)
+    train(config)
+    with pytest.raises(ValueError, match=f"{next(iter(change))}=.* is not what"):
+        train(dataclasses.replace(config, resume=True, **change))
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", total_steps=1)
+    train(config)
+    before = newest(config.run_dir)[1]["step"]
+    train(dataclasses.replace(config, resume=True))
+    assert newest(config.run_dir)[1]["step"] == before
+    train(dataclasses.replace(config, resume=True, total_steps=2 * before))
+    assert newest(config.run_dir)[1]["step"] == 2 * before
+
+
+@pytest.mark.parametrize(
+    "change", [{"initial_log_std": np.nan}, {"learning_rate": np.inf}, {"num_envs": 4.0}, {"seed": -1}]
+)
+def test_a_value_that_could_never_train_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        PPOConfig(**change)
+
+
 def test_ctrl_c_saves_and_says_how_to_continue(tmp_path: Path) -> None:
     flags = [
         "--num-envs",

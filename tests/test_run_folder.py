@@ -65,12 +65,18 @@ def test_one_process_at_a_time_and_a_killed_one_is_no_obstacle(tmp_path):
 def test_a_run_that_came_first_by_a_moment_is_noticed_and_the_lock_given_back(tmp_path, monkeypatch):
     flock = fcntl.flock
     with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", lambda *how: (flock(*how), (tmp_path / "config.yaml").touch()))
+        patch.setattr(fcntl, "flock", lambda *how: (flock(*how), (tmp_path / "metrics.jsonl").touch()))
         with pytest.raises(FileExistsError):
             prepare_run_folder(tmp_path)
-    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "metrics.jsonl").unlink()
     prepare_run_folder(tmp_path).close()
 
 
 def test_the_default_name_tells_scenario_and_time():
     assert re.fullmatch(r"runs/rooms-\d{8}-\d{6}", str(default_run_dir("rooms")))
+
+
+def test_a_run_that_died_before_its_first_checkpoint_may_begin_again(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with prepare_run_folder(tmp_path) as folder:
+        assert folder.checkpoints.is_dir()

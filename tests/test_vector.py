@@ -263,6 +263,7 @@ def test_steps_trace_once_whatever_the_params():
     assert TRACES[env, 3, "step"] == TRACES[env, 3, "reset"] == 1
 
 
-def test_a_batch_needs_a_world():
-    with pytest.raises(ValueError, match="num_envs=0"):
-        vector.batch(swarm("respawn"), 0)
+@pytest.mark.parametrize("num_envs", [0, -1, 2.0])
+def test_a_batch_needs_a_whole_number_of_worlds(num_envs):
+    with pytest.raises(ValueError, match=f"num_envs={num_envs}"):
+        vector.batch(swarm("respawn"), num_envs)

@@ -44,6 +44,7 @@ from trainers.common.shortest_path import shortest_paths, spl
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
 CHUNK = 1 << 22  # pairs of agents simulated at a time, what bounds the memory
+OVERRIDES = ("scenario", "difficulty", "num_agents")  # of the worlds of the run
 TRAIL = 40  # positions drawn behind each agent
 
 Report = Callable[[str], None]
@@ -51,7 +52,8 @@ Report = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Evaluate the policy of a run on fresh worlds, print the figures and write them to RUN_DIR/evaluation.json."""
+    """Evaluate the policy of a run on fresh worlds, print the figures and write them to RUN_DIR/evaluation.json; with
+    other worlds than those of the run, beside it."""
 
     run_dir: tyro.conf.Positional[Path]
     """Folder of the run, whose newest checkpoint is evaluated."""
@@ -208,7 +210,7 @@ def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
         policy = load_policy(options.run_dir)
     for warning in caught:
         print(f"evaluate: warning: {warning.message}", file=sys.stderr)
-    overrides = {name: getattr(options, name) for name in ("scenario", "difficulty", "num_agents")}
+    overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
 
 
@@ -220,16 +222,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, OSError, ValueError, ModuleNotFoundError) as error:
         return _fail(error)
     cache_compilations()
-    with Console(stderr=True).status("") as status:
-        results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
-    Console().print(results_table(results))
     try:
-        write_atomic(options.run_dir / "evaluation.json", to_json(results, indent=2) + "\n")
+        with Console(stderr=True).status("") as status:
+            results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
+        Console().print(results_table(results))
+        write_atomic(options.run_dir / results_name(options), to_json(results, indent=2) + "\n")
         if options.gif or options.mp4:
             show(options, policy, env, params)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         return _fail(error)
     return 0
+
+
+def results_name(options: Options) -> str:
+    """`evaluation.json`, or with other worlds than those of the run a name that tells which."""
+    overrides = (getattr(options, name) for name in OVERRIDES)
+    return "-".join(["evaluation", *(str(value) for value in overrides if value is not None)]) + ".json"
 
 
 def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:

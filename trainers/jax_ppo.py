@@ -27,7 +27,7 @@ from entropy_env import vector
 from trainers.common.advantages import gae
 from trainers.common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from trainers.common.compilation import cache_compilations
-from trainers.common.config import parse_config, save_config
+from trainers.common.config import load_config, parse_config, save_config
 from trainers.common.interrupt import Interrupt
 from trainers.common.loggers import MetricsLogger, Progress, system_metrics
 from trainers.common.losses import (
@@ -104,6 +104,13 @@ class PPOConfig:
     """Logarithm of the action noise at the start. Less noise keeps the mean action close to what was practised."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value} must be finite")
+            if field.type == "int" and not isinstance(value, int):
+                raise ValueError(f"{field.name}={value!r} must be a whole number")
         positive = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches")
         for name in (*positive, "num_epochs", "learning_rate", "clip", "max_grad_norm"):
             if not getattr(self, name) > 0:
@@ -117,6 +124,8 @@ class PPOConfig:
             raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
         if self.resume and self.run_dir is None:
             raise ValueError("resume needs run_dir, the folder of the run to continue")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
 
     @property
     def steps_per_update(self) -> int:
@@ -127,6 +136,9 @@ class PPOConfig:
     def num_updates(self) -> int:
         """In the whole run."""
         return -(-self.total_steps // self.steps_per_update)
+
+
+MAY_CHANGE = {"total_steps", "run_dir", "resume", "checkpoint_interval", "deterministic"}  # in a resumed run
 
 
 class Runner(struct.PyTreeNode):
@@ -270,7 +282,7 @@ class PPO:
         log_prob = gaussian_log_prob(batch.action, mean, log_std)
         advantage = masked_standardize(batch.advantage, batch.mask)
         policy, metrics = clipped_policy_loss(log_prob, batch.log_prob, advantage, batch.mask, config.clip)
-        critic = value_loss(self.critic.apply(params["critic"], batch.obs), batch.value, batch.target, batch.mask, None)
+        critic = value_loss(self.critic.apply(params["critic"], batch.obs), batch.target, batch.mask)
         entropy = gaussian_entropy(log_std)
         total = policy + config.value_coefficient * critic - config.entropy_coefficient * entropy
         names = {"policy": policy, "value": critic, "entropy": entropy, **metrics}
@@ -311,17 +323,21 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
 
 
 def train(config: PPOConfig) -> Path:
-    """Train to `config.total_steps`, or until Ctrl-C, and return the run folder.
+    """Train to `config.total_steps` and return the run folder. Turns on JAX's persistent compilation cache.
 
-    Raises ValueError for a swarm that cannot be, OSError where the run folder cannot be used, CheckpointError where
-    it does not hold this run, and TrainingDivergedError as soon as a figure is not finite.
+    Raises ValueError for a swarm that cannot be or a resumed run of other options, OSError where the run folder cannot
+    be used, CheckpointError where it does not hold this run, TrainingDivergedError as soon as a figure is not finite,
+    and KeyboardInterrupt, once all is saved, after Ctrl-C.
     """
+    if config.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     cache_compilations()
     ppo, env_params, metadata = make_ppo(config)
     path = config.run_dir or default_run_dir(config.scenario)
     with prepare_run_folder(path, config.resume) as folder, Interrupt() as interrupt:
         runner = ppo.init(jax.random.key(config.seed), env_params)
         if config.resume:
+            check_same_run(load_config(PPOConfig, folder.config), config)
             runner, _ = load_checkpoint(folder.checkpoints, runner)
         save_config(folder.config, dataclasses.replace(config, run_dir=path, resume=False))
         first, last = int(runner.update), config.num_updates
@@ -330,6 +346,9 @@ def train(config: PPOConfig) -> Path:
             save_checkpoint(folder.checkpoints, runner, steps_done, metadata)
         print(f"{'Resuming' if config.resume else 'Training'} {path} on {jax.devices()[0].device_kind}, {steps_done:,} "
               f"of {last * config.steps_per_update:,} agent steps done", flush=True)  # fmt: skip
+        if first >= last:
+            print("Nothing left to train; more --total-steps would go on from here.")
+            return path
         update, seconds = compile_update(ppo, runner, env_params)
         print(f"Compiled in {seconds:.1f} s", flush=True)
         saved = first
@@ -346,6 +365,7 @@ def train(config: PPOConfig) -> Path:
                 metrics |= {
                     "train/fps": config.steps_per_update / elapsed,
                     "train/sps": 1 / elapsed,
+                    "env/layout_reuses": int(runner.env_state.layout_reuses),
                     **system_metrics(),
                 }
                 steps_done = index * config.steps_per_update
@@ -367,6 +387,14 @@ def train(config: PPOConfig) -> Path:
         raise KeyboardInterrupt
     print(f"Trained {steps_done:,} agent steps. Evaluate with: python -m trainers.evaluate {path}")
     return path
+
+
+def check_same_run(kept: PPOConfig, config: PPOConfig) -> None:
+    """ValueError naming an option in which a run cannot change when it is resumed."""
+    for field in dataclasses.fields(PPOConfig):
+        before, now = getattr(kept, field.name), getattr(config, field.name)
+        if before != now and field.name not in MAY_CHANGE:
+            raise ValueError(f"{field.name}={now!r} is not what {config.run_dir} was begun with, {before!r}")
 
 
 def compile_update(ppo: PPO, runner: Runner, env_params: Any) -> tuple[Any, float]:
@@ -391,11 +419,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parse = partial(parse_config, PPOConfig, prog="python -m trainers.jax_ppo", description=__doc__)
     config = parse(argv)
-    if config.resume and config.run_dir and "--config" not in argv:
+    if config.resume and config.run_dir:
+        if any(flag.startswith("--config") for flag in argv):
+            print("error: a resumed run keeps its own options: leave out --config", file=sys.stderr)
+            return 2
         kept = config.run_dir / "config.yaml"
         config = parse(["--config", str(kept), *argv]) if kept.exists() else config
-    if config.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     try:
         train(config)
     except KeyboardInterrupt:

@@ -37,16 +37,23 @@ def _register() -> None:
 class _OnGymnasiumImport:
     """A finder that leaves every module to the others, and registers after Gymnasium has run."""
 
+    asking = False  # the others where Gymnasium is
+
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "gymnasium":
+        if name != "gymnasium" or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.asking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 _register()
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]

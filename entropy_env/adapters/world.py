@@ -19,7 +19,7 @@ import numpy as np
 from entropy_env.env import Info, Swarm
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
-from entropy_env.scenarios.custom import check_layout, make_layout, pad_layout, spec_for
+from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 from entropy_env.vector import VectorState, VectorSwarm
 
@@ -94,8 +94,8 @@ class _Simulator:
         self._scenario = scenario
         self._settings = settings if max_steps is None else settings | {"max_steps": max_steps}
         self._largest = 1
-        self.difficulty = difficulty
-        self.swarm, self.params = self._at(difficulty)
+        self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else difficulty
+        self.swarm, self.params = self._at(self.difficulty)
         self._seed = np.zeros(2, np.uint32)
         self._state: Any = None
 
@@ -146,6 +146,8 @@ class World(_Simulator):
     """One world, which starts again when told to."""
 
     def __init__(self, num_agents: int, layout: Layout | Mapping[str, Any] | None = None, **settings: Any) -> None:
+        if layout is not None and settings.get("scenario", "open") == "open":
+            settings["scenario"] = Custom()
         super().__init__(num_agents, **settings)
         self._layout = layout
         if layout is not None:
@@ -163,8 +165,9 @@ class World(_Simulator):
         else:
             swarm, layout = fit_layout(layout, swarm, params)
             obs, state = _reset_to(swarm, layout, params)
-        self.swarm, self.params, self._seed, self._state, self._done = swarm, params, seed, state, False
+        self.swarm, self.params, self._seed, self._state, self._done = swarm, params, seed, state, True
         self._show()
+        self._done = False
         return np.array(obs)
 
     def step(self, action: np.ndarray) -> Transition:

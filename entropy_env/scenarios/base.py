@@ -24,7 +24,7 @@ class Scenario:
     max_steps: ClassVar[tuple[int, int, int, int]] = (200, 200, 200, 200)  # control periods, for each difficulty
 
     def __post_init__(self) -> None:
-        if self.difficulty not in LEVELS:
+        if isinstance(self.difficulty, bool | float) or self.difficulty not in LEVELS:
             raise ValueError(f"difficulty={self.difficulty!r} must be one of {', '.join(map(str, LEVELS))}")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -11,10 +12,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from entropy_env.geometry import fixed_bodies
+from entropy_env.scenarios.base import Scenario
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 TOLERANCE = 1e-5  # m, an overlap this deep passes as contact
 BODIES = (("walls", "wall_mask"), ("boxes", "box_mask"), ("discs", "disc_mask"))
+
+
+class Custom(Scenario):
+    """No generator: every episode's map is given by hand, so any number of robots may fit."""
+
+    name = "custom"
+
+    def capacity(self, level: int, params: SwarmParams) -> int:
+        return sys.maxsize
+
+    def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+        raise RuntimeError("maps given by hand are not drawn: reset with a layout")
 
 
 def make_layout(
@@ -67,6 +81,8 @@ def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
     Raises ValueError where the layout is for another number of agents.
     """
     num_agents, num_goals = layout.goals.shape[:2]
+    if spec.on_goal == "next_goal" and num_goals < 2:
+        raise ValueError("on_goal='next_goal' needs at least 2 goals for each agent of a layout, (N, G, 2)")
     if num_agents != spec.num_agents:
         raise ValueError(f"the layout has spawns for {num_agents} agents, the environment has {spec.num_agents}")
     slots = {f"num_{name}": max(getattr(spec, f"num_{name}"), len(getattr(layout, name))) for name, _ in BODIES}
@@ -85,7 +101,7 @@ def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
 
 
 def check_layout(layout: Layout, params: SwarmParams) -> None:
-    """Raise ValueError naming an agent that would start in a wall or another agent, or whose goal is outside."""
+    """Raise ValueError naming an agent that would start in a wall or another agent, or whose goal is out of reach."""
     spawns, goals = np.asarray(layout.spawns), np.asarray(layout.goals)
     num_goals = goals.shape[1]
     points = spawns[..., :2].reshape(-1, 2)
@@ -107,6 +123,10 @@ def check_layout(layout: Layout, params: SwarmParams) -> None:
     outside = np.argwhere(np.any((goals < 0) | (goals > np.asarray(layout.size)), axis=-1))
     for agent, turn in outside:
         raise ValueError(f"agent_{agent}: its goal {goals[agent, turn].tolist()} is not inside the arena")
+    solid = np.asarray(_gaps(goals.reshape(-1, 2), layout, params))[4:]
+    for row in np.flatnonzero(np.any(solid < -float(params.reach), axis=0)):
+        goal, body = goals.reshape(-1, 2)[row].tolist(), _body_name(layout, int(solid[:, row].argmin()))
+        raise ValueError(f"agent_{row // num_goals}: its goal {goal} is too deep in {body} to be reached")
 
 
 @jax.jit

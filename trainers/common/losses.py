@@ -32,15 +32,9 @@ def clipped_policy_loss(
     return -masked_mean(surrogate, mask), metrics
 
 
-def value_loss(
-    value: jax.Array, old_value: jax.Array, target: jax.Array, mask: jax.Array, clip: float | None
-) -> jax.Array:
-    """Half the squared error; with `clip`, the worse of it and that of a value kept near the old one (Baselines)."""
-    error = jnp.square(value - target)
-    if clip is not None:
-        near = old_value + jnp.clip(value - old_value, -clip, clip)
-        error = jnp.maximum(error, jnp.square(near - target))
-    return 0.5 * masked_mean(error, mask)
+def value_loss(value: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Half the mean squared error."""
+    return 0.5 * masked_mean(jnp.square(value - target), mask)
 
 
 def explained_variance(value: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Self
 from trainers.common.checkpoint import latest_step
 
 LOCK_FILE = ".lock"
+BARE = {LOCK_FILE, "config.yaml"}  # what a run that died before its first checkpoint leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def default_run_dir(scenario: str, root: str | os.PathLike[str] = "runs") -> Pat
 def _check(path: Path, resume: bool) -> None:
     if resume and latest_step(path / "checkpoints") is None:
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {path / 'checkpoints'}")
-    if not resume and any(file.name != LOCK_FILE for file in path.rglob("*") if not file.is_dir()):
+    if not resume and any(file.name not in BARE for file in path.rglob("*") if not file.is_dir()):
         raise FileExistsError(f"{path} already holds a run: continue it with --resume, or choose another --run-dir")
 
 
