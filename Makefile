@@ -28,6 +28,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.training --suite speed --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.training --suite scenarios --json benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

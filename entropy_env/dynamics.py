@@ -3,13 +3,14 @@
 A substep moves every agent by one displacement. `drive` proposes it; `resolve_contacts` pushes overlaps apart
 and then limits it, so that a valid state stays valid whatever the crowd: two agents may use half the gap
 between them each, a fixed body leaves the whole gap, and all bodies are convex, so the gap taken at the
-substep's start bounds it. Agents that overlap when a control period begins, which no step leads to, hold nobody
-back until they have come apart.
+substep's start bounds it. Agents that overlap something when a control period begins, which no step leads to,
+hold no other agent back, and none them, until they have come apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -47,6 +48,17 @@ def drive(
     return chord * jnp.cos(middle), chord * jnp.sin(middle), wrap_angle(middle + half_turn), wheel_speed
 
 
+def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[..., Separation]]]:
+    """`fixed_bodies`, with gaps from an agent's surface instead of its centre."""
+
+    def from_surface(separation: Callable, i: jax.Array, point: tuple) -> Separation:
+        gap, nx, ny = separation(i, point)
+        return gap - params.agent_radius, nx, ny
+
+    kinds = fixed_bodies(layout, params.wall_half_thickness)
+    return [(count, partial(from_surface, separation)) for count, separation in kinds]
+
+
 def _bodies(
     x: jax.Array,
     y: jax.Array,
@@ -70,15 +82,8 @@ def _bodies(
         gap = jnp.where(touchable & (index != i), square * inverse - 2 * params.agent_radius, jnp.inf)
         return gap, dx * inverse, dy * inverse
 
-    def fixed(separation: Callable) -> Callable[[jax.Array], Separation]:
-        def from_surface(i: jax.Array) -> Separation:
-            gap, nx, ny = separation(i, (x, y))
-            return gap - params.agent_radius, nx, ny
-
-        return from_surface
-
-    kinds = fixed_bodies(layout, params.wall_half_thickness)
-    return [(num_agents, 0.5, agent), *((count, 1.0, fixed(separation)) for count, separation in kinds)]
+    fixed = [(count, 1.0, partial(separation, point=(x, y))) for count, separation in _fixed(layout, params)]
+    return [(num_agents, 0.5, agent), *fixed]
 
 
 def _padded(value: jax.Array) -> jax.Array:
@@ -86,15 +91,17 @@ def _padded(value: jax.Array) -> jax.Array:
     return jnp.pad(value, (0, -value.shape[0] % LANES))
 
 
-def overlapping(x: jax.Array, y: jax.Array, active: jax.Array, params: SwarmParams) -> jax.Array:
-    """(N,) bool: who overlaps another agent, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
+def overlapping(x: jax.Array, y: jax.Array, active: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
+    """(N,) bool: who overlaps anything, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
     index, seen_x = jnp.arange(x.shape[0]), jnp.where(active, x, AWAY)
     near = jnp.square(2 * params.agent_radius - PILED)
 
     def visit(i: jax.Array, piled: jax.Array) -> jax.Array:
         return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < near) & (index != i))
 
-    return jax.lax.fori_loop(0, x.shape[0], visit, jnp.zeros_like(active)) & active
+    piled = jax.lax.fori_loop(0, x.shape[0], visit, jnp.zeros_like(active))
+    fixed = [(count, 1.0, partial(separation, point=(x, y))) for count, separation in _fixed(layout, params)]
+    return active & _visit(fixed, lambda piled, _, separation: piled | (separation[0] < -PILED), piled)
 
 
 def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
@@ -172,7 +179,7 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, substeps:
             collided | touched,
         ), None
 
-    piled = overlapping(state.position[:, 0], state.position[:, 1], active, params)
+    piled = overlapping(state.position[:, 0], state.position[:, 1], active, state.layout, params)
     carry = (state.position[:, 0], state.position[:, 1], state.heading, state.wheel_speed, jnp.zeros_like(active))
     (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=substeps)
     return state.replace(

@@ -280,7 +280,7 @@ def test_overrides_change_the_task(saved_run, capsys):
     assert (
         main([str(saved_run), "--episodes", "1", "--scenario", "circle", "--difficulty", "2", "--num-agents", "4"]) == 0
     )
-    written = json.loads((saved_run / "evaluation.json").read_text())
+    written = json.loads((saved_run / "evaluation-circle-2-4.json").read_text())
     assert (written["scenario"], written["difficulty"], written["num_agents"]) == ("circle", 2, 4)
     assert written["return"]["low"] is None
 

@@ -188,12 +188,12 @@ def common_states(seed):
     return mixed.replace(**on_grid), jnp.asarray(rng.uniform(-1, 1, (WORLDS, 10, 2)), jnp.float32)
 
 
-def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=3e-5):
-    """Step a world and its image: the image of the step is the step of the image.
+def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=1e-3):
+    """Step a world and its image: the image of the step is the step of the image, but for rays that graze something.
 
-    To 1e-5, but for rays that graze something. In a crush the 8th digit decides how several contacts share a step: there
-    `crush_tolerance` may miss one agent in 40 by up to 1e-3 m.
+    To 1e-5; in a crush the 8th digit decides how several contacts share a step.
     order: which of the world's agents is the image's k-th. mirrored: motors, rays, turn rate and sideways offset are.
+    Returns how many agents of the crush are off by more than 1e-5 m.
     """
     state, action = common_states(seed)
     order, rays, sign = np.array(order), np.arange(16), 1
@@ -210,8 +210,7 @@ def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_toler
     scattered, crush, both = slice(None, WORLDS // 2), slice(WORLDS // 2, None), slice(None)
     np.testing.assert_allclose(end_image.wheel_speed, expected.wheel_speed, atol=1e-5)
     assert far(wrapped(end_image.heading - expected.heading), 0 * expected.heading, 1e-5, both) == 0
-    assert far(end_image.position, expected.position, crush_tolerance, crush) <= 2
-    for tolerance, half in ((1e-5, scattered), (1e-3, crush)):
+    for tolerance, half in ((1e-5, scattered), (crush_tolerance, crush)):
         assert far(end_image.position, expected.position, tolerance, half) == 0
         assert far(reward_image, reward[:, order], tolerance, half) == 0
         assert far(obs_image[..., 16:], obs[..., 16:] * [1, sign, 1, sign], tolerance, half) == 0
@@ -219,6 +218,7 @@ def compare(seed, transform, order=tuple(range(10)), mirrored=False, crush_toler
     np.testing.assert_array_equal(info_image["collision"], info["collision"][:, order])
     assert np.any(info["collision"])
     assert not np.all(info["collision"])
+    return np.sum(np.any(np.abs(end_image.position - expected.position)[crush] > 1e-5, axis=-1))
 
 
 @given(seed=seeds)
@@ -252,32 +252,38 @@ def place(state, point, heading, box, wheel_speed):
     )
 
 
+def mirror(state):
+    return place(
+        state,
+        point=lambda p: jnp.stack([p[..., 0], 4 - p[..., 1]], axis=-1),
+        heading=lambda h: -h,
+        box=lambda half: half,
+        wheel_speed=lambda wheels: wheels[..., ::-1],
+    )
+
+
+def rotate(state):
+    return place(
+        state,
+        point=lambda p: jnp.stack([4 - p[..., 1], p[..., 0]], axis=-1),
+        heading=lambda h: wrapped(h + np.float32(np.pi / 2)),
+        box=lambda half: half[..., ::-1],
+        wheel_speed=lambda wheels: wheels,
+    )
+
+
 @given(seed=seeds)
 def test_a_mirrored_world_steps_as_the_mirror_image(seed):
-    def transform(state):
-        return place(
-            state,
-            point=lambda p: jnp.stack([p[..., 0], 4 - p[..., 1]], axis=-1),
-            heading=lambda h: -h,
-            box=lambda half: half,
-            wheel_speed=lambda wheels: wheels[..., ::-1],
-        )
-
-    compare(seed, transform, mirrored=True)
+    compare(seed, mirror, mirrored=True)
 
 
 @given(seed=seeds)
 def test_a_rotated_square_world_steps_as_the_rotated_image(seed):
-    def transform(state):
-        return place(
-            state,
-            point=lambda p: jnp.stack([4 - p[..., 1], p[..., 0]], axis=-1),
-            heading=lambda h: wrapped(h + np.float32(np.pi / 2)),
-            box=lambda half: half[..., ::-1],
-            wheel_speed=lambda wheels: wheels,
-        )
+    compare(seed, rotate)
 
-    compare(seed, transform)
+
+def test_a_crush_seldom_tells_left_from_right():
+    assert sum(compare(seed, mirror, mirrored=True) for seed in range(40)) <= 3, "of 1600 agents"
 
 
 @given(seed=seeds)
