@@ -65,6 +65,10 @@ class Swarm:
         `max_steps` defaults to what the scenario needs at the given difficulty. Raises ValueError for an unknown name
         or an impossible value, TypeError for a value that is no number; traced values are not checked.
         """
+        return cast_params(self.resolve_params(reward, **values))
+
+    def resolve_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
+        """As `make_params`, with plain numbers and NumPy arrays as they are given: no device is started."""
         if reward not in PRESETS:
             raise ValueError(f"unknown reward {reward!r}: choose from {', '.join(PRESETS)}")
         weights = {f"reward_{name}": weight for name, weight in PRESETS[reward].items()}
@@ -84,14 +88,16 @@ class Swarm:
                 f"Swarm's layouts have room for: make it with Swarm(..., difficulty={np.max(concrete['difficulty'])})"
             )
         if "max_steps" not in values:
-            table = np.array(self.scenario.max_steps, np.int32)
-            values["max_steps"] = jnp.asarray(table)[jnp.asarray(values["difficulty"], jnp.int32) - 1]
-        params = cast_params(SwarmParams(**values))
+            table, level = np.array(self.scenario.max_steps, np.int32), values["difficulty"]
+            if "difficulty" in concrete:
+                values["max_steps"] = table[np.asarray(level, np.int32) - 1]
+            else:
+                values["max_steps"] = jnp.asarray(table)[jnp.asarray(level, jnp.int32) - 1]
         if "difficulty" in concrete:
             sizes: dict[str, Any] = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
             for level in np.unique(np.asarray(concrete["difficulty"])):
                 self._check_capacity(int(level), SwarmParams(**sizes))
-        return params
+        return SwarmParams(**values)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """A new world. Returns observations (N, obs_dim) and the state."""

@@ -27,9 +27,12 @@ class VectorState(struct.PyTreeNode):
     episode_length: jax.Array  # (E, N) int32, so far
 
 
-def batch(env: Swarm, num_envs: int, stagger: bool = False) -> VectorSwarm:
-    """The same simulator over `num_envs` worlds; `stagger` starts their clocks at random times."""
-    return VectorSwarm(env, num_envs, stagger)
+def batch(env: Swarm, num_envs: int, stagger: bool = False, autoreset: bool = True) -> VectorSwarm:
+    """The same simulator over `num_envs` worlds; `stagger` starts their clocks at random times.
+
+    Without `autoreset` a world that is over stays as it is until `reset_where`.
+    """
+    return VectorSwarm(env, num_envs, stagger, autoreset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,7 @@ class VectorSwarm:
     env: Swarm
     num_envs: int
     stagger: bool = False  # so that the time limits do not fall together, which would make batches of one kind
+    autoreset: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_envs, int) or self.num_envs < 1:
@@ -52,20 +56,29 @@ class VectorSwarm:
         """How many layouts are drawn at a time."""
         return -(-self.num_envs // REDRAW_PERIOD)
 
+    def draw(self, key: jax.Array, params: SwarmParams) -> Layout:
+        """Layouts (S, E, ...): what every world starts on, and with `autoreset` what it starts on next."""
+        keys = jax.random.split(key, (2 if self.autoreset else 1, self.num_envs))
+        return jax.vmap(jax.vmap(self.env.generate, (0, _param_axes(params))), (0, None))(keys, params)
+
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
         """Observations (E, N, obs_dim) and the state of new worlds."""
-        axes = _param_axes(params)
         k_layout, k_clock = jax.random.split(key)
-        keys = jax.random.split(k_layout, (2, self.num_envs))
-        layouts = jax.vmap(jax.vmap(self.env.generate, (0, axes)), (0, None))(keys, params)
+        return self.reset_to(self.draw(k_layout, params), params, k_clock)
+
+    def reset_to(
+        self, layouts: Layout, params: SwarmParams, k_clock: jax.Array | None = None
+    ) -> tuple[jax.Array, VectorState]:
+        """As `reset`, on layouts (S, E, ...): the first for now, the last for the next episode. k_clock: to stagger."""
+        axes = _param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
-        if self.stagger:
+        if self.stagger and k_clock is not None:
             clock = jax.random.uniform(k_clock, (self.num_envs,)) * jnp.asarray(params.max_steps, jnp.float32)
             worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
             worlds=worlds,
-            next_layout=jax.tree.map(lambda x: x[1], layouts),
+            next_layout=jax.tree.map(lambda x: x[-1], layouts),
             spent=jnp.zeros(self.num_envs, bool),
             layout_reuses=jnp.array(0, jnp.int32),
             cursor=jnp.array(0, jnp.int32),
@@ -82,7 +95,8 @@ class VectorSwarm:
         action: (E, N, 2). Returns obs (E, N, obs_dim) of the worlds as they go on, and info with, besides what
         `Swarm.step` tells, `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) and
         `success` (E, N) bool, all valid where terminated or truncated, `goals_reached` (E, N) int32 since the world's
-        reset, and `active` (E, N) bool: who took this step.
+        reset, `active` and `remains` (E, N) bool: who took this step, and who is in the world after it and before any
+        reset, and `over` (E,) bool: which worlds are.
         """
         axes = _param_axes(params)
         active = state.worlds.active
@@ -104,24 +118,39 @@ class VectorSwarm:
         }
 
         over = worlds.done
-        changed = over
+        changed = jnp.zeros_like(over)
         if self.env.spec.on_goal == "respawn":
-            respawned = jax.vmap(self.env.respawn, (0, axes))(worlds, params)
-            changed |= jnp.any(respawned.active != worlds.active, axis=1)
+            respawned = _select(over, worlds, jax.vmap(self.env.respawn, (0, axes))(worlds, params))
+            changed = jnp.any(respawned.active != worlds.active, axis=1)
             worlds = respawned
-        worlds = _select(over, jax.vmap(self.env.start)(state.next_layout), worlds)
+        info |= {"remains": worlds.active, "over": over}
+        if self.autoreset:
+            worlds, changed = _select(over, jax.vmap(self.env.start)(state.next_layout), worlds), changed | over
         obs = jnp.where(worlds.active[..., None], final_obs, 0.0)
         obs = self._observe_again(obs, worlds, params, changed)
 
         ended = terminated | truncated
         state = state.replace(
             worlds=worlds,
-            spent=state.spent | over,
-            layout_reuses=state.layout_reuses + jnp.sum(state.spent & over, dtype=jnp.int32),
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
         )
-        return obs, self._redraw(key, state, params), reward, terminated, truncated, info
+        if self.autoreset:
+            state = self._redraw(key, state, over, params)
+        return obs, state, reward, terminated, truncated, info
+
+    def reset_where(
+        self, key: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
+    ) -> tuple[jax.Array, VectorState]:
+        """Begin new episodes in the worlds of `which` (E,) bool, on fresh layouts; observations of all worlds."""
+        axes = _param_axes(params)
+        fresh = jax.tree.map(lambda x: x[0], self.draw(key, params))
+        state = state.replace(
+            worlds=_select(which, jax.vmap(self.env.start)(fresh), state.worlds),
+            episode_return=jnp.where(which[:, None], 0.0, state.episode_return),
+            episode_length=jnp.where(which[:, None], 0, state.episode_length),
+        )
+        return jax.vmap(self.env.observe, (0, axes))(state.worlds, params), state
 
     def _observe_again(self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array) -> jax.Array:
         """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
@@ -140,9 +169,13 @@ class VectorSwarm:
 
         return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (0, obs))[1]
 
-    def _redraw(self, key: jax.Array, state: VectorState, params: SwarmParams) -> VectorState:
-        """Draw one chunk of next layouts again, if any of them has been used."""
+    def _redraw(self, key: jax.Array, state: VectorState, over: jax.Array, params: SwarmParams) -> VectorState:
+        """Count the layouts that worlds that are `over` (E,) bool have used, and draw one chunk of such again."""
         axes = _param_axes(params)
+        state = state.replace(
+            spent=state.spent | over,
+            layout_reuses=state.layout_reuses + jnp.sum(state.spent & over, dtype=jnp.int32),
+        )
         first = jnp.minimum(state.cursor * self.chunk, self.num_envs - self.chunk)
         index = first + jnp.arange(self.chunk)
 

@@ -1,0 +1,171 @@
+"""One interface to step many worlds from Python, on NumPy arrays, and the choice of what is behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from entropy_env.env import Swarm
+    from entropy_env.types import Layout, SwarmParams, SwarmState
+
+EngineName = Literal["auto", "numba", "jax"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transition:
+    """What a step tells about E worlds of N agents. Worlds that are over have been reset if the engine does so."""
+
+    obs: np.ndarray  # (E, N, obs_dim) float32, to act on next; zero for the inactive
+    final_obs: np.ndarray  # (E, N, obs_dim) float32, before any respawn or reset; valid where terminated or truncated
+    reward: np.ndarray  # (E, N) float32
+    terminated: np.ndarray  # (E, N) bool
+    truncated: np.ndarray  # (E, N) bool
+    done: np.ndarray  # (E,) bool, the world is over
+    acted: np.ndarray  # (E, N) bool, who took part in this step
+    active: np.ndarray  # (E, N) bool, who is in the world after it, before any reset
+    reached: np.ndarray  # (E, N) bool
+    collision: np.ndarray  # (E, N) bool
+    success: np.ndarray  # (E, N) bool, valid where terminated or truncated
+    goals_reached: np.ndarray  # (E, N) int32, since the world's reset
+    episode_return: np.ndarray  # (E, N) float32, this step included
+    episode_length: np.ndarray  # (E, N) int32, this step included
+    reward_terms: np.ndarray  # (E, N, terms) float32, in the order of `rewards.TERMS`
+
+
+class Engine(Protocol):
+    """E worlds of N agents. What it returns may be views of its own arrays, good until the next call: copy to keep."""
+
+    env: Swarm
+    num_envs: int
+    autoreset: bool  # worlds that are over begin again in the step that ends them
+
+    @property
+    def params(self) -> SwarmParams:
+        """One number for all worlds, or (E,) values. May be set at any time; new layouts follow from the next draw."""
+
+    @params.setter
+    def params(self, params: SwarmParams) -> None: ...
+
+    def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        """New episodes everywhere, or in the worlds of `which` (E,) bool. Observations (E, N, obs_dim).
+
+        seed: (2,) uint32. Both engines draw the same layouts from it.
+        """
+
+    def reset_to(self, layout: Layout) -> np.ndarray:
+        """New episodes on given layouts (E, ...). Observations (E, N, obs_dim)."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """(E,) bool; False where the generator could not fit everyone into a layout."""
+
+    def step(self, action: np.ndarray) -> Transition:
+        """One control period. action: (E, N, 2), clipped to [-1, 1]; what is not finite counts as zero."""
+
+    def observe(self) -> np.ndarray:
+        """(E, N, obs_dim) of the worlds as they stand."""
+
+    def global_state(self) -> np.ndarray:
+        """(E, N * 8), see `Swarm.global_state`."""
+
+    @property
+    def state(self) -> SwarmState:
+        """A copy, (E, ...) with NumPy leaves. May be set, from either engine's: the episodes go on from there."""
+
+    @state.setter
+    def state(self, state: SwarmState) -> None: ...
+
+
+def make_engine(
+    env: Swarm,
+    num_envs: int,
+    params: SwarmParams,
+    engine: EngineName = "auto",
+    autoreset: bool = True,
+    num_threads: int | None = None,
+) -> Engine:
+    """An engine by name. `auto` is Numba's on a CPU, as long as Numba works, and JAX's on an accelerator.
+
+    num_threads: of the Numba engine; None for all cores. ValueError for an unknown name or a number below one,
+    RuntimeError where Numba is asked for and does not work.
+    """
+    check_engine(engine)
+    for name, count in (("num_envs", num_envs), ("num_threads", 1 if num_threads is None else num_threads)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name}={count!r} must be an integer of at least 1")
+    if (engine == "numba" or (engine == "auto" and on_cpu())) and _numba_works(required=engine == "numba"):
+        from entropy_env.numba_engine.engine import NumbaEngine
+
+        return NumbaEngine(env, num_envs, params, autoreset, num_threads)
+    from entropy_env.jax_engine import JaxEngine
+
+    return JaxEngine(env, num_envs, params, autoreset)
+
+
+def check_engine(engine: str) -> None:
+    """ValueError for a name that is none."""
+    if engine not in get_args(EngineName):
+        raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on a CPU, found out without starting a device where none but the CPU can be meant."""
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms:
+        return platforms.split(",")[0] == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        return True
+    return jax.default_backend() == "cpu"
+
+
+def _numba_works(required: bool) -> bool:
+    """Load the compiled step, compiling it the first time. Where that fails, a warning, or RuntimeError if required."""
+    try:
+        from entropy_env.numba_engine.engine import load_kernels
+
+        load_kernels()
+    except Exception as error:  # whatever an installation of Numba and LLVM can do wrong
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work here ({error!r})"
+        advice = "pip install --upgrade numba, or choose engine='jax'"
+        if required:
+            raise RuntimeError(f"engine='numba', but Numba {reason}: {advice}") from error
+        warnings.warn(f"Numba {reason}, so the slower JAX engine steps the worlds: {advice}", stacklevel=3)
+        return False
+    return True
+
+
+def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:
+    """The key of the count-th draw from a seed (2,) uint32, whatever JAX's default generator is."""
+    return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), count)
+
+
+_forked_from_jax = False
+
+
+def _note_fork() -> None:
+    global _forked_from_jax
+    bridge = sys.modules.get("jax._src.xla_bridge")  # no public name tells whether a device has been started
+    _forked_from_jax |= bool(getattr(bridge, "backends_are_initialized", lambda: False)())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def check_fork() -> None:
+    """RuntimeError in a process forked from one that had used JAX, whose threads are missing: it would wait for ever."""
+    if _forked_from_jax:
+        raise RuntimeError(
+            "this process was forked from one that had already used JAX, which cannot go on in it: start workers with "
+            'multiprocessing.get_context("spawn"), or "forkserver", or fork before the first reset'
+        )

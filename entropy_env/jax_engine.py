@@ -1,0 +1,173 @@
+"""`vector` on NumPy arrays: many worlds in one jitted step, on whatever device JAX computes.
+
+Compiled functions belong to the module, with the batch as a static argument. Simulators of equal settings are equal,
+so a second engine compiles nothing, and neither does a new parameter value.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.engines import Transition, check_fork, episode_key
+from entropy_env.env import Swarm
+from entropy_env.rewards import TERMS
+from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
+from entropy_env.vector import VectorState, VectorSwarm
+
+FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success")
+COUNTS = ("goals_reached", "episode_length")
+NUMBERS = ("reward", "episode_return")
+
+
+class JaxEngine:
+    """`entropy_env.engines.Engine` in JAX. A device is started with the first reset."""
+
+    def __init__(self, env: Swarm, num_envs: int, params: SwarmParams, autoreset: bool = True) -> None:
+        self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
+        self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
+        self._seed, self._draws = np.zeros(2, np.uint32), 0
+        self._vector_state: VectorState | None = None
+        self.params = params
+
+    @property
+    def params(self) -> SwarmParams:
+        """See `Engine`."""
+        return self._params
+
+    @params.setter
+    def params(self, params: SwarmParams) -> None:
+        self._params, self._device_params = params, None
+
+    def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        """See `Engine`."""
+        self._seed, self._draws = np.array(seed, np.uint32), 0
+        draw = self._next_draw()
+        if which is None:
+            obs, self._vector_state = _reset(self._batch, *draw, self._on_device())
+        else:
+            which = np.array(which, bool)
+            obs, self._vector_state = _reset_where(self._batch, *draw, self._running(), which, self._on_device())
+        return np.array(obs)
+
+    def reset_to(self, layout: Layout) -> np.ndarray:
+        """See `Engine`."""
+        check_fork()
+        layouts = jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout)
+        obs, self._vector_state = _reset_to(self._batch, layouts, self._on_device())
+        return np.array(obs)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """See `Engine`."""
+        return np.array(self._running().worlds.layout.valid)
+
+    def step(self, action: np.ndarray) -> Transition:
+        """See `Engine`."""
+        action = np.asarray(action, np.float32)
+        state, obs, table = _step(self._batch, *self._next_draw(), self._running(), action, self._on_device())
+        self._vector_state = state
+        return _unpack(np.array(obs), np.asarray(table))
+
+    def observe(self) -> np.ndarray:
+        """See `Engine`."""
+        return np.array(_observe(self._batch.env, self._running().worlds, self._on_device()))
+
+    def global_state(self) -> np.ndarray:
+        """See `Engine`."""
+        return np.array(_global_state(self._batch.env, self._running().worlds))
+
+    @property
+    def state(self) -> SwarmState:
+        """See `Engine`."""
+        return jax.tree.map(np.array, self._running().worlds)
+
+    @state.setter
+    def state(self, state: SwarmState) -> None:
+        check_fork()
+        worlds = jax.tree.map(jnp.array, state)
+        if self._vector_state is None:
+            self.reset_to(state.layout)
+        nothing = jnp.zeros(worlds.heading.shape, jnp.float32)
+        self._vector_state = self._running().replace(
+            worlds=worlds, episode_return=nothing, episode_length=nothing.astype(jnp.int32)
+        )
+
+    def _running(self) -> VectorState:
+        if self._vector_state is None:
+            raise RuntimeError("no episode has begun: call reset()")
+        return self._vector_state
+
+    def _on_device(self) -> SwarmParams:
+        if self._device_params is None:
+            self._device_params = cast_params(self._params)
+        return self._device_params
+
+    def _next_draw(self) -> tuple[np.ndarray, np.uint32]:
+        check_fork()
+        self._draws += 1
+        return self._seed, np.uint32(self._draws - 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reset(
+    batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams
+) -> tuple[jax.Array, VectorState]:
+    return batch.reset(episode_key(seed, count), params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reset_where(
+    batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
+) -> tuple[jax.Array, VectorState]:
+    return batch.reset_where(episode_key(seed, count), state, which, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reset_to(batch: VectorSwarm, layouts: Layout, params: SwarmParams) -> tuple[jax.Array, VectorState]:
+    return batch.reset_to(layouts, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _observe(env: Swarm, worlds: SwarmState, params: SwarmParams) -> jax.Array:
+    axes = jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
+    return jax.vmap(env.observe, (0, axes))(worlds, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _global_state(env: Swarm, worlds: SwarmState) -> jax.Array:
+    return jax.vmap(env.global_state)(worlds)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(
+    batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
+) -> tuple[VectorState, jax.Array, jax.Array]:
+    """The state, observations (E, N, obs_dim), and all else in one array, because each from the device costs a call."""
+    key = episode_key(seed, count)
+    obs, state, reward, terminated, truncated, info = batch.step(key, state, action, params)
+    told = info | {
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+        "done": jnp.broadcast_to(info["over"][:, None], reward.shape),
+        "acted": info["active"],
+        "active": info["remains"],
+    }
+    columns = [told[name] for name in FLAGS + COUNTS + NUMBERS] + [info["reward_terms"][name] for name in TERMS]
+    columns = jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
+    return state, obs, jnp.concatenate([info["final_obs"], columns], axis=-1)
+
+
+def _unpack(obs: np.ndarray, table: np.ndarray) -> Transition:
+    names = FLAGS + COUNTS + NUMBERS
+    first = obs.shape[-1]
+    kinds = {name: np.bool_ for name in FLAGS} | {name: np.int32 for name in COUNTS}
+    told = {name: table[..., first + i].astype(kinds.get(name, np.float32)) for i, name in enumerate(names)}
+    told["done"] = told["done"][:, 0].copy()
+    return Transition(
+        obs=obs, final_obs=table[..., :first].copy(), reward_terms=table[..., first + len(names) :].copy(), **told
+    )

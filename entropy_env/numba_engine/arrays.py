@@ -1,0 +1,176 @@
+"""What the kernels work on: E worlds of N agents as records and arrays, and their way from and to the JAX side's types.
+
+All that belongs to one agent lies together in one record, which is what a loop over agents wants, and one array costs
+less to hand to a kernel than thirty. The public arrays are views of one field each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from entropy_env.rewards import TERMS
+from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState
+
+LISTED = 24  # neighbours kept in a list; more have room only around robots several times faster than the default
+
+AGENT = np.dtype(
+    [
+        # the fields of SwarmState
+        ("position", np.float32, 2),  # m
+        ("heading", np.float32),  # rad
+        ("wheel_speed", np.float32, 2),  # m/s
+        ("goal_index", np.int32),
+        ("goals_reached", np.int32),
+        ("active", np.bool_),
+        ("collided", np.bool_),
+        # what a step tells
+        ("acted", np.bool_),  # took part in it
+        ("remains", np.bool_),  # is in the world after it, before any reset
+        ("reached", np.bool_),
+        ("collision", np.bool_),
+        ("terminated", np.bool_),
+        ("truncated", np.bool_),
+        ("success", np.bool_),
+        ("reward", np.float32),
+        ("reward_terms", np.float32, len(TERMS)),
+        ("episode_return", np.float32),  # this step included
+        ("episode_length", np.int32),
+        ("total_reached", np.int32),  # goals, before any reset
+        # what one room of a step leaves for the next
+        ("return_so_far", np.float32),
+        ("length_so_far", np.int32),
+        ("goal", np.float32, 2),  # m, where it is bound for
+        ("distance", np.float32),  # m to the goal when the step began
+        ("command", np.float32, 2),  # m/s, wheel speeds wanted
+        ("wanted", np.float32, 2),  # m, where the drive alone would lead
+        ("move", np.float32, 2),  # m, the displacement that is safe
+        ("piled", np.bool_),  # overlapped something when the step began
+        ("asked", np.int32),  # the column of the pose to respawn at, or -1
+        ("cell", np.int32),
+        ("num_near", np.int32),  # agents that may be touched in this step; above LISTED they are not listed
+        ("num_near_fixed", np.int32),
+        ("near", np.int32, LISTED),
+    ],
+    align=True,
+)
+WORLD = np.dtype([("step", np.int32), ("done", np.bool_), ("over", np.bool_)], align=True)
+SORTED = np.dtype([("position", np.float32, 2), ("agent", np.int32)], align=True)
+PARAMS = np.dtype(
+    [(field.name, np.int32 if field.name in INT_PARAMS else np.float32) for field in dataclasses.fields(SwarmParams)],
+    align=True,
+)
+AGENT_FIELDS = ("position", "heading", "wheel_speed", "active", "goal_index", "goals_reached", "collided")
+WORLD_FIELDS = ("step", "done")
+
+
+class Maps(NamedTuple):
+    """`Layout`, of E worlds."""
+
+    size: np.ndarray  # (E, 2) m
+    walls: np.ndarray  # (E, W, 2, 2) m
+    wall_mask: np.ndarray  # (E, W) bool
+    boxes: np.ndarray  # (E, B, 4) m
+    box_mask: np.ndarray  # (E, B) bool
+    discs: np.ndarray  # (E, D, 3) m
+    disc_mask: np.ndarray  # (E, D) bool
+    spawns: np.ndarray  # (E, N, G, 3) m, m, rad
+    goals: np.ndarray  # (E, N, G, 2) m
+    valid: np.ndarray  # (E,) bool
+
+
+class Swarms(NamedTuple):
+    """All that a kernel reads and writes."""
+
+    agents: np.ndarray  # (E, N) AGENT
+    worlds: np.ndarray  # (E,) WORLD
+    maps: Maps
+    obs: np.ndarray  # (E, N, obs_dim) float32, to act on next
+    final_obs: np.ndarray  # (E, N, obs_dim) float32, of those who ended
+    near_fixed: np.ndarray  # (E, N, K) int32, the first `num_near_fixed` fixed bodies may be touched in this step
+    contacts: np.ndarray  # (S, N + K, 4) of one agent, on S threads: gap (m), normal (2), share
+    cell_end: np.ndarray  # (E, cells) int32, where each cell's agents end in the sorted order
+    order: np.ndarray  # (E, N) SORTED, active agents cell by cell
+    rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
+
+
+def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
+    """Zeros."""
+    rows = num_envs, spec.num_agents, spec.num_goals
+    return Maps(
+        size=np.zeros((num_envs, 2), np.float32),
+        walls=np.zeros((num_envs, spec.num_walls, 2, 2), np.float32),
+        wall_mask=np.zeros((num_envs, spec.num_walls), bool),
+        boxes=np.zeros((num_envs, spec.num_boxes, 4), np.float32),
+        box_mask=np.zeros((num_envs, spec.num_boxes), bool),
+        discs=np.zeros((num_envs, spec.num_discs, 3), np.float32),
+        disc_mask=np.zeros((num_envs, spec.num_discs), bool),
+        spawns=np.zeros((*rows, 3), np.float32),
+        goals=np.zeros((*rows, 2), np.float32),
+        valid=np.zeros(num_envs, bool),
+    )
+
+
+def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
+    """Zeros, and the directions of the rays."""
+    lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
+    angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
+    return Swarms(
+        agents=np.zeros(lanes, AGENT),
+        worlds=np.zeros(num_envs, WORLD),
+        maps=empty_maps(spec, num_envs),
+        obs=np.zeros((*lanes, spec.obs_dim), np.float32),
+        final_obs=np.zeros((*lanes, spec.obs_dim), np.float32),
+        near_fixed=np.zeros((*lanes, fixed), np.int32),
+        contacts=np.zeros((num_threads, spec.num_agents + fixed, 4), np.float32),
+        cell_end=np.zeros((num_envs, num_cells), np.int32),
+        order=np.zeros(lanes, SORTED),
+        rays=np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32),
+    )
+
+
+def pack_params(params: SwarmParams, num_envs: int) -> np.ndarray:
+    """(E,) PARAMS, from scalars or one value a world. ValueError for another number of values."""
+    packed = np.empty(num_envs, PARAMS)
+    for name in PARAMS.names or ():
+        value = np.asarray(getattr(params, name))
+        if value.shape not in ((), (num_envs,)):
+            raise ValueError(f"{name} has shape {value.shape}: give one number, or one for each of {num_envs} worlds")
+        packed[name] = value
+    return packed
+
+
+def map_bytes(maps: Maps) -> list[np.ndarray]:
+    """(E, ...) uint8 views of all that a map consists of."""
+    return [array.reshape(len(array), -1).view(np.uint8) for array in maps if array.size]
+
+
+def write_maps(maps: Maps, layout: Layout, where: Any = slice(None)) -> None:
+    """Copy a Layout of as many worlds into the worlds at `where`. ValueError for other shapes."""
+    for name in Maps._fields:
+        target, source = getattr(maps, name), np.asarray(getattr(layout, name))
+        if source.shape != target[where].shape:
+            raise ValueError(f"layout.{name} has shape {source.shape}, expected {target[where].shape}")
+        target[where] = source
+
+
+def write_state(swarms: Swarms, state: SwarmState) -> None:
+    """Copy a SwarmState of E worlds. ValueError for other shapes."""
+    write_maps(swarms.maps, state.layout)
+    for names, records in ((AGENT_FIELDS, swarms.agents), (WORLD_FIELDS, swarms.worlds)):
+        for name in names:
+            source = np.asarray(getattr(state, name))
+            if source.shape != records[name].shape:
+                raise ValueError(f"state.{name} has shape {source.shape}, expected {records[name].shape}")
+            records[name] = source
+
+
+def read_state(swarms: Swarms) -> SwarmState:
+    """A copy as SwarmState with NumPy leaves, of E worlds."""
+    return SwarmState(
+        layout=Layout(**{name: array.copy() for name, array in swarms.maps._asdict().items()}),
+        **{name: swarms.agents[name].copy() for name in AGENT_FIELDS},
+        **{name: swarms.worlds[name].copy() for name in WORLD_FIELDS},
+    )

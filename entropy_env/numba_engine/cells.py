@@ -1,0 +1,78 @@
+"""Who is near whom: active agents sorted into square cells, so that a look at 3 x 3 of them misses nobody.
+
+With a single cell everybody is near everybody, which is quickest for small swarms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from entropy_env.numba_engine.compilation import inlined
+
+GROWTH = np.float32(1.1)
+
+
+@inlined
+def grid(w, e, reach):
+    """Columns, rows and side (m) of the cells of world e, at least `reach` m wide.
+
+    Not more of them than there is room for in `cell_end`: larger cells are as right.
+    """
+    width, height, most = w.maps.size[e, 0], w.maps.size[e, 1], w.cell_end.shape[1]
+    if most == 1:
+        return 1, 1, reach
+    side = max(reach, np.float32(math.sqrt(width * height / np.float32(most))))
+    while True:
+        columns, rows = max(int(math.ceil(width / side)), 1), max(int(math.ceil(height / side)), 1)
+        if columns * rows <= most:
+            return columns, rows, side
+        side *= GROWTH
+
+
+@inlined
+def line_of(value, side, count):
+    """Which of `count` columns or rows; those outside the arena belong to the outermost."""
+    return min(max(int(value / side), 0), count - 1)
+
+
+@inlined
+def sort_into_cells(w, e, reach):
+    """Sort the active agents of world e by cell (counting sort, stable)."""
+    columns, rows, side = grid(w, e, reach)
+    ends, order, num_agents = w.cell_end[e], w.order[e], w.agents.shape[1]
+    for cell in range(columns * rows):
+        ends[cell] = 0
+    for i in range(num_agents):
+        me = w.agents[e, i]
+        if me.active:
+            column, row = line_of(me.position[0], side, columns), line_of(me.position[1], side, rows)
+            me.cell = row * columns + column
+            ends[me.cell] += 1
+    total = 0
+    for cell in range(columns * rows):
+        start, total = total, total + ends[cell]
+        ends[cell] = start
+    for i in range(num_agents):
+        me = w.agents[e, i]
+        if me.active:
+            k = ends[me.cell]
+            order[k].agent = i
+            order[k].position[0], order[k].position[1] = me.position[0], me.position[1]
+            ends[me.cell] = k + 1
+
+
+@inlined
+def rows_around(y, side, rows):
+    """First row and the row after the last, of the cells that may hold neighbours."""
+    row = line_of(y, side, rows)
+    return max(row - 1, 0), min(row + 1, rows - 1) + 1
+
+
+@inlined
+def run_in_row(w, e, row, x, side, columns):
+    """Start and end in `order` of a row's agents, in the cells that may hold neighbours."""
+    column = line_of(x, side, columns)
+    first, last = row * columns + max(column - 1, 0), row * columns + min(column + 1, columns - 1)
+    return (w.cell_end[e, first - 1] if first > 0 else np.int32(0)), w.cell_end[e, last]

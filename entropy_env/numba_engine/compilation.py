@@ -1,0 +1,64 @@
+"""How this engine's functions are compiled, and where the compiled code is kept.
+
+Numba keeps a function's machine code under the name and date of the function's own file, and would go on using it
+after a change in a file that it calls. So the folder is named after the text of all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+from numba.core import config
+
+OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+CONSTANTS = ("dynamics.py", "types.py")  # modules beside this package, of which compiled code holds numbers
+
+
+def inlined(function: Callable) -> Callable:
+    """A compiled function that kernels call."""
+    return numba.njit(forceinline=True, **OPTIONS)(function)
+
+
+def kernel(function: Callable) -> Callable:
+    """A compiled function that Python calls, kept on disk."""
+    folder = cache_folder()
+    if folder is None:
+        return numba.njit(**OPTIONS)(function)
+    before, config.CACHE_DIR = config.CACHE_DIR, folder  # read once, by the decorator
+    try:
+        return numba.njit(cache=True, **OPTIONS)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+@functools.cache
+def cache_folder() -> str | None:
+    """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder.
+
+    None, with a warning, where nothing can be written: then every process compiles for itself.
+    """
+    here = Path(__file__).parent
+    text = hashlib.sha256()
+    for path in [*sorted(here.glob("*.py")), *(here.parent / name for name in CONSTANTS)]:
+        text.update(path.read_bytes())
+    home = config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "entropy_env", "numba")
+    folder = Path(home, f"entropy_env-{text.hexdigest()[:12]}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        warnings.warn(
+            f"compiled code cannot be kept in {folder} ({error}), so every process compiles for some seconds: "
+            "set NUMBA_CACHE_DIR to a folder that can be written",
+            stacklevel=2,
+        )
+        return None
+    return str(folder)

@@ -1,0 +1,244 @@
+"""Many worlds on the cores of a CPU, in NumPy arrays."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from entropy_env.engines import Transition, check_fork, episode_key
+from entropy_env.env import Swarm
+from entropy_env.numba_engine import step
+from entropy_env.numba_engine.arrays import (
+    empty_maps,
+    empty_swarms,
+    map_bytes,
+    pack_params,
+    read_state,
+    write_maps,
+    write_state,
+)
+from entropy_env.numba_engine.compilation import cache_folder
+from entropy_env.numba_engine.threads import num_cores, share
+from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.vector import VectorSwarm
+
+CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
+CELLS_PER_AGENT = 4
+TEAM_FROM = 512  # agents of a world whose steps several threads share, where there are few worlds
+CHUNK = 256  # agents worth a call of a kernel: 0.1 ms
+
+
+class NumbaEngine:
+    """`entropy_env.engines.Engine` in compiled loops, which allocate nothing.
+
+    Layouts come from the scenario, for all worlds at a time, and the next are being drawn while these are played.
+    """
+
+    def __init__(
+        self,
+        env: Swarm,
+        num_envs: int,
+        params: SwarmParams,
+        autoreset: bool = True,
+        num_threads: int | None = None,
+    ) -> None:
+        load_kernels()
+        self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
+        self.num_threads = num_cores() if num_threads is None else num_threads
+        spec = env.spec
+        num_cells = 1 if spec.num_agents < CELLS_FROM else CELLS_PER_AGENT * spec.num_agents
+        self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
+        self._next_maps = empty_maps(spec, num_envs)
+        self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
+        self._everywhere = np.ones(num_envs, bool)
+        self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
+        self._choices = step.Choices(
+            spec.substeps, step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world", autoreset
+        )
+        self._told = _transition(self._w)
+        self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
+        self._seed, self._draws = np.zeros(2, np.uint32), 0
+        self._drawing: Layout | None = None  # (S, E, ...), on their way
+        self.params = params
+
+    @property
+    def params(self) -> SwarmParams:
+        """See `Engine`."""
+        return self._params
+
+    @params.setter
+    def params(self, params: SwarmParams) -> None:
+        self._packed = pack_params(params, self.num_envs)
+        self._params = params
+
+    def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        """See `Engine`."""
+        self._seed, self._draws, self._drawing = np.array(seed, np.uint32), 0, None
+        layouts = self._draw()
+        which = self._everywhere if which is None else np.array(which, bool)
+        write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
+        obs = self._start(which)
+        write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
+        self._spent[:] = not self.autoreset
+        return obs
+
+    def reset_to(self, layout: Layout) -> np.ndarray:
+        """See `Engine`."""
+        write_maps(self._next_maps, layout)
+        return self._start(self._everywhere)
+
+    def step(self, action: np.ndarray) -> Transition:
+        """See `Engine`."""
+        self._action[...] = action
+        ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
+        if ended and self.autoreset:
+            over = self._told.done
+            if (self._spent & over).any():
+                self._refill()
+            self._start(over)
+        return self._told
+
+    def observe(self) -> np.ndarray:
+        """See `Engine`."""
+        return self._observe(self._everywhere)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """See `Engine`."""
+        return self._w.maps.valid
+
+    def global_state(self) -> np.ndarray:
+        """See `Engine`."""
+        agents, goals = self._w.agents, self._w.maps.goals
+        heading, (left, right) = agents["heading"], np.moveaxis(agents["wheel_speed"], -1, 0)
+        table = np.empty((*agents.shape, 8), np.float32)
+        table[..., :2] = agents["position"]
+        table[..., 2], table[..., 3] = np.cos(heading), np.sin(heading)
+        table[..., 4], table[..., 5] = (left + right) / 2, right - left
+        table[..., 6:] = np.take_along_axis(goals, agents["goal_index"][..., None, None], axis=2)[:, :, 0]
+        table[~agents["active"]] = 0
+        return table.reshape(self.num_envs, -1)
+
+    @property
+    def state(self) -> SwarmState:
+        """See `Engine`."""
+        return read_state(self._w)
+
+    @state.setter
+    def state(self, state: SwarmState) -> None:
+        write_state(self._w, state)
+        self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
+
+    def _start(self, which: np.ndarray) -> np.ndarray:
+        """Begin episodes in the worlds of `which` (E,) bool on their next maps, and observe those worlds."""
+        for target, source in zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True):
+            step.copy_rows(target, source, which)
+        step.start(self._w, which)
+        self._spent |= which
+        return self._observe(which)
+
+    def _observe(self, which: np.ndarray) -> np.ndarray:
+        for stage in (step.SORT, step.SEE):
+            k = step.num_stages(self._choices.substeps) - 1 - step.SEE + stage
+            self._run(k, k + 1, which)
+        return self._w.obs
+
+    def _run(self, first: int, stop: int, which: np.ndarray) -> int:
+        """Stages of a step, in the worlds of `which` (E,) bool, on all threads. How many of the worlds are over."""
+        args = self._w, self._packed, self._action, self._choices
+        num_agents = self.env.spec.num_agents
+        if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
+            return sum(self._run_as_team(args, first, stop, which, e) for e in range(self.num_envs) if which[e])
+        chunk = max(-(-self.num_envs // (8 * self.num_threads)), CHUNK // num_agents, 1)
+
+        def worlds(slot: int, part: tuple[int, int]) -> int:
+            return step.run(*args, slot, which, part, (first, stop), (0, num_agents))
+
+        return share(worlds, self.num_envs, chunk, self.num_threads)
+
+    def _run_as_team(self, args: tuple, first: int, stop: int, which: np.ndarray, e: int) -> int:
+        """As `_run`, in one world, stage by stage, each shared out by agents where it can be."""
+        num_agents, world, ended = self.env.spec.num_agents, (e, e + 1), 0
+        for k in range(first, stop):
+
+            def agents(slot: int, part: tuple[int, int], stage: tuple[int, int] = (k, k + 1)) -> int:
+                return step.run(*args, slot, which, world, stage, part)
+
+            alone = step.of_a_world(k, self._choices.substeps)
+            chunk = num_agents if alone else max(-(-num_agents // (8 * self.num_threads)), CHUNK)
+            ended = share(agents, num_agents, chunk, self.num_threads)
+        return int(ended > 0)
+
+    def _refill(self) -> None:
+        """Give a fresh next map to every world whose own has been played."""
+        layouts = jax.tree.map(lambda x: x[0][self._spent], self._draw())
+        write_maps(self._next_maps, layouts, self._spent)
+        self._spent[:] = False
+
+    def _draw(self) -> Layout:
+        """Layouts (S, E, ...), and have more drawn meanwhile, in JAX's own thread."""
+        check_fork()
+        layouts = self._begin_drawing() if self._drawing is None else self._drawing
+        self._drawing = self._begin_drawing() if self.autoreset else None
+        return jax.tree.map(np.asarray, layouts)
+
+    def _begin_drawing(self) -> Layout:
+        self._draws += 1
+        return _draw(self._batch, self._seed, np.uint32(self._draws - 1), self.params)
+
+
+@functools.cache
+def load_kernels() -> None:
+    """Have the step compiled, or read from the cache on disk, by running it over no world.
+
+    A damaged cache, or a disk without room for one, is no reason to fail: the folder is emptied and it compiles again.
+    """
+    spec = Swarm().spec
+    w, nowhere = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool)
+    choices = step.Choices(spec.substeps, 0, False, False)
+    packed = pack_params(SwarmParams(), 1)
+
+    def run() -> None:
+        action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
+        step.run(w, packed, action, choices, 0, nowhere, (0, 0), (0, 0), (0, 0))
+        step.start(w, nowhere)
+        step.copy_rows(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8), nowhere)
+
+    folder = cache_folder()
+    if folder and not any(Path(folder).rglob("*.nbc")) and sys.stderr.isatty():
+        print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
+    try:
+        run()
+    except Exception:
+        if folder is None:
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        run()
+
+
+def _transition(w) -> Transition:
+    agents = w.agents
+    return Transition(
+        obs=w.obs,
+        final_obs=w.final_obs,
+        done=w.worlds["over"],
+        active=agents["remains"],
+        goals_reached=agents["total_reached"],
+        **{
+            name: agents[name]
+            for name in (
+                "reward", "terminated", "truncated", "acted", "reached", "collision", "success", "episode_return",
+                "episode_length", "reward_terms",
+            )
+        },
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
+    return batch.draw(jax.random.split(episode_key(seed, count))[0], params)

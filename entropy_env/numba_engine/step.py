@@ -1,0 +1,294 @@
+"""One control period of one world, as a list of what happens, and the kernels that run it.
+
+A stage works on a range of agents and leaves what others need in their records. A small world goes through all stages
+in one call; a large one goes through each on several threads, which meet in between.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from entropy_env.numba_engine.cells import grid, rows_around, run_in_row, sort_into_cells
+from entropy_env.numba_engine.compilation import inlined, kernel
+from entropy_env.numba_engine.dynamics import (
+    contact_reach,
+    find_neighbours,
+    propose,
+    resolve_contacts,
+    set_command,
+    settle,
+)
+from entropy_env.numba_engine.geometry import TWO, ZERO, cos_sin
+from entropy_env.numba_engine.lidar import scan
+
+TEN = np.float32(10)
+TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
+ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
+MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE = range(10)  # the stages
+
+
+class Choices(NamedTuple):
+    """What is fixed for an engine."""
+
+    substeps: int
+    on_goal: int
+    world_frame: bool  # velocities are observed in the world's frame
+    autoreset: bool  # a world that is over is not looked at again before its reset
+
+
+@inlined
+def distance_to_goal(me):
+    """m."""
+    dx, dy = me.goal[0] - me.position[0], me.goal[1] - me.position[1]
+    return np.float32(math.sqrt(dx * dx + dy * dy))
+
+
+@inlined
+def lidar_reach(p):
+    """m, between the centres of an agent and of one that it may see."""
+    return p.lidar_range + TWO * p.agent_radius
+
+
+@inlined
+def prepare(w, p, action, e, i):
+    """Note what an agent is about to do, and what it may run into."""
+    me = w.agents[e, i]
+    me.acted, me.collided = me.active, False
+    if me.active:
+        goal = w.maps.goals[e, i, me.goal_index]
+        me.goal[0], me.goal[1] = goal[0], goal[1]
+        me.distance = distance_to_goal(me)
+        set_command(me, action[e, i], p)
+        find_neighbours(w, p, e, i)
+
+
+@inlined
+def score(w, p, choices, e, i):
+    """Reward, and what a goal reached or the time limit ends."""
+    me, time_up, num_goals = w.agents[e, i], w.worlds[e].step + 1 >= p.max_steps, w.maps.goals.shape[2]
+    terms, reached, reward = me.reward_terms, False, ZERO
+    for term in range(terms.shape[0]):
+        terms[term] = ZERO
+    if me.acted:
+        settle(me)
+        distance = distance_to_goal(me)
+        reached = distance < p.agent_radius + p.goal_radius
+        terms[0] = p.reward_distance * -distance / TEN
+        terms[1] = p.reward_progress * (me.distance - distance)
+        terms[2] = p.reward_reached if reached else ZERO
+        terms[3] = -p.reward_collision if me.collided else ZERO
+        terms[4] = -p.reward_time
+        for term in range(terms.shape[0]):
+            reward += terms[term]
+        me.length_so_far += 1
+    if reached:
+        me.goals_reached += 1
+        if choices.on_goal == NEXT_GOAL:
+            me.goal_index = (me.goal_index + 1) % num_goals
+        else:
+            me.active = False
+    me.return_so_far += reward
+    me.reward, me.reached, me.collision, me.total_reached = reward, reached, me.collided, me.goals_reached
+    me.terminated = reached and choices.on_goal != NEXT_GOAL
+    me.truncated = me.active and time_up
+    me.success = me.terminated
+    if choices.on_goal == NEXT_GOAL:
+        me.success = me.truncated and me.goals_reached > 0
+    me.episode_return, me.episode_length = me.return_so_far, me.length_so_far
+    if me.terminated or me.truncated:
+        me.return_so_far, me.length_so_far = ZERO, 0
+
+
+@inlined
+def end(w, p, choices, e):
+    """Advance the clock, and tell whether the world is over."""
+    world, going = w.worlds[e], choices.on_goal != TERMINATE
+    for i in range(w.agents.shape[1]):
+        me = w.agents[e, i]
+        me.remains = me.active
+        going |= me.active
+    world.step += 1
+    world.done = world.step >= p.max_steps or not going
+    world.over = world.done
+
+
+@inlined
+def observe(w, p, choices, row, e, i):
+    """Lidar, velocity and goal of one agent into row (obs_dim,)."""
+    me, num_rays = w.agents[e, i], w.rays.shape[1]
+    cos, sin = cos_sin(me.heading)
+    scan(w, p, row, cos, sin, e, i)
+    left, right = me.wheel_speed[0], me.wheel_speed[1]
+    speed = (left + right) / TWO
+    if choices.world_frame:
+        row[num_rays], row[num_rays + 1] = speed * cos, speed * sin
+    else:
+        max_turn_rate = TWO * p.max_wheel_speed / p.wheel_base
+        row[num_rays] = speed / p.max_wheel_speed
+        row[num_rays + 1] = (right - left) / p.wheel_base / max_turn_rate
+    goal = w.maps.goals[e, i, me.goal_index]
+    dx, dy = (goal[0] - me.position[0]) / p.goal_scale, (goal[1] - me.position[1]) / p.goal_scale
+    row[num_rays + 2], row[num_rays + 3] = dx * cos + dy * sin, dy * cos - dx * sin
+
+
+@inlined
+def is_clear(w, p, e, pose):
+    """Whether an agent at a pose touches none of those sorted into cells."""
+    x, y, wide = pose[0], pose[1], TWO * p.agent_radius
+    columns, rows, side = grid(w, e, lidar_reach(p))
+    for row in range(*rows_around(y, side, rows)):
+        start, stop = run_in_row(w, e, row, x, side, columns)
+        for k in range(start, stop):
+            dx, dy = w.order[e, k].position[0] - x, w.order[e, k].position[1] - y
+            if dx * dx + dy * dy < wide * wide:
+                return False
+    return True
+
+
+@inlined
+def ask(w, p, e, i):
+    """The first column of an agent's row with a clear pose that is not at the goal it would go to, or -1."""
+    num_goals, near = w.maps.goals.shape[2], p.agent_radius + p.goal_radius
+    next_goal = (w.agents[e, i].goal_index + 1) % num_goals
+    goal = w.maps.goals[e, i, next_goal]
+    for k in range(num_goals):
+        column = (next_goal + k) % num_goals
+        pose = w.maps.spawns[e, i, column]
+        dx, dy = goal[0] - pose[0], goal[1] - pose[1]
+        if dx * dx + dy * dy >= near * near and is_clear(w, p, e, pose):
+            return column
+    return -1
+
+
+@inlined
+def gives_way(w, p, e, i):
+    """Whether a lower index asks for a place too near."""
+    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], TWO * p.agent_radius
+    for j in range(i):
+        asked = w.agents[e, j].asked
+        if asked >= 0:
+            other = w.maps.spawns[e, j, asked]
+            dx, dy = other[0] - pose[0], other[1] - pose[1]
+            if dx * dx + dy * dy < wide * wide:
+                return True
+    return False
+
+
+@inlined
+def stand(w, e, i, column):
+    """Put an agent at a pose of its row, at rest."""
+    me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
+    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
+    me.wheel_speed[0], me.wheel_speed[1] = ZERO, ZERO
+    me.collided, me.active = False, True
+
+
+@inlined
+def respawn(w, p, e):
+    """Bring inactive agents back where there is room (`Swarm.respawn`); whether anybody came."""
+    came = False
+    for i in range(w.agents.shape[1]):
+        w.agents[e, i].asked = -1 if w.agents[e, i].active else ask(w, p, e, i)
+    for i in range(w.agents.shape[1]):
+        me = w.agents[e, i]
+        if me.asked >= 0 and not gives_way(w, p, e, i):
+            stand(w, e, i, me.asked)
+            me.goal_index, me.remains = (me.goal_index + 1) % w.maps.goals.shape[2], True
+            came = True
+    return came
+
+
+@inlined
+def run_stage(stage, w, params, action, choices, slot, e, first, last):
+    """One stage of a step of world e, for the agents from first to last where it works on agents."""
+    p = params[e]
+    h = p.dt / np.float32(choices.substeps)
+    if stage == MEET:
+        sort_into_cells(w, e, contact_reach(p))
+    elif stage == PREPARE:
+        for i in range(first, last):
+            prepare(w, p, action, e, i)
+    elif stage == DRIVE:
+        for i in range(first, last):
+            propose(w.agents[e, i], p, h)
+    elif stage == TOUCH:
+        for i in range(first, last):
+            resolve_contacts(w, p, h, w.contacts[slot], e, i)
+    elif stage == SCORE:
+        for i in range(first, last):
+            score(w, p, choices, e, i)
+    elif stage == END:
+        end(w, p, choices, e)
+    elif stage == SORT:
+        sort_into_cells(w, e, lidar_reach(p))
+    elif stage == RETURN:
+        if choices.on_goal == RESPAWN and not w.worlds[e].done and respawn(w, p, e):
+            sort_into_cells(w, e, lidar_reach(p))
+    elif stage == SEE_LAST or not (w.worlds[e].done and choices.autoreset):
+        for i in range(first, last):
+            me = w.agents[e, i]
+            seeing = me.active if stage == SEE else me.terminated or me.truncated
+            row = w.obs[e, i] if stage == SEE else w.final_obs[e, i]
+            if seeing:
+                observe(w, p, choices, row, e, i)
+            elif stage == SEE:
+                row[:] = ZERO
+
+
+def num_stages(substeps: int) -> int:
+    """How many stages a step goes through."""
+    return SEE + 1 + 2 * (substeps - 1)
+
+
+def of_a_world(k: int, substeps: int) -> bool:
+    """Whether the k-th stage cannot be shared out by agents."""
+    return stage_at.py_func(k, substeps) in (MEET, END, SORT, RETURN)
+
+
+@inlined
+def stage_at(k, substeps):
+    """The k-th stage: DRIVE and TOUCH come once a substep."""
+    if k < DRIVE + 2 * substeps:
+        return k if k < DRIVE else DRIVE + (k - DRIVE) % 2
+    return k - 2 * (substeps - 1)
+
+
+@kernel
+def run(w, params, action, choices, slot, which, worlds, stages, agents):
+    """The stages of a step from the first to the last, for as many worlds and agents; how many worlds are over.
+
+    which: (E,) bool, worlds that are not left out. worlds, stages, agents: pairs, the first and the one after the last.
+    slot: which thread this is.
+    """
+    over = 0
+    for e in range(worlds[0], worlds[1]):
+        if which[e]:
+            for k in range(stages[0], stages[1]):
+                stage = stage_at(k, choices.substeps)
+                run_stage(stage, w, params, action, choices, slot, e, agents[0], agents[1])
+            over += w.worlds[e].done
+    return over
+
+
+@kernel
+def start(w, which):
+    """Begin a new episode in each world of `which` (E,) bool, everybody at the first pose of the row."""
+    for e in range(which.shape[0]):
+        if which[e]:
+            w.worlds[e].step, w.worlds[e].done = 0, False
+            for i in range(w.agents.shape[1]):
+                stand(w, e, i, 0)
+                me = w.agents[e, i]
+                me.goal_index, me.goals_reached, me.return_so_far, me.length_so_far = 0, 0, ZERO, 0
+
+
+@kernel
+def copy_rows(target, source, which):
+    """Copy the rows (E, bytes) of `which` (E,) bool."""
+    for e in range(which.shape[0]):
+        if which[e]:
+            for k in range(target.shape[1]):
+                target[e, k] = source[e, k]
