@@ -252,7 +252,7 @@ class Swarm:
         if self.spec.num_agents > capacity:
             raise ValueError(
                 f"num_agents={self.spec.num_agents} is more than scenario {self.scenario.name!r} holds at "
-                f"difficulty {level}: at most {capacity} fit"
+                f"difficulty {level}: at most {capacity} fit{self.scenario.more_room if capacity else ''}"
             )
 
 

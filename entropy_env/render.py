@@ -11,7 +11,7 @@ import itertools
 import os
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 RenderMode = Literal["rgb_array", "human"]
 
 SUPERSAMPLE = 3  # everything is drawn this many times larger, then averaged down
-CROWD = 300  # agents above which goal lines and labels would hide the scene
+CROWD = 300  # agents above which goal lines, rings, lidar and labels would hide the scene
+TRAIL_LINES = 50_000  # that a crowd may leave in one frame, a microsecond or two each
 
 CANVAS = (246, 247, 249)
 FLOOR = (255, 255, 255)
 GRID = (240, 242, 245)
 WALL = (71, 85, 105)
 OBSTACLE = (148, 163, 184)
+SHADE = (226, 230, 236)
 INK = (30, 41, 59)
 MUTED = (123, 135, 152)
 ALERT = (225, 29, 46)
@@ -61,6 +63,9 @@ def agent_colours(num_agents: int) -> np.ndarray:
 
 class Renderer:
     """Draws worlds, one frame a call.
+
+    Of more than `CROWD` robots it shows places and contacts, and their goals as a shade on the floor: lines to goals,
+    lidar and labels would hide everything else, and trails have fewer corners the more robots leave them.
 
     The first arena drawn sets the size of the frame, both sides even; later ones are fitted into it, so that the
     frames of a curriculum still make one video.
@@ -191,30 +196,30 @@ class _Scene:
         room = np.array(canvas.get_size()) - margin * BORDERS
         self._scale = (room / size).min()
         self._origin = [margin, 3 * margin] + (room - size * self._scale) / 2 + [0, size[1] * self._scale]
-        (left, bottom), (right, top) = self._pixels([[0, 0], size])
+        (left, bottom), (right, top) = self._pixels([[0, 0], size]).tolist()
         self._floor = pygame.Rect(left, top, right - left, bottom - top)
 
         alive = state.active & np.isfinite(state.position).all(axis=-1)
         self.seen = np.where(alive[:, None], state.position, np.nan)  # (N, 2) m
-        self._agents = np.flatnonzero(alive).tolist()
-        self._hits = state.collided & alive
+        self._agents = np.flatnonzero(alive)  # (M,), rows of what follows
+        self._hits = state.collided[self._agents]
         self._crowd = len(alive) > CROWD
-        self._robots = self._pixels(np.nan_to_num(self.seen))
-        self._goals = self._pixels(state.layout.goals[np.arange(len(alive)), state.goal_index])
+        self._robots = self._pixels(state.position[self._agents])
+        self._goals = self._pixels(state.layout.goals[self._agents, state.goal_index[self._agents]])
         self._robot_radius = self._length(params.agent_radius, px=2)
 
-    def _pixels(self, points: Any) -> list[Any]:
-        """(..., 2) m as nested lists of canvas coordinates, y down."""
-        return np.rint(self._origin + np.asarray(points, float) * [self._scale, -self._scale]).astype(int).tolist()
+    def _pixels(self, points: Any) -> np.ndarray:
+        """(..., 2) m as canvas coordinates, int, y down."""
+        return np.rint(self._origin + np.asarray(points, float) * [self._scale, -self._scale]).astype(int)
 
     def _length(self, metres: Any, px: float) -> int:
         """At least `px`, so that nothing vanishes in a large arena."""
         return round(max(float(metres) * self._scale, px * SUPERSAMPLE))
 
-    def _tint(self, strength: float) -> list[list[int]]:
-        """(N, 3), the agents' colours as if drawn on the floor with this opacity."""
-        colours = agent_colours(len(self.seen))
-        return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int).tolist()
+    def _tint(self, strength: float, agents: np.ndarray) -> np.ndarray:
+        """(M, 3) int, the colours of agents (M,) as if drawn on the floor with this opacity."""
+        colours = agent_colours(len(self.seen))[agents]
+        return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int)
 
     def draw_floor(self) -> None:
         self._canvas.fill(CANVAS)
@@ -227,26 +232,26 @@ class _Scene:
         grid = [[(x, 0), (x, height)] for x in np.arange(spacing, width, spacing)]
         grid += [[(0, y), (width, y)] for y in np.arange(spacing, height, spacing)]
         for line in grid:
-            self._line(GRID, *self._pixels(line), SUPERSAMPLE)
+            self._line(GRID, *self._pixels(line).tolist(), SUPERSAMPLE)
 
     def draw_links(self) -> None:
         """A thin line from each robot to its goal."""
         if self._crowd:
             return
-        colours = self._tint(max(0.3, 0.6 - len(self.seen) / CROWD))
-        for agent in self._agents:
-            self._line(colours[agent], self._robots[agent], self._goals[agent], SUPERSAMPLE)
+        colours = self._tint(max(0.3, 0.6 - len(self.seen) / CROWD), self._agents)
+        for colour, robot, goal in _rows(colours, self._robots, self._goals):
+            self._line(colour, robot, goal, SUPERSAMPLE)
 
     def draw_obstacles(self) -> None:
         layout = self._state.layout
         self._canvas.set_clip(self._floor)
         for x, y, radius in layout.discs[layout.disc_mask]:
-            self._circle(OBSTACLE, self._pixels([x, y]), self._length(radius, px=1))
+            self._circle(OBSTACLE, self._pixels([x, y]).tolist(), self._length(radius, px=1))
         for x, y, half_width, half_height in layout.boxes[layout.box_mask]:
             sides = self._length(2 * half_width, px=2), self._length(2 * half_height, px=2)
-            self._rect(OBSTACLE, (self._pixels([x - half_width, y + half_height]), sides))
+            self._rect(OBSTACLE, (self._pixels([x - half_width, y + half_height]).tolist(), sides))
         radius = self._length(self._params.wall_half_thickness, px=0.75)
-        for start, end in np.array(self._pixels(layout.walls[layout.wall_mask])):
+        for start, end in self._pixels(layout.walls[layout.wall_mask]):
             along = (end - start) / max(np.linalg.norm(end - start), 1e-9)
             side = radius * np.array([-along[1], along[0]])
             self._polygon(WALL, [start + side, end + side, end - side, start - side])
@@ -256,55 +261,68 @@ class _Scene:
 
     def draw_lidar(self, lidar: np.ndarray) -> None:
         """Rays from the centres, paler where they meet nothing, with a dot where they end on something."""
+        if self._crowd:
+            return
         turn = 2 * np.pi * np.arange(lidar.shape[1]) / lidar.shape[1]
         angle = self._state.heading[:, None] + turn
         distance = self._params.agent_radius + lidar * self._params.lidar_range
         ends = self.seen[:, None] + distance[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        free, blocked, dot = self._tint(0.15), self._tint(0.32), self._tint(0.85)
-        for agent in self._agents:
-            hit, pixels = lidar[agent] < 1, self._pixels(ends[agent])
+        colours = (self._tint(strength, self._agents) for strength in (0.15, 0.32, 0.85))
+        for (agent,), robot, free, blocked, dot in _rows(self._agents[:, None], self._robots, *colours):
+            hit, pixels = lidar[agent] < 1, self._pixels(ends[agent]).tolist()
             for ray in np.argsort(hit, kind="stable"):
-                colour = blocked[agent] if hit[ray] else free[agent]
-                self._line(colour, self._robots[agent], pixels[ray], SUPERSAMPLE)
+                self._line(blocked if hit[ray] else free, robot, pixels[ray], SUPERSAMPLE)
                 if hit[ray]:
-                    self._circle(dot[agent], pixels[ray], 2 * SUPERSAMPLE)
+                    self._circle(dot, pixels[ray], 2 * SUPERSAMPLE)
 
     def draw_trails(self, history: Sequence[tuple[int, np.ndarray]]) -> None:
         width = self._length(0.5 * self._params.agent_radius, px=1)
         speed, slack = 2 * self._params.max_wheel_speed * self._params.dt, 2 * self._params.agent_radius
-        for age, ((step, start), (next_step, end)) in enumerate(itertools.pairwise(history), start=1):
-            colours = self._tint(0.5 * age / len(history))
+        stride = -(-len(history) * len(self.seen) // TRAIL_LINES) if self._crowd else 1
+        corners = list(history)[::-stride][::-1]
+        for age, ((step, start), (next_step, end)) in enumerate(itertools.pairwise(corners), start=1):
             # Further than its wheels could take it, an agent was put there. An inactive one is NaN: not joined.
             joined = np.linalg.norm(end - start, axis=-1) <= speed * (next_step - step) + slack
-            for agent in np.flatnonzero(joined):
-                self._line(colours[agent], *self._pixels([start[agent], end[agent]]), width)
+            colours = self._tint(0.5 * age / len(corners), np.flatnonzero(joined))
+            for colour, tail, head in _rows(colours, self._pixels(start[joined]), self._pixels(end[joined])):
+                self._line(colour, tail, head, width)
 
     def draw_goals(self) -> None:
         radius = self._length(self._params.goal_radius, px=2.5)
-        fill, ring = self._tint(0.16), self._tint(0.4 if self._crowd else 0.9)
-        for agent in self._agents:
-            self._circle(fill[agent], self._goals[agent], radius)
-            self._circle(ring[agent], self._goals[agent], radius, max(SUPERSAMPLE, radius // 6))
+        if self._crowd:
+            for (goal,) in _rows(self._goals):
+                self._circle(SHADE, goal, radius)
+            return
+        for fill, ring, goal in _rows(self._tint(0.16, self._agents), self._tint(0.9, self._agents), self._goals):
+            self._circle(fill, goal, radius)
+            self._circle(ring, goal, radius, max(SUPERSAMPLE, radius // 6))
 
     def draw_robots(self) -> None:
         """Rims first, so that none hides a neighbour: red in contact, floor otherwise."""
         radius = self._robot_radius
         alert = round(np.clip(0.3 * radius, 2 * SUPERSAMPLE, 3 * SUPERSAMPLE))
-        for agent in sorted(self._agents, key=self._hits.__getitem__):
-            colour, rim = (ALERT, alert) if self._hits[agent] else (FLOOR, SUPERSAMPLE)
-            self._circle(colour, self._robots[agent], radius + rim)
-        colours = self._tint(1.0)
-        for agent in self._agents:
-            self._circle(colours[agent], self._robots[agent], radius)
-            if radius >= 3.5 * SUPERSAMPLE:
-                cos, sin = np.cos(self._state.heading[agent]), np.sin(self._state.heading[agent])
-                arrow = self._params.agent_radius * ARROW @ [[cos, sin], [-sin, cos]]
-                self._polygon(FLOOR, self._pixels(self.seen[agent] + arrow))
+        for colour, rim, hit in ((FLOOR, SUPERSAMPLE, False), (ALERT, alert, True)):
+            for (robot,) in _rows(self._robots[self._hits == hit]):
+                self._circle(colour, robot, radius + rim)
+        arrows = self._arrows() if radius >= 3.5 * SUPERSAMPLE else itertools.repeat(None)
+        for (colour, robot), arrow in zip(_rows(self._tint(1.0, self._agents), self._robots), arrows, strict=False):
+            self._circle(colour, robot, radius)
+            if arrow:
+                self._polygon(FLOOR, arrow)
+
+    def _arrows(self) -> list[Any]:
+        """Four corners on the canvas for each robot."""
+        heading = self._state.heading[self._agents]
+        cos, sin = np.cos(heading), np.sin(heading)
+        turn = np.stack([cos, sin, -sin, cos], axis=-1).reshape(-1, 2, 2)
+        corners = self.seen[self._agents, None] + self._params.agent_radius * ARROW @ turn
+        return self._pixels(corners).tolist()
 
     def write_labels(self, labels: Sequence[str]) -> None:
+        if self._crowd:
+            return
         font = self._font(self._margin * 5 // 6)
-        for agent in [] if self._crowd else self._agents:
-            x, y = self._robots[agent]
+        for (agent,), (x, y) in _rows(self._agents[:, None], self._robots):
             place = x - font.size(labels[agent])[0] // 2, y - self._robot_radius - font.get_height()
             self._canvas.blit(font.render(labels[agent], True, INK), place)
 
@@ -327,6 +345,11 @@ class _Scene:
         for word, colour in words:
             self._canvas.blit(font.render(word, True, colour), (left, y))
             left += font.size(word)[0]
+
+
+def _rows(*tables: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """A tuple for each row of several arrays (M, K). Lists of ten thousand rows would wake the garbage collector."""
+    return zip(*(zip(*table.T.tolist(), strict=True) for table in tables), strict=True)
 
 
 def _as_numpy(node: Any) -> Any:

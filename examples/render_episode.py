@@ -2,6 +2,7 @@
 
     python examples/render_episode.py --scenario obstacles --num-agents 8 --out obstacles.mp4
     python examples/render_episode.py --run-dir runs/quickstart --out trained.gif
+    python examples/render_episode.py --num-agents 1000 --size 60 50 --out crowd.mp4
 
 With --run-dir a trained policy drives, by default in the world it was trained in; else a few lines that steer towards
 the goal and away from what is near.
@@ -20,6 +21,7 @@ import numpy as np
 import tyro
 
 from entropy_env.render import Renderer
+from entropy_env.scenarios import Open
 from entropy_env.video import write_video
 from trainers.common.policy import Task, load_policy
 
@@ -44,16 +46,18 @@ def main(
     scenario: str | None = None,
     difficulty: int | None = None,
     num_agents: int | None = None,
+    size: tuple[float, float] | None = None,
     run_dir: Path | None = None,
     out: Path = Path("episode.mp4"),
     seed: int = 0,
 ) -> None:
-    """Play one episode and write it to --out."""
+    """Play one episode and write it to --out. With a size, in an open arena of so many metres."""
     policy = load_policy(run_dir) if run_dir else None
     task = policy.task if policy else Task(scenario="obstacles")
+    scenario = "open" if size else scenario
     given: dict[str, Any] = {"scenario": scenario, "difficulty": difficulty, "num_agents": num_agents}
     task = dataclasses.replace(task, **{name: value for name, value in given.items() if value is not None})
-    env, params = task.make(on_goal="terminate")
+    env, params = task.make("terminate", Open(size=size) if size else None)
     reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(steer)
     renderer = Renderer(max_size=(720, 540), show_lidar=True, trails=40)
 

@@ -76,6 +76,13 @@ def test_render_episode_draws_without_a_policy(tmp_path, capsys):
     assert "2 of 2 robots arrived" in capsys.readouterr().out
 
 
+def test_render_episode_draws_an_arena_of_the_size_given(tmp_path, capsys):
+    load("render_episode").main(num_agents=3, size=(3.0, 1.0), out=tmp_path / "small.mp4")
+    assert "3 robots arrived" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="at most 12 fit"):
+        load("render_episode").main(num_agents=13, size=(3.0, 1.0), out=tmp_path / "full.mp4")
+
+
 def test_render_episode_draws_the_policy_of_a_run(tmp_path, run_dir, capsys):
     out = tmp_path / "episode.gif"
     load("render_episode").main(scenario="curriculum", run_dir=run_dir, out=out)

@@ -6,7 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from entropy_env.render import ALERT, FLOOR, OBSTACLE, WALL, Renderer, agent_colours
+from entropy_env.render import ALERT, FLOOR, OBSTACLE, SHADE, WALL, Renderer, agent_colours
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from entropy_env.video import write_video
 
@@ -262,10 +262,64 @@ def test_labels_and_title_are_written():
     assert rows.max() < row / 4 and columns.min() > plain.shape[1] / 2
 
 
-def test_ten_thousand_robots_stay_visible_in_a_huge_arena():
-    cells = np.stack(np.meshgrid(np.arange(100), np.arange(100)), axis=-1).reshape(-1, 2)
-    frame = draw(world(3 * cells + 1.5, size=(300, 300), goals=np.ones((10_000, 2))))
-    assert (np.ptp(frame, axis=-1) > 60).mean() > 0.1
+def lattice(columns, rows, pitch=3.0):
+    """(columns * rows, 2) m, from the bottom left of an arena of columns x rows squares of this pitch."""
+    cells = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
+    return pitch * (cells + 0.5)
+
+
+def at(frame, points, corners, size):
+    """(M, 3) int: the pixels at points (M, 2) m, by where two robots stand in a frame of an arena of the same size."""
+    (low, left), (high, right) = (locate(draw(world(corners, size=size)), agent, 2) for agent in (0, 1))
+    share = (points - corners[0]) / (corners[1] - corners[0])
+    columns, rows = (np.rint([left, low] + share * [right - left, high - low])).astype(int).T
+    return frame[rows, columns].astype(int)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(100, 100), (125, 80)])
+def test_ten_thousand_robots_stay_visible_in_a_huge_arena(columns, rows):
+    places, size = lattice(columns, rows), (3 * columns, 3 * rows)
+    collided = np.arange(10_000) % 100 == 7
+    frame = draw(world(places, size=size, goals=np.ones((10_000, 2)), collided=collided))
+    colours = agent_colours(10_000).astype(int)
+    assert np.abs(at(frame, places, places[[0, -1]], size) - colours).max() <= 6
+    in_arena = near(frame, ALERT)[frame.shape[0] // 8 :]
+    assert in_arena.sum() == pytest.approx(16 * collided.sum(), rel=0.3)
+
+
+def test_goals_of_a_crowd_are_a_shade_that_robots_stand_out_from():
+    places, size = lattice(20, 20), (60, 60)
+    corners, goals = places[[0, -1]], places[:200] + np.array([0, 1.5])
+    on_robots = draw(world(places, goals=places[::-1], size=size))
+    assert np.abs(at(on_robots, places, corners, size) - agent_colours(400)).max() <= 6
+    between = draw(world(places, goals=np.repeat(goals, 2, axis=0), size=size))
+    assert np.abs(at(between, goals, corners, size) - SHADE).max() <= 6
+
+
+def test_a_crowd_is_drawn_without_lidar_and_labels():
+    state = world(lattice(20, 20), size=(60, 60))
+    frame = Renderer(show_lidar=True).draw(state, PARAMS, np.full((400, 32), 0.5), labels=["x"] * 400)
+    np.testing.assert_array_equal(frame, draw(state))
+
+
+def test_trails_of_a_crowd_reach_as_far_with_fewer_corners(monkeypatch):
+    import pygame
+
+    def lines(limit):
+        """Start and end of those drawn last, (L, 2, 2) px."""
+        monkeypatch.setattr("entropy_env.render.TRAIL_LINES", limit)
+        renderer = Renderer(trails=18)
+        for step in range(19):
+            drawn.clear()
+            renderer.draw(world(lattice(20, 20) + np.array([0.1 * step, 0]), size=(60, 60), step=step), PARAMS)
+        return np.array(drawn)
+
+    drawn, line = [], pygame.draw.line
+    monkeypatch.setattr(pygame.draw, "line", lambda *args: drawn.append(args[2:4]) or line(*args))
+    whole, few = lines(10_000), lines(1600)
+    assert len(whole) >= 18 * 400 and 1200 <= len(few) <= 1600
+    np.testing.assert_array_equal(few[-400:, 1], whole[-400:, 1])  # on the robots
+    np.testing.assert_array_equal(few[-1200:-800, 0], whole[-15 * 400 : -14 * 400, 0])  # of 18 steps, 3 times 5
 
 
 def test_broken_positions_are_left_out():

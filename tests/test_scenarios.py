@@ -10,12 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import agent_gap, fixed_gap, world
-from scipy import ndimage
+from scipy import ndimage, stats
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
 
 from entropy_env.env import Swarm
-from entropy_env.scenarios import LEVELS, SCENARIOS, circle, corridor, crossing, make_scenario, maze, obstacles, rooms
+from entropy_env.scenarios import (
+    LEVELS,
+    SCENARIOS,
+    Open,
+    circle,
+    corridor,
+    crossing,
+    make_scenario,
+    maze,
+    obstacles,
+    rooms,
+)
+from entropy_env.scenarios.base import PACKED_BITS, shuffle
 from entropy_env.scenarios.placement import CLEARANCE, TOLERANCE
 from entropy_env.scenarios.roaming import ARENA_DRAWS, Roaming, free_cells
 from entropy_env.types import SwarmParams, SwarmSpec
@@ -374,3 +387,105 @@ def test_an_unknown_family_is_refused_with_the_nearest_name():
         make_scenario("room")
     with pytest.raises(ValueError, match="difficulty=5"):
         make_scenario("rooms", 5)
+
+
+@pytest.mark.parametrize("size", [(20.0, 15.0), (7.7, 5.2), (0.5, 30.0)])
+def test_an_open_arena_of_any_size_is_that_large_at_every_difficulty_and_holds_what_it_promises(size):
+    scenario = Open(HARD, size=size)
+    capacity = scenario.capacity(1, PARAMS)
+    assert capacity == int(size[0] / 0.5) * int(size[1] / 0.5)
+    for layout in layouts(drawer(scenario, capacity, HARD, "terminate"), 18, LEVELS):
+        assert np.array_equal(layout.size, np.float32(size))
+        check_placement(layout)
+    with pytest.raises(ValueError, match=rf"at most {capacity} fit; .*Open\(size="):
+        Swarm(SwarmSpec(capacity + 1), scenario)
+
+
+def test_a_crowd_too_large_for_a_family_hears_of_larger_arenas_where_there_are_any():
+    with pytest.raises(ValueError, match=r"at most 192 fit; .*Open\(size=\(width, height\)\)"):
+        Swarm(SwarmSpec(10_000))
+    with pytest.raises(ValueError, match=r"fit$"):
+        Swarm(SwarmSpec(10_000), "rooms")
+    with pytest.raises(ValueError, match=r"at most 0 fit$"):
+        Swarm(SwarmSpec(10)).make_params(agent_radius=0.6)
+
+
+@functools.cache
+def ten_thousand():
+    """A layout of 10,000 robots in 253 x 190 m."""
+    env = Swarm(SwarmSpec(10_000, on_goal="respawn"), Open(size=(253, 190)))
+    return jax.tree.map(np.asarray, jax.jit(env.generate)(jax.random.key(19), env.make_params()))
+
+
+def test_ten_thousand_robots_stand_clear_in_a_large_arena():
+    layout, rounding = ten_thousand(), 1e-4  # m: float32 is coarser this far from the origin
+    assert layout.valid
+    for points in (layout.spawns[..., :2].astype(float), layout.goals.astype(float)):
+        assert np.min([points, layout.size - points]) >= ROBOT + CLEARANCE - rounding
+        for column in points.swapaxes(0, 1):
+            nearest = cKDTree(column).query(column, 2)[0][:, 1]
+            assert np.min(nearest) >= 2 * ROBOT + CLEARANCE - rounding
+
+
+def test_ten_thousand_robots_are_spread_evenly_and_in_no_order():
+    layout = ten_thousand()
+    for points in (layout.spawns[..., :2], layout.goals):
+        for column in points.swapaxes(0, 1):
+            counts, _, _ = np.histogram2d(*column.T, bins=(11, 10), range=[(0, 253), (0, 190)])
+            assert stats.chisquare(counts.ravel()).pvalue > 1e-3
+            assert np.mean(np.diff(column, axis=0) > 0, axis=0) == pytest.approx(0.5, abs=0.015)  # 5 deviations
+    assert np.abs(stats.pearsonr(layout.spawns[:, 0, :2], layout.goals[:, 0]).statistic).max() < 0.05
+
+
+@pytest.mark.parametrize("size", [2**PACKED_BITS, 2**PACKED_BITS + 1])
+def test_a_shuffle_goes_by_score_with_the_chosen_ones_first(size):
+    score, chosen = np.random.default_rng(0).permutation(size) / size, np.arange(size) % 3 > 0
+    order = np.asarray(shuffle(jnp.asarray(score, jnp.float32), jnp.asarray(chosen)))
+    assert np.array_equal(order, np.lexsort((score, ~chosen)))
+
+
+@pytest.mark.parametrize("size", [(8.0, 6.0), (60.0, 50.0), (253.0, 190.0), (0.5, 1000.0)])
+def test_the_time_limit_of_a_large_arena_lets_a_robot_cross_it(size):
+    limit = int(Swarm(SwarmSpec(1), Open(size=size)).make_params().max_steps)
+    steps = np.hypot(*size) / (PARAMS.max_wheel_speed * PARAMS.dt)
+    assert max(200, 1.25 * steps) <= limit <= max(200, 2 * steps + 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((8,), r"size=\(8,\) must be two numbers"),
+        ((8, 6, 4), "must be two numbers"),
+        (8.0, "size=8.0 must be two numbers"),
+        (("wide", 6), "must be two numbers"),
+        ((0.4, 6), r"size=\(0.4, 6\) must be from 0.5 to 1000 m"),
+        ((8, -6), "must be from 0.5"),
+        ((8, 1001), "must be from 0.5"),
+        ((float("nan"), 6), "must be from 0.5"),
+        ((8, float("inf")), "must be from 0.5"),
+    ],
+)
+def test_an_impossible_size_is_shown(size, message):
+    with pytest.raises(ValueError, match=message):
+        Open(size=size)
+
+
+def test_open_arenas_are_equal_where_their_sizes_are():
+    one, other = Open(size=(20, 15)), Open(size=np.array([20.0, 15.0]))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert len({one, other, Open(), Open(1), Open(2), Open(2, size=(20, 15)), Open(size=(15, 20))}) == 5
+    assert Swarm(SwarmSpec(300), one) == Swarm(SwarmSpec(300), other) != Swarm(SwarmSpec(300), Open(size=(20, 16)))
+
+
+def test_an_open_arena_without_a_size_is_as_it_was():
+    """The numbers were drawn before arenas could be given a size."""
+    env = Swarm(SwarmSpec(3), "open", 2)
+    layout = jax.jit(env.generate)(jax.random.key(3), env.make_params())
+    expected = [[5.641915, 6.139782, 1.08215], [2.717601, 6.182023, -2.465117], [8.232148, 4.739459, -2.988856]]
+    assert np.allclose(layout.size, [9, 7])
+    assert np.allclose(layout.spawns[:, 0], expected, atol=1e-4)
+    assert Open(HARD).max_steps == (200, 200, 200, 200)
+    same = Swarm(SwarmSpec(3), Open(size=(9.0, 7.0)))
+    given = jax.jit(same.generate)(jax.random.key(3), same.make_params())
+    assert all(map(np.array_equal, jax.tree.leaves(layout), jax.tree.leaves(given)))

@@ -28,4 +28,4 @@ def make_scenario(name: str, difficulty: int = 1) -> Scenario:
     return SCENARIOS[name](difficulty)
 
 
-__all__ = ["LEVELS", "SCENARIOS", "Scenario", "make_scenario"]
+__all__ = ["LEVELS", "SCENARIOS", "Open", "Scenario", "make_scenario"]

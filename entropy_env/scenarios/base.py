@@ -13,6 +13,7 @@ import numpy as np
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 LEVELS = (1, 2, 3, 4)
+PACKED_BITS = 12  # of an index at most beside a score; with 4,096 items one in 128 then shares its score with another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +22,16 @@ class Scenario:
 
     difficulty: int = 1
     name: ClassVar[str]
-    max_steps: ClassVar[tuple[int, int, int, int]] = (200, 200, 200, 200)  # control periods, for each difficulty
+    more_room: ClassVar[str] = ""  # what to do about it, where not everyone fits
 
     def __post_init__(self) -> None:
         if isinstance(self.difficulty, bool | float) or self.difficulty not in LEVELS:
             raise ValueError(f"difficulty={self.difficulty!r} must be one of {', '.join(map(str, LEVELS))}")
+
+    @property
+    def max_steps(self) -> tuple[int, int, int, int]:
+        """Control periods, for each difficulty."""
+        return 200, 200, 200, 200
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -101,11 +107,14 @@ def shuffle(score: jax.Array, chosen: jax.Array) -> jax.Array:
     """(..., M) int32: indices along the last axis, the chosen ones first, in the order of their score.
 
     score: (..., M) in [0, 1). chosen: (..., M) bool. Score and index share one integer, because XLA sorts those
-    several times faster than floats with their indices.
+    several times faster than floats with their indices, as long as that leaves enough bits to tell scores apart.
     """
     size = score.shape[-1]
     index_bits = max(size - 1, 1).bit_length()
-    rank = (score * float(1 << (31 - index_bits))).astype(jnp.uint32) << index_bits
     index = jnp.broadcast_to(jnp.arange(size, dtype=jnp.uint32), score.shape)
     last = jnp.where(chosen, jnp.uint32(0), jnp.uint32(1 << 31))
+    if index_bits > PACKED_BITS:
+        rank = (score * float(1 << 31)).astype(jnp.uint32)
+        return jax.lax.sort((last | rank, index), num_keys=1)[1].astype(jnp.int32)
+    rank = (score * float(1 << (31 - index_bits))).astype(jnp.uint32) << index_bits
     return (jnp.sort(last | rank | index, axis=-1) & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)

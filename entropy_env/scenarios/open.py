@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from entropy_env.scenarios.roaming import Roaming
+import dataclasses
+import math
+from typing import ClassVar
+
+from entropy_env.scenarios.base import LEVELS
+from entropy_env.scenarios.placement import PITCH
+from entropy_env.scenarios.roaming import Roaming, Sizes
+
+SIZES = ((8.0, 6.0), (9.0, 7.0), (10.5, 8.0), (12.0, 9.0))  # m
+STEPS_PER_METRE = 20  # of the diagonal: twice what a robot at 1 m/s takes
+LONGEST = 1000.0  # m, where float32 still tells places a tenth of a millimetre apart
 
 
+@dataclasses.dataclass(frozen=True)
 class Open(Roaming):
     """Spawns and goals anywhere.
 
-    A harder arena is larger: 8 x 6, 9 x 7, 10.5 x 8, 12 x 9 m.
+    A harder arena is larger: 8 x 6, 9 x 7, 10.5 x 8, 12 x 9 m. With a size it is that large at every difficulty, and
+    holds a robot on every 0.5 x 0.5 m: Open(size=(60.0, 50.0)) has room for 12,000.
     """
 
-    name = "open"
-    sizes = ((8.0, 6.0), (9.0, 7.0), (10.5, 8.0), (12.0, 9.0))
+    size: tuple[float, float] | None = None  # m, width and height
+    name: ClassVar[str] = "open"
+    more_room: ClassVar[str] = "; give a larger arena, scenarios.Open(size=(width, height)), for more"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None:
+            object.__setattr__(self, "size", _checked(self.size))
+
+    @property
+    def sizes(self) -> Sizes:
+        return SIZES if self.size is None else (self.size,) * len(LEVELS)
+
+    @property
+    def max_steps(self) -> tuple[int, int, int, int]:
+        """200; with a size, at least as many, and enough to cross the arena twice."""
+        steps = 200 if self.size is None else max(200, math.ceil(STEPS_PER_METRE * math.hypot(*self.size)))
+        return steps, steps, steps, steps
+
+
+def _checked(size: tuple[float, float]) -> tuple[float, float]:
+    """As floats. ValueError unless these are two lengths, at least a cell and at most `LONGEST`."""
+    try:
+        width, height = map(float, size)
+    except (TypeError, ValueError):
+        raise ValueError(f"{size=} must be two numbers, width and height in metres") from None
+    if not (PITCH <= width <= LONGEST and PITCH <= height <= LONGEST):
+        raise ValueError(f"{size=} must be from {PITCH} to {LONGEST:g} m each way")
+    return width, height

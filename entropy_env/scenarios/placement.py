@@ -57,6 +57,8 @@ def cell_grid(size: jax.Array, largest: tuple[float, float]) -> tuple[jax.Array,
     """Centres (C, 2) m of the cells of the largest arena, and which (C,) lie in an arena of this size (2,) m."""
     columns, rows = cells_across(largest[0]), cells_across(largest[1])
     index = np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
+    # of a size it knows, XLA would work out everything about the cells as it compiles: seconds, if there are many
+    size = jax.lax.optimization_barrier(size)
     count = jnp.floor(size / PITCH + 1e-6)
     corner = (size - count * PITCH) / 2
     centres = corner[None] + (index + 0.5).astype(np.float32) * PITCH

@@ -29,8 +29,12 @@ ARENA_DRAWS = 192  # random numbers, as many as the largest arena takes
 class Roaming(Scenario):
     """An arena with obstacles, and robots on all of its free cells alike."""
 
-    sizes: ClassVar[Sizes]  # m, for each difficulty
     spacings: ClassVar[Sizes | None] = None  # m, between the lines on which walls stand; None for an arena without
+
+    @property
+    def sizes(self) -> Sizes:
+        """m, for each difficulty."""
+        raise NotImplementedError
 
     def capacity(self, level: int, params: SwarmParams) -> int:
         size, spacing = self.sizes[level - 1], (self.spacings or self.sizes)[level - 1]

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from entropy_env.env import Swarm
+from entropy_env.scenarios import Scenario
 from entropy_env.types import OnGoal, SwarmParams, SwarmSpec, VelocityFrame
 from trainers.common.checkpoint import CheckpointError, load_checkpoint
 from trainers.common.networks import ACTIVATIONS, GaussianActor
@@ -55,8 +56,9 @@ class Task:
     reward: str = "shaped"
     params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)  # other fields of SwarmParams
 
-    def make(self, on_goal: OnGoal) -> tuple[Swarm, SwarmParams]:
-        """The simulator and its parameters. Raises ValueError where they do not exist or not go together."""
+    def make(self, on_goal: OnGoal, scenario: Scenario | None = None) -> tuple[Swarm, SwarmParams]:
+        """The simulator and its parameters, with other worlds than the task's if a scenario is given. Raises ValueError
+        where they do not exist or not go together."""
         spec = SwarmSpec(
             num_agents=self.num_agents,
             num_rays=self.num_rays,
@@ -64,7 +66,7 @@ class Task:
             velocity_frame=self.velocity_frame,
             on_goal=on_goal,
         )
-        env = Swarm(spec, self.scenario, self.difficulty)
+        env = Swarm(spec, scenario or self.scenario, self.difficulty)
         return env, env.make_params(self.reward, **self.params)
 
 
