@@ -251,9 +251,7 @@ def test_the_batch_names_what_is_wrong():
 def test_a_layout_without_room_fails_in_the_step_that_resets_to_it():
     worlds = make_worlds()
     worlds.reset(seed=0)
-    state = worlds._worlds.state
-    layout = state.next_layout.replace(valid=state.next_layout.valid.at[1].set(False))
-    worlds._worlds._state = state.replace(next_layout=layout)
+    worlds._worlds.engine._next_maps.valid[1] = False
     for _ in range(5):
         worlds.step(np.zeros((3, 2)))
     with pytest.raises(RuntimeError, match="found no room"):

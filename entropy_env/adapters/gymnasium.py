@@ -11,6 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from entropy_env.adapters.world import RENDER_MODES, World, Worlds, check_action
+from entropy_env.engines import EngineName, Transition
+from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import Layout, OnGoal
@@ -42,13 +44,14 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         max_steps: int | None = None,
         reward: str = "shaped",
         layout: Layout | Mapping[str, Any] | None = None,
+        engine: EngineName = "auto",
         **settings: Any,
     ) -> None:
         """The keywords are those of `swarm_v0.parallel_env`."""
         _check_on_goal(on_goal)
         self._world = World(
             1, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
-            max_steps=max_steps, reward=reward, **settings,
+            max_steps=max_steps, reward=reward, engine=engine, **settings,
         )  # fmt: skip
         self.metadata = self.metadata | {"render_fps": self._world.render_fps}
         self.render_mode = render_mode
@@ -70,7 +73,11 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         self._world.check_running()
         told = self._world.step(check_action("the action", action, (2,))[None])
-        return told.obs[0], float(told.reward[0]), bool(told.terminated[0]), bool(told.truncated[0]), told.infos()[0]
+        terminated, truncated = bool(told.terminated[0, 0]), bool(told.truncated[0, 0])
+        obs = (told.final_obs if terminated or truncated else told.obs)[0, 0].copy()
+        info = {name: value[0].item() for name, value in _told(told).items() if name != "reward_terms"}
+        info["reward_terms"] = dict(zip(TERMS, told.reward_terms[0, 0].tolist(), strict=True))
+        return obs, float(told.reward[0, 0]), terminated, truncated, info
 
     def set_difficulty(self, difficulty: int) -> None:
         """Draw layouts of this level (1 to 4) from the next reset on. A level above all before compiles once more."""
@@ -125,21 +132,21 @@ class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One control period of every world. actions: (num_envs, 2) left and right motors, clipped to [-1, 1]."""
         actions = check_action("the array of actions", actions, (self.num_envs, 2))
-        obs, told = self._worlds.step(actions[:, None])
-        terminated, truncated = told.terminated[:, 0], told.truncated[:, 0]
-        ended = terminated | truncated
-        infos = _vector_info(told.info, ~ended)
+        told = self._worlds.step(actions[:, None])
+        terminated, truncated = told.terminated[:, 0].copy(), told.truncated[:, 0].copy()
+        ended, info = terminated | truncated, _told(told)
+        infos = _vector_info(info, ~ended)
         if ended.any():
             final_obs = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(ended):
-                final_obs[i] = told.obs[i, 0]
+                final_obs[i] = told.final_obs[i, 0].copy()
             infos |= {
                 "final_obs": final_obs,
                 "_final_obs": ended.copy(),
-                "final_info": _vector_info(told.info, ended),
+                "final_info": _vector_info(info, ended),
                 "_final_info": ended.copy(),
             }
-        return obs[:, 0], told.reward[:, 0].astype(np.float64), terminated, truncated, infos
+        return told.obs[:, 0].copy(), told.reward[:, 0].astype(np.float64), terminated, truncated, infos
 
     def set_difficulty(self, difficulty: int) -> None:
         """Draw layouts of this level (1 to 4) from the next call of `reset` on."""
@@ -147,20 +154,31 @@ class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame (H, W, 3) uint8 of every world in mode `rgb_array`, else None."""
-        return self._worlds.render()
+        return self._worlds.frames()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing but the renderer to let go of."""
         self._worlds.close()
 
 
+def _told(told: Transition) -> dict[str, Any]:
+    """What a step did to the only robot of each world, (E,) arrays."""
+    return {
+        "active": told.active[:, 0],
+        "reached": told.reached[:, 0],
+        "collision": told.collision[:, 0],
+        "goals_reached": told.goals_reached[:, 0],
+        "reward_terms": {name: told.reward_terms[:, 0, i] for i, name in enumerate(TERMS)},
+    }
+
+
 def _vector_info(info: Mapping[str, Any], holds: np.ndarray) -> dict[str, Any]:
     """Gymnasium's form: beside each array of values a mask of the worlds they hold for, zero elsewhere.
 
-    info: (E, 1) each, or a dict of such. holds: (E,) bool.
+    info: (E,) each, or a dict of such. holds: (E,) bool.
     """
     infos: dict[str, Any] = {}
     for name, value in info.items():
-        infos[name] = _vector_info(value, holds) if isinstance(value, dict) else value[:, 0] * holds
+        infos[name] = _vector_info(value, holds) if isinstance(value, dict) else value * holds
         infos[f"_{name}"] = holds.copy()
     return infos

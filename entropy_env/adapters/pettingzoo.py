@@ -11,6 +11,8 @@ from gymnasium.utils import seeding
 from pettingzoo import ParallelEnv
 
 from entropy_env.adapters.world import RENDER_MODES, World, check_action
+from entropy_env.engines import EngineName, Transition
+from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space, state_space
 from entropy_env.types import Layout, OnGoal
@@ -46,17 +48,19 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         max_steps: int | None = None,
         reward: str = "shaped",
         layout: Layout | Mapping[str, Any] | None = None,
+        engine: EngineName = "auto",
         **settings: Any,
     ) -> None:
         """scenario, difficulty (1 to 4): which layouts are drawn.
         max_steps: control periods until the time limit; None for what the scenario needs.
         reward: a preset of weights.
         layout: a map to use instead of the scenario's, as `make_layout` gives or takes it.
+        engine: what steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.
         settings: any other field of SwarmSpec (`num_rays`, `velocity_frame`, `substeps`) or SwarmParams.
         """
         self._world = World(
             num_agents, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
-            max_steps=max_steps, reward=reward, **settings,
+            max_steps=max_steps, reward=reward, engine=engine, **settings,
         )  # fmt: skip
         self.metadata = self.metadata | {"render_fps": self._world.render_fps}
         self.render_mode = render_mode
@@ -103,16 +107,26 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         """
         self._world.check_running()
         told = self._world.step(self._stack(actions))
-        leaves = told.done | (self._world.swarm.spec.on_goal == "terminate")
-        ends = told.terminated & leaves
-
-        def by_agent(column):
-            return {agent: column[self._row[agent]] for agent in self.agents}
-
-        observations, rewards, infos = by_agent(told.obs), by_agent(told.reward.tolist()), by_agent(told.infos())
-        terminations, truncations = by_agent(ends.tolist()), by_agent((told.done & ~ends).tolist())
-        self.agents = [agent for agent in self.agents if not (terminations[agent] or truncations[agent])]
-        return observations, rewards, terminations, truncations, infos
+        over, agents = bool(told.done[0]), self.agents
+        stays = self._world.swarm.spec.on_goal != "terminate" and not over
+        obs, rewards, infos = told.obs[0].copy(), told.reward[0].tolist(), _infos(told)
+        terminated = [False] * len(infos) if stays else told.terminated[0].tolist()
+        if over or True in terminated:
+            ended = told.terminated[0] | told.truncated[0]
+            obs[ended] = told.final_obs[0][ended]
+            self.agents = [] if over else [agent for agent in agents if not terminated[self._row[agent]]]
+        truncated = [over and not ends for ends in terminated]
+        if len(agents) < len(infos):
+            rows = [self._row[agent] for agent in agents]
+            columns = obs, rewards, terminated, truncated, infos
+            obs, rewards, terminated, truncated, infos = ([column[row] for row in rows] for column in columns)
+        return (
+            dict(zip(agents, obs, strict=True)),
+            dict(zip(agents, rewards, strict=True)),
+            dict(zip(agents, terminated, strict=True)),
+            dict(zip(agents, truncated, strict=True)),
+            dict(zip(agents, infos, strict=True)),
+        )
 
     def _stack(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
         """(possible agents, 2) float32, zero for those who have left."""
@@ -155,3 +169,20 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             f"{type(self).__name__}(num_agents={len(self.possible_agents)}, scenario={swarm.scenario.name!r}, "
             f"difficulty={self._world.difficulty}, on_goal={swarm.spec.on_goal!r})"
         )
+
+
+def _infos(told: Transition) -> list[dict[str, Any]]:
+    """For each agent of the only world, in Python's own numbers."""
+    columns = (told.active, told.reached, told.collision, told.goals_reached, told.reward_terms)
+    return [
+        {
+            "active": active,
+            "reached": reached,
+            "collision": collision,
+            "goals_reached": goals_reached,
+            "reward_terms": dict(zip(TERMS, terms, strict=True)),
+        }
+        for active, reached, collision, goals_reached, terms in zip(
+            *(column[0].tolist() for column in columns), strict=True
+        )
+    ]

@@ -1,88 +1,39 @@
-"""The simulator on NumPy arrays: the one part of the PettingZoo and Gymnasium adapters that runs JAX.
-
-Compiled functions belong to the module, with the simulator as a static argument. Simulators of equal settings
-are equal, so a second environment compiles nothing, and neither does a new parameter value.
-"""
+"""What the PettingZoo and Gymnasium adapters share: settings, episodes and pictures around an engine."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.env import Info, Swarm
-from entropy_env.rewards import TERMS
+from entropy_env.engines import Engine, EngineName, Transition, make_engine
+from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
-from entropy_env.vector import VectorState, VectorSwarm
 
 RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
-FLAGS = ("terminated", "truncated", "done", "active", "reached", "collision")
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
 
 
-@dataclasses.dataclass(frozen=True)
-class Transition:
-    """What a step tells about N agents, in fresh arrays; of many worlds, (E, N, ...)."""
-
-    obs: np.ndarray  # (N, obs_dim) float32
-    reward: np.ndarray  # (N,) float32
-    terminated: np.ndarray  # (N,) bool
-    truncated: np.ndarray  # (N,) bool
-    done: np.ndarray  # (N,) bool, the world is over
-    info: dict[str, Any]  # (N,) each: active after the step, reached, collision, goals_reached; and a dict reward_terms
-
-    @classmethod
-    def unpack(cls, packed: jax.Array) -> Transition:
-        """From what `_pack` made, with one copy from the device."""
-        table = np.asarray(packed)
-        numbers = len(FLAGS) + 2 + len(TERMS)
-        rest = np.moveaxis(table[..., -numbers:], -1, 0).copy()
-        flags = dict(zip(FLAGS, rest[: len(FLAGS)].astype(bool), strict=True))
-        reward, goals_reached, *terms = rest[len(FLAGS) :]
-        return cls(
-            obs=table[..., :-numbers].copy(),
-            reward=reward,
-            terminated=flags["terminated"],
-            truncated=flags["truncated"],
-            done=flags["done"],
-            info={
-                "active": flags["active"],
-                "reached": flags["reached"],
-                "collision": flags["collision"],
-                "goals_reached": goals_reached.astype(np.int32),
-                "reward_terms": dict(zip(TERMS, terms, strict=True)),
-            },
-        )
-
-    def infos(self) -> list[dict[str, Any]]:
-        """Of one world: `info` as a dict of Python numbers for each agent."""
-        return _rows(self.info)
-
-
-def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    columns = [_rows(column) if isinstance(column, dict) else column.tolist() for column in table.values()]
-    return [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
 class _Simulator:
-    """What one world and many have in common: a simulator with its parameters, and a picture."""
+    """What one world and many have in common: an engine with its parameters, and a picture."""
 
     def __init__(
         self,
+        num_envs: int,
+        autoreset: bool,
         num_agents: int,
         scenario: str | Scenario = "open",
         difficulty: int = 1,
         render_mode: str | None = None,
         max_steps: int | None = None,
+        engine: EngineName = "auto",
         **settings: Any,
     ) -> None:
         """settings: further fields of SwarmSpec and SwarmParams, and the name of a `reward` preset."""
@@ -95,9 +46,20 @@ class _Simulator:
         self._settings = settings if max_steps is None else settings | {"max_steps": max_steps}
         self._largest = 1
         self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else difficulty
-        self.swarm, self.params = self._at(self.difficulty)
-        self._seed = np.zeros(2, np.uint32)
-        self._state: Any = None
+        self._begun = False
+        swarm, params = self._at(self.difficulty)
+        self.engine: Engine = make_engine(swarm, num_envs, params, engine, autoreset)
+        self._engine_name = engine
+
+    @property
+    def swarm(self) -> Swarm:
+        """The simulator of the current episode."""
+        return self.engine.env
+
+    @property
+    def params(self) -> SwarmParams:
+        """Of the current episode."""
+        return self.engine.params
 
     def set_difficulty(self, difficulty: int) -> None:
         """From the next reset on. ValueError where the scenario cannot be had at this level."""
@@ -108,29 +70,57 @@ class _Simulator:
         """The simulator and its parameters at a level. It keeps the size of the hardest level seen so far, so that a
         curriculum that goes back compiles nothing."""
         swarm = Swarm(self._spec, self._scenario, max(self._largest, difficulty))
-        params = swarm.make_params(difficulty=difficulty, **self._settings)
+        params = swarm.resolve_params(difficulty=difficulty, **self._settings)
         self._largest = swarm.scenario.difficulty
         return swarm, params
 
-    @property
-    def state(self) -> Any:
-        """On the device. RuntimeError before the first reset."""
-        if self._state is None:
+    def _use(self, swarm: Swarm, params: SwarmParams) -> None:
+        """Have the engine run this simulator from now on; another one where the sizes differ."""
+        if swarm == self.engine.env:
+            self.engine.params = params
+        else:
+            num_envs, autoreset = self.engine.num_envs, self.engine.autoreset
+            self.engine = make_engine(swarm, num_envs, params, self._engine_name, autoreset)
+
+    def _check_begun(self) -> None:
+        if not self._begun:
             raise RuntimeError("no episode has begun: call reset()")
-        return self._state
+
+    def _check_valid(self) -> None:
+        """RuntimeError where a generator could not fit everyone into a layout."""
+        if not self.engine.valid.all():
+            self._begun = False
+            raise RuntimeError(
+                f"scenario {self.swarm.scenario.name!r} at difficulty {int(self.params.difficulty)} found no room for "
+                f"{self.swarm.spec.num_agents} agents of radius {float(self.params.agent_radius):g} m"
+            )
+
+    @property
+    def state(self) -> SwarmState:
+        """A copy, (E, ...) with NumPy leaves. RuntimeError before the first reset."""
+        self._check_begun()
+        return self.engine.state
 
     @property
     def render_fps(self) -> int:
         """Frames a second of simulated time."""
         return round(1 / float(self.params.dt))
 
-    def _draw(self, state: SwarmState) -> np.ndarray | None:
-        """A frame (H, W, 3) uint8 of one world, or None once it is on the screen."""
+    def frames(self) -> tuple[np.ndarray, ...] | None:
+        """One (H, W, 3) uint8 of every world, or None once they are on the screen, and without a render mode."""
+        worlds = self.state
+        if self.render_mode is None:
+            warnings.warn(NO_RENDER_MODE, stacklevel=4)
+            return None
         if self._renderer is None:
             from entropy_env.render import Renderer
 
             self._renderer = Renderer("human" if self.render_mode == "human" else "rgb_array")
-        return self._renderer.draw(state, self.params)
+        frames = [
+            self._renderer.draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params)
+            for e in range(self.engine.num_envs)
+        ]
+        return None if self.render_mode == "human" else tuple(frames)
 
     def close(self) -> None:
         """Take the window down; a later frame opens another."""
@@ -148,52 +138,54 @@ class World(_Simulator):
     def __init__(self, num_agents: int, layout: Layout | Mapping[str, Any] | None = None, **settings: Any) -> None:
         if layout is not None and settings.get("scenario", "open") == "open":
             settings["scenario"] = Custom()
-        super().__init__(num_agents, **settings)
+        super().__init__(1, False, num_agents, **settings)
         self._layout = layout
         if layout is not None:
             fit_layout(layout, self.swarm, self.params)
-        self._done = True
+        self._running = False
 
     def reset(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> np.ndarray:
         """A new episode, observations (N, obs_dim). options: `difficulty` and `layout`, for this episode alone."""
         options = known_options(options, "difficulty", "layout")
         swarm, params = self._at(options.get("difficulty", self.difficulty))
         layout, seed = options.get("layout", self._layout), draw_seed(rng)
-        if layout is None:
-            obs, state = _reset(swarm, seed, params)
-            check_valid(state.layout, swarm, params)
-        else:
+        if layout is not None:
             swarm, layout = fit_layout(layout, swarm, params)
-            obs, state = _reset_to(swarm, layout, params)
-        self.swarm, self.params, self._seed, self._state, self._done = swarm, params, seed, state, True
+        self._use(swarm, params)
+        self._running = False
+        if layout is None:
+            obs = self.engine.reset(seed)
+            self._check_valid()
+        else:
+            obs = self.engine.reset_to(jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout))
+        self._begun = self._running = True
         self._show()
-        self._done = False
-        return np.array(obs)
+        return obs[0].copy()
 
     def step(self, action: np.ndarray) -> Transition:
-        """One control period, at the end of which robots that wait to respawn do so. action: (N, 2) float32, finite."""
-        self._state, table = _step(self.swarm, self._seed, self.state, action, self.params)
-        told = Transition.unpack(table)
-        self._done = bool(told.done[0])
+        """One control period, at the end of which robots that wait to respawn do so. action: (N, 2) finite.
+
+        What it tells are views of the engine's arrays.
+        """
+        told = self.engine.step(action[None])
+        self._running = not told.done[0]
         self._show()
         return told
 
     def check_running(self) -> None:
         """RuntimeError before the first reset and once an episode is over."""
-        if self._done:
+        if not self._running:
             raise RuntimeError("no episode is running: call reset() before step()")
 
     def global_state(self) -> np.ndarray:
         """(N * 8,) float32, see `Swarm.global_state`."""
-        return np.array(_global_state(self.swarm, self.state))
+        self._check_begun()
+        return self.engine.global_state()[0]
 
     def render(self) -> np.ndarray | None:
         """A frame (H, W, 3) uint8 in mode `rgb_array`, else None."""
-        state = self.state
-        if self.render_mode is None:
-            warnings.warn(NO_RENDER_MODE, stacklevel=3)
-            return None
-        return self._draw(jax.device_get(state))
+        frames = self.frames()
+        return None if frames is None else frames[0]
 
     def _show(self) -> None:
         if self.render_mode == "human":
@@ -204,42 +196,24 @@ class Worlds(_Simulator):
     """Many worlds, which start again by themselves in the step that ends them."""
 
     def __init__(self, num_envs: int, num_agents: int, **settings: Any) -> None:
-        super().__init__(num_agents, **settings)
-        self.batch = VectorSwarm(self.swarm, num_envs)
-        self._steps = 0
+        super().__init__(num_envs, True, num_agents, **settings)
 
     def reset(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> np.ndarray:
         """New episodes, observations (E, N, obs_dim). options: `difficulty`, until the next call."""
         options = known_options(options, "difficulty")
-        swarm, params = self._at(options.get("difficulty", self.difficulty))
-        batch, seed = VectorSwarm(swarm, self.batch.num_envs), draw_seed(rng)
-        obs, state = _batch_reset(batch, seed, params)
-        check_valid(state.worlds.layout, swarm, params)
-        self.swarm, self.params, self.batch, self._seed, self._state = swarm, params, batch, seed, state
-        self._steps = 0
-        return np.array(obs)
+        self._use(*self._at(options.get("difficulty", self.difficulty)))
+        obs = self.engine.reset(draw_seed(rng))
+        self._check_valid()
+        self._begun = True
+        return obs.copy()
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, Transition]:
-        """One control period. action: (E, N, 2) float32, finite.
-
-        Returns the observations (E, N, obs_dim) to act on next, and what the step tells, whose `obs` are those from
-        before any reset.
-        """
-        count = np.uint32(self._steps)
-        obs, self._state, table = _batch_step(self.batch, self._seed, count, self.state, action, self.params)
-        self._steps += 1
-        told = Transition.unpack(table)
+    def step(self, action: np.ndarray) -> Transition:
+        """One control period. action: (E, N, 2) finite. What it tells are views of the engine's arrays."""
+        self._check_begun()
+        told = self.engine.step(action)
         if told.done.any():
-            check_valid(self._state.worlds.layout, self.swarm, self.params)
-        return np.array(obs), told
-
-    def render(self) -> tuple[Any, ...] | None:
-        """A frame (H, W, 3) uint8 of every world, or None without a render mode."""
-        worlds = jax.device_get(self.state.worlds)
-        if self.render_mode is None:
-            warnings.warn(NO_RENDER_MODE, stacklevel=3)
-            return None
-        return tuple(self._draw(jax.tree.map(lambda x, i=i: x[i], worlds)) for i in range(self.batch.num_envs))
+            self._check_valid()
+        return told
 
 
 def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -272,77 +246,6 @@ def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmPa
     return swarm, layout
 
 
-def check_valid(layout: Layout, swarm: Swarm, params: SwarmParams) -> None:
-    """RuntimeError where a generator could not fit everyone into a layout."""
-    if not np.all(layout.valid):
-        raise RuntimeError(
-            f"scenario {swarm.scenario.name!r} at difficulty {int(params.difficulty)} found no room for "
-            f"{swarm.spec.num_agents} agents of radius {float(params.agent_radius):g} m"
-        )
-
-
 def draw_seed(rng: np.random.Generator) -> np.ndarray:
     """(2,) uint32, the key of an episode."""
     return rng.integers(0, 2**32, size=2, dtype=np.uint32)
-
-
-def _key(seed: jax.Array) -> jax.Array:
-    return jax.random.wrap_key_data(seed, impl="threefry2x32")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _reset(swarm: Swarm, seed: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
-    return swarm.reset(_key(seed), params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _reset_to(swarm: Swarm, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
-    return swarm.reset_to(layout, params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _global_state(swarm: Swarm, state: SwarmState) -> jax.Array:
-    return swarm.global_state(state)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _step(
-    swarm: Swarm, seed: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams
-) -> tuple[SwarmState, jax.Array]:
-    key = jax.random.fold_in(_key(seed), state.step)
-    obs, state, reward, terminated, truncated, info = swarm.step(key, state, action, params)
-    if swarm.spec.on_goal == "respawn":
-
-        def respawn(state):
-            state = swarm.respawn(state, params)
-            return swarm.observe(state, params), state
-
-        waiting = ~state.done & ~jnp.all(state.active)
-        obs, state = jax.lax.cond(waiting, respawn, lambda state: (obs, state), state)
-    flags = terminated, truncated, jnp.broadcast_to(state.done, reward.shape), state.active
-    return state, _pack(obs, reward, state.goals_reached, flags, info)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _batch_reset(batch: VectorSwarm, seed: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
-    return batch.reset(_key(seed), params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _batch_step(
-    batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
-) -> tuple[jax.Array, VectorState, jax.Array]:
-    key = jax.random.fold_in(_key(seed), count)
-    obs, state, reward, terminated, truncated, info = batch.step(key, state, action, params)
-    done = jnp.broadcast_to((state.worlds.step == 0)[:, None], reward.shape)
-    flags = terminated, truncated, done, info["active"] & ~terminated
-    return obs, state, _pack(info["final_obs"], reward, info["goals_reached"], flags, info)
-
-
-def _pack(
-    obs: jax.Array, reward: jax.Array, goals_reached: jax.Array, flags: tuple[jax.Array, ...], info: Info
-) -> jax.Array:
-    """(..., N, obs_dim + more) float32: everything in one array, because every array from the device costs a call."""
-    terms = (info["reward_terms"][name] for name in TERMS)
-    columns = *flags, info["reached"], info["collision"], reward, goals_reached, *terms
-    return jnp.concatenate([obs, jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)], axis=-1)

@@ -6,6 +6,7 @@ import functools
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -133,6 +134,20 @@ class NumbaEngine:
     def state(self, state: SwarmState) -> None:
         write_state(self._w, state)
         self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the views, which would not be views of the copy, and without what is being drawn."""
+        draws = self._draws - (self._drawing is not None)
+        arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
+        made_with = self.env, self.num_envs, self.params, self.autoreset, self.num_threads
+        return {"made_with": made_with, "arrays": arrays, "spent": self._spent, "seed": self._seed, "draws": draws}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["made_with"])  # type: ignore[misc]
+        arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
+        for target, source in zip(arrays, state["arrays"], strict=True):
+            target[...] = source
+        self._spent[:], self._seed[:], self._draws = state["spent"], state["seed"], state["draws"]
 
     def _start(self, which: np.ndarray) -> np.ndarray:
         """Begin episodes in the worlds of `which` (E,) bool on their next maps, and observe those worlds."""
