@@ -137,15 +137,18 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             agent = next(agent for agent in actions if agent not in self.agents)
             what = "which has ended" if agent in self._row else "which is no agent of this environment"
             raise ValueError(f"an action for {agent!r}, {what}")
-        stacked = np.zeros((len(self.possible_agents), 2), np.float32)
         chosen = [actions[agent] for agent in self.agents]
         try:
-            stacked[[self._row[agent] for agent in self.agents]] = check_action("the actions", chosen, (len(chosen), 2))
+            stacked = check_action("the actions", chosen, (len(chosen), 2))
         except ValueError:
             for agent, action in zip(self.agents, chosen, strict=True):
                 check_action(f"the action of {agent}", action, (2,))
             raise
-        return stacked
+        if len(chosen) == len(self.possible_agents):
+            return stacked
+        everybody = np.zeros((len(self.possible_agents), 2), np.float32)
+        everybody[[self._row[agent] for agent in self.agents]] = stacked
+        return everybody
 
     def state(self) -> np.ndarray:
         """(num_agents * 8,) float32, agent by agent, zero for those who have left: see `Swarm.global_state`."""

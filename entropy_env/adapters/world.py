@@ -224,7 +224,8 @@ def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"{whose} is no array of numbers: {action!r}") from None
     if array.shape != shape:
         raise ValueError(f"{whose} has shape {array.shape}, expected {shape}")
-    for where in np.argwhere(~np.isfinite(array)):
+    if not np.isfinite(array).all():
+        where = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(f"{whose} is not finite: {array[tuple(where)]} at {where.tolist()}")
     return array
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,7 +49,7 @@ class NumbaEngine:
         autoreset: bool = True,
         num_threads: int | None = None,
     ) -> None:
-        load_kernels()
+        self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = num_cores() if num_threads is None else num_threads
         spec = env.spec
@@ -152,8 +153,8 @@ class NumbaEngine:
     def _start(self, which: np.ndarray) -> np.ndarray:
         """Begin episodes in the worlds of `which` (E,) bool on their next maps, and observe those worlds."""
         for target, source in zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True):
-            step.copy_rows(target, source, which)
-        step.start(self._w, which)
+            self._kernels.copy_rows(target, source, which)
+        self._kernels.start(self._w, which)
         self._spent |= which
         return self._observe(which)
 
@@ -165,24 +166,24 @@ class NumbaEngine:
 
     def _run(self, first: int, stop: int, which: np.ndarray) -> int:
         """Stages of a step, in the worlds of `which` (E,) bool, on all threads. How many of the worlds are over."""
-        args = self._w, self._packed, self._action, self._choices
+        args, run = (self._w, self._packed, self._action, self._choices), self._kernels.run
         num_agents = self.env.spec.num_agents
         if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
             return sum(self._run_as_team(args, first, stop, which, e) for e in range(self.num_envs) if which[e])
         chunk = max(-(-self.num_envs // (8 * self.num_threads)), CHUNK // num_agents, 1)
 
         def worlds(slot: int, part: tuple[int, int]) -> int:
-            return step.run(*args, slot, which, part, (first, stop), (0, num_agents))
+            return run(*args, slot, which, part, (first, stop), (0, num_agents))
 
         return share(worlds, self.num_envs, chunk, self.num_threads)
 
     def _run_as_team(self, args: tuple, first: int, stop: int, which: np.ndarray, e: int) -> int:
         """As `_run`, in one world, stage by stage, each shared out by agents where it can be."""
-        num_agents, world, ended = self.env.spec.num_agents, (e, e + 1), 0
+        num_agents, world, run, ended = self.env.spec.num_agents, (e, e + 1), self._kernels.run, 0
         for k in range(first, stop):
 
             def agents(slot: int, part: tuple[int, int], stage: tuple[int, int] = (k, k + 1)) -> int:
-                return step.run(*args, slot, which, world, stage, part)
+                return run(*args, slot, which, world, stage, part)
 
             alone = step.of_a_world(k, self._choices.substeps)
             chunk = num_agents if alone else max(-(-num_agents // (8 * self.num_threads)), CHUNK)
@@ -207,33 +208,45 @@ class NumbaEngine:
         return _draw(self._batch, self._seed, np.uint32(self._draws - 1), self.params)
 
 
+class Kernels(NamedTuple):
+    """The machine code of `step.run`, `step.start` and `step.copy_rows`.
+
+    Called without Numba's look at the types of forty arrays, which took longer than the step of a small world; here the
+    types never change.
+    """
+
+    run: Callable[..., int]
+    start: Callable[..., None]
+    copy_rows: Callable[..., None]
+
+
 @functools.cache
-def load_kernels() -> None:
+def load_kernels() -> Kernels:
     """Have the step compiled, or read from the cache on disk, by running it over no world.
 
     A damaged cache, or a disk without room for one, is no reason to fail: the folder is emptied and it compiles again.
     """
     spec = Swarm().spec
-    w, nowhere = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool)
-    choices = step.Choices(spec.substeps, 0, False, False)
-    packed = pack_params(SwarmParams(), 1)
+    w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
+    action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
+    packed, choices = pack_params(SwarmParams(), 1), step.Choices(spec.substeps, 0, False, False)
 
-    def run() -> None:
-        action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
+    def compile_all() -> None:
         step.run(w, packed, action, choices, 0, nowhere, (0, 0), (0, 0), (0, 0))
         step.start(w, nowhere)
-        step.copy_rows(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8), nowhere)
+        step.copy_rows(row, row, nowhere)
 
     folder = cache_folder()
     if folder and not any(Path(folder).rglob("*.nbc")) and sys.stderr.isatty():
         print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
     try:
-        run()
+        compile_all()
     except Exception:
         if folder is None:
             raise
         shutil.rmtree(folder, ignore_errors=True)
-        run()
+        compile_all()
+    return Kernels(*(next(iter(f.overloads.values())).entry_point for f in (step.run, step.start, step.copy_rows)))
 
 
 def _transition(w) -> Transition:
