@@ -57,7 +57,6 @@ AGENT = np.dtype(
     align=True,
 )
 WORLD = np.dtype([("step", np.int32), ("done", np.bool_), ("over", np.bool_)], align=True)
-SORTED = np.dtype([("position", np.float32, 2), ("agent", np.int32)], align=True)
 PARAMS = np.dtype(
     [(field.name, np.int32 if field.name in INT_PARAMS else np.float32) for field in dataclasses.fields(SwarmParams)],
     align=True,
@@ -92,7 +91,11 @@ class Swarms(NamedTuple):
     near_fixed: np.ndarray  # (E, N, K) int32, the first `num_near_fixed` fixed bodies may be touched in this step
     contacts: np.ndarray  # (S, N + K, 4) of one agent, on S threads: gap (m), normal (2), share
     cell_end: np.ndarray  # (E, cells) int32, where each cell's agents end in the sorted order
-    order: np.ndarray  # (E, N) SORTED, active agents cell by cell
+    sorted_agent: np.ndarray  # (E, N) int32, active agents cell by cell
+    sorted_x: np.ndarray  # (E, N) m
+    sorted_y: np.ndarray  # (E, N) m
+    first_ray: np.ndarray  # (S, N) int32, of those that touch an agent of this run of cells, on S threads
+    ray_count: np.ndarray  # (S, N) int32
     rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
 
 
@@ -126,7 +129,11 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
         near_fixed=np.zeros((*lanes, fixed), np.int32),
         contacts=np.zeros((num_threads, spec.num_agents + fixed, 4), np.float32),
         cell_end=np.zeros((num_envs, num_cells), np.int32),
-        order=np.zeros(lanes, SORTED),
+        sorted_agent=np.zeros(lanes, np.int32),
+        sorted_x=np.zeros(lanes, np.float32),
+        sorted_y=np.zeros(lanes, np.float32),
+        first_ray=np.zeros((num_threads, spec.num_agents), np.int32),
+        ray_count=np.zeros((num_threads, spec.num_agents), np.int32),
         rays=np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32),
     )
 

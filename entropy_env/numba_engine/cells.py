@@ -41,7 +41,7 @@ def line_of(value, side, count):
 def sort_into_cells(w, e, reach):
     """Sort the active agents of world e by cell (counting sort, stable)."""
     columns, rows, side = grid(w, e, reach)
-    ends, order, num_agents = w.cell_end[e], w.order[e], w.agents.shape[1]
+    ends, num_agents = w.cell_end[e], w.agents.shape[1]
     for cell in range(columns * rows):
         ends[cell] = 0
     for i in range(num_agents):
@@ -58,8 +58,7 @@ def sort_into_cells(w, e, reach):
         me = w.agents[e, i]
         if me.active:
             k = ends[me.cell]
-            order[k].agent = i
-            order[k].position[0], order[k].position[1] = me.position[0], me.position[1]
+            w.sorted_agent[e, k], w.sorted_x[e, k], w.sorted_y[e, k] = i, me.position[0], me.position[1]
             ends[me.cell] = k + 1
 
 
@@ -72,7 +71,7 @@ def rows_around(y, side, rows):
 
 @inlined
 def run_in_row(w, e, row, x, side, columns):
-    """Start and end in `order` of a row's agents, in the cells that may hold neighbours."""
+    """Start and end in the sorted order of a row's agents, in the cells that may hold neighbours."""
     column = line_of(x, side, columns)
     first, last = row * columns + max(column - 1, 0), row * columns + min(column + 1, columns - 1)
     return (w.cell_end[e, first - 1] if first > 0 else np.int32(0)), w.cell_end[e, last]

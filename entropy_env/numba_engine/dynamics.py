@@ -46,12 +46,11 @@ def find_neighbours(w, p, e, i):
     for row in range(*rows_around(y, side, rows)):
         start, end = run_in_row(w, e, row, x, side, columns)
         for k in range(start, end):
-            other = w.order[e, k]
-            dx, dy = other.position[0] - x, other.position[1] - y
+            dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
             square = dx * dx + dy * dy
-            if square < reach * reach and other.agent != i:
+            if square < reach * reach and w.sorted_agent[e, k] != i:
                 if count < LISTED:
-                    me.near[count] = other.agent
+                    me.near[count] = w.sorted_agent[e, k]
                 count += 1
                 piled |= square < overlap * overlap
     me.num_near = count

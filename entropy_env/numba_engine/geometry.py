@@ -55,10 +55,8 @@ def nearly_atan2(y, x):
     long, short = max(ax, ay), min(ax, ay)
     ratio = short / max(long, TINY)
     angle = ratio * (PI / np.float32(4) + ATAN_BEND * (ONE - ratio))
-    if ay > ax:
-        angle = PI / TWO - angle
-    if x < ZERO:
-        angle = PI - angle
+    angle = PI / TWO - angle if ay > ax else angle
+    angle = PI - angle if x < ZERO else angle
     return -angle if y < ZERO else angle
 
 

@@ -15,6 +15,7 @@ from entropy_env.numba_engine.geometry import (
     ATAN_ERROR,
     INFINITE,
     ONE,
+    TINY,
     TURN,
     ZERO,
     at_least_asin,
@@ -68,11 +69,31 @@ def scan_half_plane(row, rays, gap, reach, ahead, left):
 
 
 @inlined
-def scan_disc(row, rays, ox, oy, radius):
-    """A disc at an offset in the robot's frame."""
+def find_rays(xs, ys, x, y, cos, sin, radius, far, num_rays, first_ray, ray_count):
+    """Which rays may touch each of many discs: `seen_from` and `rays_between` without a branch, a vector at a time.
+
+    xs, ys: (K,) m, their centres. Beyond `far` m there are none.
+    """
+    rays, rays_per_rad, ahead = np.int32(num_rays), np.float32(num_rays) / TURN, np.float32(2 * num_rays)
+    inside = (radius + SPARE) * (radius + SPARE)
+    for k in range(len(xs)):
+        dx, dy = xs[k] - x, ys[k] - y
+        ox, oy, square = cos * dx + sin * dy, cos * dy - sin * dx, dx * dx + dy * dy
+        half = at_least_asin(min(radius / np.float32(math.sqrt(max(square, TINY))), ONE)) + SPARE_ANGLE
+        angle = nearly_atan2(oy, ox)
+        before = np.int32((angle - half) * rays_per_rad + ahead)
+        count = np.int32((angle + half) * rays_per_rad + ahead) - before
+        first = before + np.int32(1) - rays
+        first = first - rays if first >= rays else first
+        count = rays if square <= inside else min(count, rays)
+        first_ray[k] = first
+        ray_count[k] = count if square < far * far else np.int32(0)
+
+
+@inlined
+def scan_disc(row, rays, ox, oy, radius, k, count):
+    """A disc at an offset in the robot's frame, by `count` rays from the k-th on."""
     num_rays = rays.shape[1]
-    angle, half = seen_from(ox, oy, radius)
-    k, count = rays_between(angle - half, angle + half, num_rays)
     for _ in range(count):
         row[k] = min(row[k], ray_disc(ox, oy, rays[0, k], rays[1, k], radius))
         k = k + 1 if k + 1 < num_rays else 0
@@ -118,7 +139,7 @@ def scan_box(row, rays, x, y, cos, sin, reach, box):
 
 
 @inlined
-def scan(w, p, row, cos, sin, e, i):
+def scan(w, p, row, cos, sin, slot, e, i):
     """Readings of agent i of world e into the first num_rays numbers of row: 0 touching, 1 nothing in range.
 
     cos, sin: of its heading.
@@ -139,17 +160,23 @@ def scan(w, p, row, cos, sin, e, i):
     columns, rows, side = grid(w, e, far)
     for cell_row in range(*rows_around(y, side, rows)):
         start, end = run_in_row(w, e, cell_row, x, side, columns)
-        for k in range(start, end):
-            other = w.order[e, k]
-            dx, dy = other.position[0] - x, other.position[1] - y
-            if dx * dx + dy * dy < far * far and other.agent != i:
-                scan_disc(row, rays, cos * dx + sin * dy, cos * dy - sin * dx, p.agent_radius)
+        xs, ys, agents = w.sorted_x[e, start:end], w.sorted_y[e, start:end], w.sorted_agent[e, start:end]
+        first_ray, ray_count = w.first_ray[slot], w.ray_count[slot]
+        find_rays(xs, ys, x, y, cos, sin, p.agent_radius, far, num_rays, first_ray, ray_count)
+        for k in range(end - start):
+            if ray_count[k] > 0 and agents[k] != i:
+                dx, dy = xs[k] - x, ys[k] - y
+                ox, oy = cos * dx + sin * dy, cos * dy - sin * dx
+                scan_disc(row, rays, ox, oy, p.agent_radius, first_ray[k], ray_count[k])
 
     for disc in range(maps.discs.shape[1]):
         if maps.disc_mask[e, disc]:
             dx, dy, radius = maps.discs[e, disc, 0] - x, maps.discs[e, disc, 1] - y, maps.discs[e, disc, 2]
             if dx * dx + dy * dy < (reach + radius) * (reach + radius):
-                scan_disc(row, rays, cos * dx + sin * dy, cos * dy - sin * dx, radius)
+                ox, oy = cos * dx + sin * dy, cos * dy - sin * dx
+                angle, half = seen_from(ox, oy, radius)
+                k, count = rays_between(angle - half, angle + half, num_rays)
+                scan_disc(row, rays, ox, oy, radius, k, count)
 
     for wall in range(maps.walls.shape[1]):
         if maps.wall_mask[e, wall]:

@@ -116,11 +116,11 @@ def end(w, p, choices, e):
 
 
 @inlined
-def observe(w, p, choices, row, e, i):
+def observe(w, p, choices, row, slot, e, i):
     """Lidar, velocity and goal of one agent into row (obs_dim,)."""
     me, num_rays = w.agents[e, i], w.rays.shape[1]
     cos, sin = cos_sin(me.heading)
-    scan(w, p, row, cos, sin, e, i)
+    scan(w, p, row, cos, sin, slot, e, i)
     left, right = me.wheel_speed[0], me.wheel_speed[1]
     speed = (left + right) / TWO
     if choices.world_frame:
@@ -142,7 +142,7 @@ def is_clear(w, p, e, pose):
     for row in range(*rows_around(y, side, rows)):
         start, stop = run_in_row(w, e, row, x, side, columns)
         for k in range(start, stop):
-            dx, dy = w.order[e, k].position[0] - x, w.order[e, k].position[1] - y
+            dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
             if dx * dx + dy * dy < wide * wide:
                 return False
     return True
@@ -233,7 +233,7 @@ def run_stage(stage, w, params, action, choices, slot, e, first, last):
             seeing = me.active if stage == SEE else me.terminated or me.truncated
             row = w.obs[e, i] if stage == SEE else w.final_obs[e, i]
             if seeing:
-                observe(w, p, choices, row, e, i)
+                observe(w, p, choices, row, slot, e, i)
             elif stage == SEE:
                 row[:] = ZERO
 
