@@ -57,7 +57,7 @@ class NumbaEngine:
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
         self._next_maps = empty_maps(spec, num_envs)
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
-        self._everywhere = np.ones(num_envs, bool)
+        self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
         self._choices = step.Choices(
             spec.substeps, step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world", autoreset
@@ -66,6 +66,7 @@ class NumbaEngine:
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
         self._drawing: Layout | None = None  # (S, E, ...), on their way
+        self._begun = False
         self.params = params
 
     @property
@@ -96,10 +97,12 @@ class NumbaEngine:
 
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
+        self._check_begun()
         self._action[...] = action
         ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
         if ended and self.autoreset:
-            over = self._told.done
+            over = self._over
+            over[...] = self._told.done  # kernels want it contiguous
             if (self._spent & over).any():
                 self._refill()
             self._start(over)
@@ -107,6 +110,7 @@ class NumbaEngine:
 
     def observe(self) -> np.ndarray:
         """See `Engine`."""
+        self._check_begun()
         return self._observe(self._everywhere)
 
     @property
@@ -116,6 +120,7 @@ class NumbaEngine:
 
     def global_state(self) -> np.ndarray:
         """See `Engine`."""
+        self._check_begun()
         agents, goals = self._w.agents, self._w.maps.goals
         heading, (left, right) = agents["heading"], np.moveaxis(agents["wheel_speed"], -1, 0)
         table = np.empty((*agents.shape, 8), np.float32)
@@ -129,32 +134,40 @@ class NumbaEngine:
     @property
     def state(self) -> SwarmState:
         """See `Engine`."""
+        self._check_begun()
         return read_state(self._w)
 
     @state.setter
     def state(self, state: SwarmState) -> None:
         write_state(self._w, state)
+        self._begun = True
         self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
+
+    def _check_begun(self) -> None:
+        if not self._begun:
+            raise RuntimeError("no episode has begun: call reset()")
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the views, which would not be views of the copy, and without what is being drawn."""
         draws = self._draws - (self._drawing is not None)
         arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
         made_with = self.env, self.num_envs, self.params, self.autoreset, self.num_threads
-        return {"made_with": made_with, "arrays": arrays, "spent": self._spent, "seed": self._seed, "draws": draws}
+        rest = {name: getattr(self, name) for name in ("_spent", "_seed", "_begun")}
+        return {"made_with": made_with, "arrays": arrays, "rest": rest | {"_draws": draws}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["made_with"])  # type: ignore[misc]
         arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
         for target, source in zip(arrays, state["arrays"], strict=True):
             target[...] = source
-        self._spent[:], self._seed[:], self._draws = state["spent"], state["seed"], state["draws"]
+        self.__dict__ |= state["rest"]
 
     def _start(self, which: np.ndarray) -> np.ndarray:
         """Begin episodes in the worlds of `which` (E,) bool on their next maps, and observe those worlds."""
         for target, source in zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True):
             self._kernels.copy_rows(target, source, which)
         self._kernels.start(self._w, which)
+        self._begun = True
         self._spent |= which
         return self._observe(which)
 
@@ -211,8 +224,8 @@ class NumbaEngine:
 class Kernels(NamedTuple):
     """The machine code of `step.run`, `step.start` and `step.copy_rows`.
 
-    Called without Numba's look at the types of forty arrays, which took longer than the step of a small world; here the
-    types never change.
+    Called without Numba's look at the types of forty arrays, which took longer than the step of a small world. So all
+    that they are given must be of the types, and contiguous, that `load_kernels` compiles them for.
     """
 
     run: Callable[..., int]
