@@ -7,6 +7,7 @@ so a second engine compiles nothing, and neither does a new parameter value.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,8 @@ class JaxEngine:
 
     @params.setter
     def params(self, params: SwarmParams) -> None:
-        self._params, self._device_params = params, None
+        self._params = params
+        self._device_params: SwarmParams | None = None
 
     def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
@@ -113,9 +115,7 @@ class JaxEngine:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reset(
-    batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams
-) -> tuple[jax.Array, VectorState]:
+def _reset(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
     return batch.reset(episode_key(seed, count), params)
 
 
@@ -158,14 +158,14 @@ def _step(
         "active": info["remains"],
     }
     columns = [told[name] for name in FLAGS + COUNTS + NUMBERS] + [info["reward_terms"][name] for name in TERMS]
-    columns = jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
-    return state, obs, jnp.concatenate([info["final_obs"], columns], axis=-1)
+    numbers = jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
+    return state, obs, jnp.concatenate([info["final_obs"], numbers], axis=-1)
 
 
 def _unpack(obs: np.ndarray, table: np.ndarray) -> Transition:
     names = FLAGS + COUNTS + NUMBERS
     first = obs.shape[-1]
-    kinds = {name: np.bool_ for name in FLAGS} | {name: np.int32 for name in COUNTS}
+    kinds: dict[str, Any] = dict.fromkeys(FLAGS, np.bool_) | dict.fromkeys(COUNTS, np.int32)
     told = {name: table[..., first + i].astype(kinds.get(name, np.float32)) for i, name in enumerate(names)}
     told["done"] = told["done"][:, 0].copy()
     return Transition(

@@ -41,7 +41,12 @@ def make(name="numba", num_envs=2, **settings):
 def run(code, **environment):
     """What a fresh interpreter prints; its errors are those of the test."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done

@@ -61,6 +61,19 @@ def test_the_whole_core_is_looked_at():
     }
 
 
+ENGINES = [PACKAGE / "engines.py", PACKAGE / "jax_engine.py", *sorted((PACKAGE / "numba_engine").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", ENGINES, ids=name_of)
+def test_engines_import_the_core_and_each_other_alone(path):
+    for imported in imports_of(path):
+        root, *rest = imported.split(".")
+        if root == "entropy_env":
+            assert rest[0] in (*BELOW["vector"], "vector", "engines", "jax_engine", "numba_engine"), imported
+        else:
+            assert root in LIBRARIES | {"numba"} | sys.stdlib_module_names, imported
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_the_simulator_knows_no_trainer(path):
     assert not [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
@@ -96,7 +109,13 @@ def test_importing_the_core_brings_in_no_other_library():
 
 
 def test_importing_the_package_does_not_import_jax():
-    assert not {"jax", "numpy"} & set(run("import entropy_env, sys; print(*sys.modules)"))
+    assert not {"jax", "numpy", "numba"} & set(run("import entropy_env, sys; print(*sys.modules)"))
+
+
+def test_making_an_environment_for_a_cpu_starts_no_device():
+    """So that a process may still fork, and a GPU is left to whoever needs it."""
+    code = "from entropy_env import swarm_v0; swarm_v0.parallel_env(3, engine='numba'); "
+    assert run(code + "from jax._src import xla_bridge; print(len(xla_bridge._backends))") == ["0"]
 
 
 def test_public_names_are_there_and_come_when_asked_for():

@@ -118,7 +118,7 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         truncated = [over and not ends for ends in terminated]
         if len(agents) < len(infos):
             rows = [self._row[agent] for agent in agents]
-            columns = obs, rewards, terminated, truncated, infos
+            columns: Any = obs, rewards, terminated, truncated, infos
             obs, rewards, terminated, truncated, infos = ([column[row] for row in rows] for column in columns)
         return (
             dict(zip(agents, obs, strict=True)),

@@ -176,8 +176,6 @@ def write_state(swarms: Swarms, state: SwarmState) -> None:
 
 def read_state(swarms: Swarms) -> SwarmState:
     """A copy as SwarmState with NumPy leaves, of E worlds."""
-    return SwarmState(
-        layout=Layout(**{name: array.copy() for name, array in swarms.maps._asdict().items()}),
-        **{name: swarms.agents[name].copy() for name in AGENT_FIELDS},
-        **{name: swarms.worlds[name].copy() for name in WORLD_FIELDS},
-    )
+    fields: dict[str, Any] = {name: swarms.agents[name].copy() for name in AGENT_FIELDS}
+    fields |= {name: swarms.worlds[name].copy() for name in WORLD_FIELDS}
+    return SwarmState(layout=Layout(**{name: array.copy() for name, array in swarms.maps._asdict().items()}), **fields)

@@ -25,7 +25,7 @@ def grid(w, e, reach):
         return 1, 1, reach
     side = max(reach, np.float32(math.sqrt(width * height / np.float32(most))))
     while True:
-        columns, rows = max(int(math.ceil(width / side)), 1), max(int(math.ceil(height / side)), 1)
+        columns, rows = max(math.ceil(width / side), 1), max(math.ceil(height / side), 1)
         if columns * rows <= most:
             return columns, rows, side
         side *= GROWTH

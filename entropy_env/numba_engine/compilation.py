@@ -13,20 +13,28 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
-from numba.core import config
+from numba.core import config as numba_config
 
-OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+config: Any = numba_config
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "_nrt": False,
+    "error_model": "numpy",
+    "fastmath": {"contract", "nsz", "arcp"},
+}
+# `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
 CONSTANTS = ("dynamics.py", "types.py")  # modules beside this package, of which compiled code holds numbers
 
 
-def inlined(function: Callable) -> Callable:
+def inlined(function: Callable) -> Any:
     """A compiled function that kernels call."""
     return numba.njit(forceinline=True, **OPTIONS)(function)
 
 
-def kernel(function: Callable) -> Callable:
+def kernel(function: Callable) -> Any:
     """A compiled function that Python calls, kept on disk."""
     folder = cache_folder()
     if folder is None:
