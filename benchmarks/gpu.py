@@ -96,16 +96,16 @@ def everything(options: Options) -> Iterator[Row]:
 
 
 def main(options: Options) -> None:
-    """Measure until everything is done or the time is up, and keep what there is."""
+    """Measure until everything is done or the time is up, and write down what there is after every row."""
     started, rows = time.perf_counter(), []
     for row in everything(options):
         show([row])
         rows.append(row)
+        if options.json:
+            save_rows(options.json, rows)
         if time.perf_counter() - started > options.limit_s:
             print(f"{options.limit_s:g} s are over, the rest is skipped")
             break
-    if options.json:
-        save_rows(options.json, rows)
 
 
 if __name__ == "__main__":

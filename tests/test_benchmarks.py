@@ -45,6 +45,18 @@ def test_a_benchmark_runs_end_to_end(module, tmp_path):
         assert row["agent_steps_per_s"] > 0
 
 
+def test_worlds_are_added_until_the_memory_is_full_or_it_no_longer_pays(monkeypatch, capsys):
+    def measured(case, effort):
+        if case.num_envs > 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return {"num_envs": case.num_envs, "agent_steps_per_s": min(case.num_envs, 17)}
+
+    monkeypatch.setattr(gpu, "measured", measured)
+    assert [row["num_envs"] for row in gpu.worlds((1, 4, 16, 64, 256), TINY)] == [1, 4, 16, 64]
+    assert [row["num_envs"] for row in gpu.worlds((1, 256), TINY)] == [1]
+    assert "10 x 256 worlds do not fit" in capsys.readouterr().out
+
+
 def test_a_first_use_prints_when_its_step_was_done(tmp_path, capsys):
     script = tmp_path / "first_use.py"
     script.write_text(pettingzoo_latency.FIRST_USE.format(num_agents=2, engine="jax"))
