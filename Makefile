@@ -24,10 +24,15 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
+	$(INSTALL) -e '.[bench]' 'torch==2.13.0' vmas jaxmarl camar
 	$(BIN)/python -m benchmarks.env_steps --json benchmarks/results/env_steps.json
+	$(BIN)/python -m benchmarks.pettingzoo_latency --json benchmarks/results/pettingzoo_latency.json
+	$(BIN)/python -m benchmarks.scaling --json benchmarks/results/scaling.json
+	$(BIN)/python -m benchmarks.peers --json benchmarks/results/peers.json
 	$(BIN)/python -m benchmarks.training --suite speed --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.training --suite scenarios --json benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.readme
 
 clean:

@@ -5,15 +5,29 @@ python -m benchmarks.readme
 
 from __future__ import annotations
 
-import json
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
+from benchmarks.measure import Row
+from benchmarks.report import RESULTS, load_rows
 from trainers.common.files import write_atomic
 
-ROOT = Path(__file__).parent.parent
+PEERS = {"vmas": "VMAS `navigation`", "jaxnav": "JaxMARL JaxNav", "camar": "CAMAR `random_grid`"}
 BEGIN, END = "<!-- figures: written by benchmarks.readme -->\n", "<!-- end of figures -->"
-Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which files."""
+
+    results: Path = RESULTS
+    """Folder of the result files."""
+    readme: Path = RESULTS.parent.parent / "README.md"
+    """File to write to."""
 
 
 def percent(value: float) -> str:
@@ -21,94 +35,216 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def span(values: list[float], form: Any = percent) -> str:
+def span(values: list[float], form: Callable[[float], str] = percent) -> str:
     """The smallest to the largest."""
     low, high = form(min(values)), form(max(values))
     return low if low == high else f"{low} to {high}"
 
 
-def rows_of(name: str) -> list[Row]:
-    """Of a result file."""
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-
-
-def training() -> str:
+def training(rows: list[Row]) -> str:
     """What trained policies reach on fresh episodes."""
     suites: dict[str, list[Row]] = {}
-    for row in rows_of("training"):
+    for row in rows:
         suites.setdefault(row["benchmark"].removeprefix("training/"), []).append(row)
     quick, (speed,) = suites["quickstart"], suites["speed"]
     lines = [
-        "| run | agent steps | sampled actions | mean action | worlds where all arrive | SPL |",
-        "|---|---|---|---|---|---|",
         (
-            f"| `open`, the default, {len(quick)} seeds | {quick[0]['agent_steps'] / 1e6:.1f} M "
-            f"| {span([row['success']['mean'] for row in quick])} "
-            f"| {span([row['deterministic']['success']['mean'] for row in quick])} "
-            f"| {span([row['world_success']['mean'] for row in quick])} "
-            f"| {span([row['spl']['mean'] for row in quick], '{:.2f}'.format)} |"
-        ),
+            f"`open`, the default, {len(quick)} seeds",
+            f"{quick[0]['agent_steps'] / 1e6:.1f} M",
+            span([row["success"]["mean"] for row in quick]),
+            span([row["deterministic"]["success"]["mean"] for row in quick]),
+            span([row["world_success"]["mean"] for row in quick]),
+            span([row["spl"]["mean"] for row in quick], "{:.2f}".format),
+        )
     ]
     for row in suites["scenarios"]:
-        success = row["success"]
+        mean, low, high = (percent(row["success"][name]) for name in ("mean", "low", "high"))
         lines.append(
-            f"| `{row['scenario']}` | {row['agent_steps'] / 1e6:.0f} M "
-            f"| {percent(success['mean'])} ({percent(success['low'])} to {percent(success['high'])}) "
-            f"| {percent(row['deterministic']['success']['mean'])} | {percent(row['world_success']['mean'])} "
-            f"| {row['spl']['mean']:.2f} |"
+            (
+                f"`{row['scenario']}`",
+                f"{row['agent_steps'] / 1e6:.0f} M",
+                f"{mean} ({low} to {high})",
+                percent(row["deterministic"]["success"]["mean"]),
+                percent(row["world_success"]["mean"]),
+                f"{row['spl']['mean']:.2f}",
+            )
         )
-    lines += [
-        "",
-        (
-            f"The default run takes {span([row['total_s'] for row in quick], '{:.0f}'.format)} s from start to trained, "
-            f"compilation included; its update runs at {speed['agent_steps_per_s']:,} agent steps/s with "
-            f"{percent(speed['active_share'])} of the lanes active."
-        ),
-    ]
-    return "\n".join(lines)
-
-
-def simulator() -> str:
-    """How fast the simulator is."""
-    lines = [
-        "| scenario | robots x worlds | agent steps/s | compile, s | with cache, s | bytes of state a world |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{row['scenario']}` | {row['num_agents']} x {row['num_envs']} | {row['agent_steps_per_s']:,} "
-        f"| {row['compile_s']:.1f} | {row['compile_cached_s']:.1f} | {row['state_bytes_per_world']:,} |"
-        for row in rows_of("env_steps")
-    ]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Replace what stands between the two marks."""
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    text = f"""
-### What it reaches
+    heads = "run", "agent steps", "sampled actions", "mean action", "worlds where all arrive", "SPL"
+    return f"""### What it reaches
 
 Shares of robots that arrive, on 256 fresh episodes of ten robots, one episode a world, none seen in training; in
 brackets the 95 % interval over episodes. Default hyperparameters, difficulty 1, one seed where none are counted.
 
-{training()}
+{table(heads, lines)}
+
+The default run takes {span([row["total_s"] for row in quick], "{:.0f}".format)} s from start to trained, \
+compilation included; its update runs at {speed["agent_steps_per_s"]:,} agent steps/s with \
+{percent(speed["active_share"])} of the lanes active.
 
 The policy has no memory: `maze` and `corridor`, where a robot must turn away from its goal or wait for others, want
 more than that.
+"""
 
-### How fast the simulator is
 
-Random actions, full lidar, observations, rewards and resets included; compile time is that of reset and rollout.
+def env_steps(rows: list[Row]) -> str:
+    """How fast the simulator is."""
+    heads = (
+        "scenario",
+        "robots x worlds",
+        "engine",
+        "agent steps/s",
+        "compile, s",
+        "with cache, s",
+        "bytes of state a world",
+    )
+    lines = [
+        (
+            f"`{row['scenario']}`",
+            counts(row),
+            row["engine"],
+            f"{row['agent_steps_per_s']:,}",
+            f"{row['compile_s']:.1f}",
+            shown(row, "compile_cached_s", "{:.1f}".format),
+            shown(row, "state_bytes_per_world", "{:,}".format),
+        )
+        for row in rows
+    ]
+    return f"""### How fast the simulator is
 
-{simulator()}
+Random actions, full lidar, observations, rewards and resets included; compile time is until the first step.
 
-All on two CPU cores; the commits and versions are in [benchmarks/results](benchmarks/results).
+{table(heads, lines)}
+"""
+
+
+def scaling(rows: list[Row]) -> str:
+    """How the time of a step grows with the number of robots."""
+    most = max(row["num_agents"] for row in rows)
+    largest = [row for row in rows if (row["num_agents"], row["series"]) == (most, "density")]
+    speeds = ", ".join(f"{row['world_steps_per_s']:,.3g} with {row['engine']}" for row in largest)
+    return f"""### Large swarms
+
+Steps a second of one world of {" x ".join(f"{length:.0f}" for length in largest[0]["size"])} m with {most:,} robots: \
+{speeds}.
+{picture("scaling", "Time of an agent step by the number of agents")}"""
+
+
+def pettingzoo_latency(rows: list[Row]) -> str:
+    """What a user of PettingZoo waits for."""
+    heads = "robots", "engine", "steps/s", "reset, ms", "first use, s", "second process, s"
+    lines = [
+        (
+            f"{row['num_agents']:,}",
+            row["engine"],
+            f"{row['world_steps_per_s']:,.0f}",
+            f"{1e3 * row['reset_s']:.2f}",
+            shown(row, "first_use_s", "{:.1f}".format),
+            shown(row, "second_use_s", "{:.1f}".format),
+        )
+        for row in rows
+    ]
+    return f"""### PettingZoo, one world
+
+Steps of one `parallel_env()` a second, with all its dicts. First use is from the start of Python to the end of the
+first step, with an empty Numba cache; the second process finds it filled.
+
+{table(heads, lines)}
+"""
+
+
+def peers(rows: list[Row]) -> str:
+    """Other simulators beside ours."""
+    ours = list(dict.fromkeys(row["engine"] for row in rows if row["engine"] not in PEERS))
+    speed = {(row["engine"], counts(row)): row for row in rows}
+    lines = [
+        (
+            PEERS[row["engine"]],
+            counts(row),
+            f"{row['agent_steps_per_s']:,}",
+            *(f"{speed[engine, counts(row)]['ratios'][row['engine']]:,.3g} x" for engine in ours),
+        )
+        for row in rows
+        if row["engine"] in PEERS
+    ]
+    heads = "simulator", "robots x worlds", "agent steps/s", *(f"{engine} is faster" for engine in ours)
+    return f"""### Beside other simulators
+
+Same counts, same random actions, one process, in turn. They do not simulate the same things: see
+[benchmarks/peers.py](benchmarks/peers.py).
+
+{table(heads, lines)}
+{picture("peers", "Agent steps a second of all systems")}"""
+
+
+def gpu(rows: list[Row]) -> str:
+    """What an accelerator does."""
+    heads = "", "robots x worlds", "agent steps/s", "of the memory's speed", "of the arithmetic's"
+    lines = [
+        (
+            "PPO update" if row["benchmark"] == "gpu/training" else f"`{row['scenario']}`",
+            counts(row),
+            f"{row['agent_steps_per_s']:,}",
+            shown(row, "bytes_share", percent),
+            shown(row, "operations_share", percent),
+        )
+        for row in rows
+        if row.get("series") != "arena"
+    ]
+    return f"""### On a GPU
+
+One {rows[0]["device"]}. The shares count what a step needs at least, see [benchmarks/cost.py](benchmarks/cost.py).
+
+{table(heads, lines)}
+{picture("gpu", "Agent steps a second by the number of worlds")}"""
+
+
+PARTS = (training, env_steps, scaling, pettingzoo_latency, peers, gpu)  # each of the result file of its name
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    rows = (" | ".join(cells) for cells in (heads, *lines))
+    top, *rest = (f"| {row} |" for row in rows)
+    return "\n".join([top, "|" + "---|" * len(heads), *rest])
+
+
+def counts(row: Row) -> str:
+    """Robots and worlds."""
+    return f"{row['num_agents']:,} x {row['num_envs']:,}"
+
+
+def shown(row: Row, name: str, form: Callable[[Any], str]) -> str:
+    """A value, or nothing where there is none."""
+    return "" if row.get(name) is None else form(row[name])
+
+
+def picture(name: str, text: str) -> str:
+    """One of `benchmarks.plots`, if it has been drawn."""
+    return f"\n![{text}](benchmarks/results/{name}.png)\n" if (RESULTS / f"{name}.png").exists() else ""
+
+
+def figures(results: Path = RESULTS) -> str:
+    """What stands between the two marks: a part for every result file that is there."""
+    found = {part: rows for part in PARTS if (rows := load_rows(part.__name__, results))}
+    devices = " and ".join(sorted({row["device"] for part, rows in found.items() for row in rows if part is not gpu}))
+    text = "\n".join(part(rows) for part, rows in found.items())
+    return f"""
+{text}
+Measured on {devices}; commits and versions are in [benchmarks/results](benchmarks/results).
 
 """
-    write_atomic(readme, before + BEGIN + text + END + after)
+
+
+def replaced(readme: str, text: str) -> str:
+    """The README with another text between the marks."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + text + END + rest.split(END)[1]
+
+
+def main(options: Options) -> None:
+    """Replace what stands between the two marks."""
+    write_atomic(options.readme, replaced(options.readme.read_text(), figures(options.results)))
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

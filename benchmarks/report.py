@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -14,26 +15,47 @@ import jax
 
 from trainers.common.files import to_json, write_atomic
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "numba", "torch", "vmas", "jaxmarl", "camar")
+
+CHANGES = ("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/results", ":(top,exclude)README.md")
+RESULTS = Path(__file__).parent / "results"
 
 
-def provenance() -> dict[str, Any]:
-    """Device, versions and commit."""
+@functools.cache
+def provenance(engine: str) -> dict[str, Any]:
+    """Device that an engine runs on here, versions and commit."""
     device = jax.devices()[0]
+    on_cpu = device.platform == "cpu" or engine in ("numba", "vmas")
+    installed = {found.name.lower() for found in importlib.metadata.distributions()}
     return {
-        "device": f"{platform.machine()}, {_cores()} cores" if device.platform == "cpu" else device.device_kind,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        "device": f"{platform.machine()}, {_cores()} cores" if on_cpu else device.device_kind,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
         | {"python": platform.python_version()},
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git(*CHANGES) else ""),
     }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a line a row."""
+    for row in rows:
+        ratios = ", ".join(f"{ratio:.2f} x {engine}" for engine, ratio in row.get("ratios", {}).items())
+        print(
+            f"{row['engine']:8} {row['scenario']:12} {row['num_agents']:6,} x {row['num_envs']:<7,} "
+            f"{row['agent_steps_per_s']:>12,} agent steps/s  {ratios}".rstrip()
+        )
+
+
+def load_rows(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Of a result file; none where it is not there yet."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def save_rows(path: Path, rows: list[dict[str, Any]], keep: str | None = None) -> None:
     """Write rows, each with its provenance. With `keep`, earlier rows whose `keep` value is another stay."""
     old = json.loads(path.read_text()) if keep and path.exists() else []
     fresh = {row[keep] for row in rows} if keep else set()
-    where = provenance()
-    rows = [row for row in old if row[keep] not in fresh] + [row | where for row in rows]
+    rows = [row for row in old if row[keep] not in fresh] + [row | provenance(row["engine"]) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json(rows, indent=1) + "\n")
 

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,8 +19,8 @@ from typing import Any, Literal
 
 import jax
 import tyro
-from rich.progress import track
 
+from benchmarks.measure import progress, python
 from benchmarks.report import save_rows
 from trainers.jax_ppo import PPOConfig, compile_update, make_ppo
 
@@ -50,14 +47,14 @@ class Options:
     """Updates that the speed suite measures."""
 
 
-def speed(updates: int) -> dict[str, Any]:
-    """Steady state of the update, logging left out."""
-    config = PPOConfig()
+def speed(updates: int, **options: Any) -> dict[str, Any]:
+    """Steady state of the update, logging left out. options: of the PPO, other than the default."""
+    config = PPOConfig(**options)
     ppo, env_params, _ = make_ppo(config)
     runner = ppo.init(jax.random.key(0), env_params)
     update, compile_s = compile_update(ppo, runner, env_params)
     times, active = [], []
-    for _ in track(range(updates + 3), "updating"):
+    for _ in progress(range(updates + 3), "updating"):
         started = time.perf_counter()
         runner, metrics = update(runner, env_params)
         active.append(float(metrics["train/active_share"]))
@@ -75,11 +72,11 @@ def speed(updates: int) -> dict[str, Any]:
 def trained(flags: list[str], episodes: int) -> dict[str, Any]:
     """Train from the command line with an empty compilation cache, evaluate, and report both."""
     with tempfile.TemporaryDirectory() as folder:
-        run, environment = f"{folder}/run", os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+        run, cache = f"{folder}/run", f"{folder}/cache"
         started = time.perf_counter()
-        command(environment, "trainers.jax_ppo", "--run-dir", run, *flags)
+        python("-m", "trainers.jax_ppo", "--run-dir", run, *flags, JAX_COMPILATION_CACHE_DIR=cache)
         seconds = time.perf_counter() - started
-        command(environment, "trainers.evaluate", run, "--episodes", str(episodes))
+        python("-m", "trainers.evaluate", run, "--episodes", str(episodes), JAX_COMPILATION_CACHE_DIR=cache)
         evaluation = json.loads(Path(run, "evaluation.json").read_text())
         lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     speeds = [line["train/fps"] for line in lines]
@@ -95,25 +92,16 @@ def trained(flags: list[str], episodes: int) -> dict[str, Any]:
     }
 
 
-def command(environment: dict[str, str], module: str, *arguments: str) -> None:
-    """Run a module and pass its error on."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr}")
-
-
 def main(options: Options) -> None:
     """Run one suite and print a line a row."""
     rows: list[dict[str, Any]] = []
     if options.suite == "speed":
         rows.append(speed(options.updates))
     elif options.suite == "quickstart":
-        for seed in track(range(options.seeds), "training"):
+        for seed in progress(range(options.seeds), "training"):
             rows += [{"scenario": "open", "seed": seed} | trained(["--seed", str(seed)], options.episodes)]
     else:
-        for name in track(options.scenarios, "training"):
+        for name in progress(options.scenarios, "training"):
             flags = ["--scenario", name, "--total-steps", str(options.total_steps)]
             rows += [{"scenario": name, "seed": 0} | trained(flags, options.episodes)]
     rows = [

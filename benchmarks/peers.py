@@ -1,0 +1,152 @@
+"""How fast other simulators of robots that navigate among each other are, beside ours on the same counts.
+
+    python -m benchmarks.peers --json benchmarks/results/peers.json
+
+One step is one agent advanced by one control period with its observation and its reward; all systems get the same
+random actions, drawn ahead, and start again every 200 steps. What they simulate is not the same:
+
+- `vmas`, VMAS `navigation` on torch: holonomic discs that collide, 32 rays over the other agents, 3 m; spawned in
+  8 x 6 m like ours, 2 substeps. https://github.com/proroklab/VectorizedMultiAgentSimulator
+- `jaxnav`, JaxMARL's JaxNav: differential drive in a grid map, 32 beams sampled every 5 cm up to 6 m; an agent that
+  collides stops for good. https://github.com/FLAIROXX/JaxMARL
+- `camar`, CAMAR `random_grid`: differential drive among 800 discs, the three nearest observed instead of a lidar.
+  https://github.com/AIRI-Institute/CAMAR
+
+A system that is not installed is skipped with a line that says so. `ratios` are to the others on the same counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from benchmarks.measure import Effort, Row, Run, add_ratios, measure, progress
+from benchmarks.report import save_rows, show
+from benchmarks.rollouts import Case, Engine, device_loop, rollout
+
+EPISODE = 200  # steps, as our open arena has
+PEERS = {"vmas": "vmas", "jaxnav": "jaxmarl", "camar": "camar"}  # and their packages
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure, and how."""
+
+    effort: tyro.conf.OmitArgPrefixes[Effort] = dataclasses.field(default_factory=lambda: Effort(5, 3.0))
+    json: Path | None = None
+    """File to write the rows to."""
+    engines: tuple[Engine, ...] = ("numba", "jax")
+    """Which of ours."""
+    peers: tuple[str, ...] = tuple(PEERS)
+    """Which others."""
+    cases: tuple[str, ...] = ("open:10:256", "open:32:64")
+    """scenario:agents:worlds; the scenario is ours."""
+
+
+def vmas(case: Case) -> tuple[str, Callable[[int], None]]:
+    """On torch, CPU."""
+    import torch
+    from vmas import make_env
+
+    env = make_env(
+        "navigation",
+        num_envs=case.num_envs,
+        device="cpu",
+        continuous_actions=True,
+        seed=0,
+        n_agents=case.num_agents,
+        n_lidar_rays=32,
+        lidar_range=3.0,
+        world_spawning_x=4.0,
+        world_spawning_y=3.0,
+        enforce_bounds=True,
+    )
+    batches = [[torch.from_numpy(row.copy()) for row in batch.swapaxes(0, 1)] for batch in case.actions()]
+    count = itertools.count()
+
+    def go(num_steps: int) -> None:
+        for i in itertools.islice(count, num_steps):
+            if i % EPISODE == 0:
+                env.reset()
+            env.step(batches[i % len(batches)])
+
+    return "navigation", go
+
+
+def jaxnav(case: Case) -> tuple[str, Callable[[int], None]]:
+    """On JAX. `step_env` leaves out the reset that JaxMARL's `step` computes every time."""
+    import jaxmarl
+
+    env = jaxmarl.make("jaxnav", num_agents=case.num_agents, lidar_num_beams=32)
+
+    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, ...]:
+        return env.step_env(key, state, {agent: action[i] for i, agent in enumerate(env.agents)})
+
+    return "jaxnav", jax_peer(env.reset, step, case)
+
+
+def camar(case: Case) -> tuple[str, Callable[[int], None]]:
+    """On JAX."""
+    from camar import camar_v0
+
+    env = camar_v0(dynamic="DiffDriveDynamic", map_kwargs={"num_agents": case.num_agents})
+    return "random_grid", jax_peer(env.reset, env.step, case)
+
+
+def jax_peer(reset: Callable[..., Any], step: Callable[..., Any], case: Case) -> Callable[[int], None]:
+    """Many worlds of a JAX environment of gymnax's kind in one compiled loop."""
+    key = jax.random.key(0)
+
+    def start(key: jax.Array) -> Any:
+        return jax.vmap(reset)(jax.random.split(key, case.num_envs))[1]
+
+    def advance(state: Any, action: jax.Array, count: jax.Array) -> tuple[Any, jax.Array]:
+        k_reset, k_step = jax.random.split(jax.random.fold_in(key, count))
+        state = jax.lax.cond(count % EPISODE == 0, lambda: start(k_reset), lambda: state)
+        obs, state, reward, *_ = jax.vmap(step, (None, 0, 0))(k_step, state, action)
+        return state, sum(leaf.sum() for leaf in jax.tree.leaves((obs, reward)))
+
+    return device_loop(advance, jax.jit(start)(key), jnp.asarray(case.actions()))[0]
+
+
+def peer(name: str, case: Case) -> Run:
+    """A peer on the case's counts."""
+    started = time.perf_counter()
+    scenario, go = {"vmas": vmas, "jaxnav": jaxnav, "camar": camar}[name](case)
+    go(1)
+    row = case.row(name) | {"scenario": scenario, "compile_s": round(time.perf_counter() - started, 2)}
+    return Run(row, go, work=case.num_agents * case.num_envs, episode=EPISODE)
+
+
+def main(options: Options) -> None:
+    """Measure case by case, the systems in turn."""
+    warnings.simplefilter("ignore")  # the peers' own
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave the cores to who is timed
+    present = [name for name in options.peers if importlib.util.find_spec(PEERS[name])]
+    for name in options.peers:
+        if name not in present:
+            print(f"{name}: {PEERS[name]} is not installed, skipped")
+    rows: list[Row] = []
+    for text in progress(options.cases, "comparing"):
+        case = Case.parse(text)
+        runs = [rollout(engine, case) for engine in options.engines] + [peer(name, case) for name in present]
+        rows += [{"benchmark": "peers"} | row for row in measure(runs, options.effort)]
+    add_ratios(rows, "num_agents", "num_envs")
+    show(rows)
+    if options.json:
+        save_rows(options.json, rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,137 @@
+"""Worlds that run by themselves under random actions, one function an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.measure import Row, Run
+from entropy_env import vector
+from entropy_env.env import Swarm
+from entropy_env.scenarios.open import Open
+from entropy_env.types import SwarmSpec
+
+Engine = Literal["numba", "jax"]
+ACTION_BATCHES = 8  # drawn ahead and used in turn, so that no engine's time is that of a random number generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is simulated."""
+
+    scenario: str
+    num_agents: int
+    num_envs: int
+    size: tuple[float, float] | None = None  # m, of an open arena that is not the family's
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """From scenario:agents:worlds."""
+        scenario, agents, envs = text.split(":")
+        return cls(scenario, int(agents), int(envs))
+
+    def swarm(self) -> Swarm:
+        """The simulator."""
+        return Swarm(SwarmSpec(num_agents=self.num_agents), Open(size=self.size) if self.size else self.scenario)
+
+    def actions(self) -> np.ndarray:
+        """(batches, E, N, 2) float32 in [-1, 1], the same at every call."""
+        shape = (ACTION_BATCHES, self.num_envs, self.num_agents, 2)
+        return np.random.default_rng(0).random(shape, np.float32) * 2 - 1
+
+    def row(self, engine: str) -> Row:
+        """What every row says of it."""
+        fields: Row = {"engine": engine, "scenario": self.scenario}
+        return fields | {"num_agents": self.num_agents, "num_envs": self.num_envs}
+
+
+def rollout(engine: Engine, case: Case) -> Run:
+    """The case on an engine, warm: its row has `compile_s`, the seconds until it was ready to run."""
+    started = time.perf_counter()
+    go, facts = (jax_rollout if engine == "jax" else engine_rollout)(case)
+    facts = {"compile_s": round(time.perf_counter() - started, 2)} | facts
+    env = case.swarm()
+    return Run(
+        row=case.row(engine) | facts,
+        go=go,
+        work=case.num_agents * case.num_envs,
+        episode=int(env.make_params().max_steps),
+    )
+
+
+def engine_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
+    """On the Numba engine, one call a step."""
+    from entropy_env.engines import make_engine
+
+    env, actions = case.swarm(), case.actions()
+    engine = make_engine(env, case.num_envs, env.resolve_params(), engine="numba")
+    engine.reset(np.zeros(2, np.uint32))
+    engine.step(actions[0])
+    batches = itertools.cycle(actions)
+
+    def go(num_steps: int) -> None:
+        for _ in range(num_steps):
+            engine.step(next(batches))
+
+    return go, {}
+
+
+def jax_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
+    """On JAX, all steps in one compiled loop, as a learner on the device runs them."""
+    reset, step = jax_worlds(case)
+    state = jax.jit(reset)()
+    go, compiled = device_loop(step, state, jnp.asarray(case.actions()))
+    return go, {
+        "state_bytes_per_world": sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // case.num_envs,
+        "working_bytes_per_world": compiled.memory_analysis().temp_size_in_bytes // case.num_envs,
+    }
+
+
+def jax_worlds(case: Case) -> tuple[Callable[[], Any], Callable[..., tuple[Any, jax.Array]]]:
+    """Functions of no argument to the first state, and as `device_loop` takes it."""
+    env = case.swarm()
+    batch, params, key = vector.batch(env, case.num_envs), env.make_params(), jax.random.key(0)
+
+    def reset() -> vector.VectorState:
+        return batch.reset(key, params)[1]
+
+    def step(state: vector.VectorState, action: jax.Array, count: jax.Array) -> tuple[vector.VectorState, jax.Array]:
+        obs, state, reward, *_ = batch.step(jax.random.fold_in(key, count), state, action, params)
+        return state, obs.sum() + reward.sum()
+
+    return reset, step
+
+
+def device_loop(
+    step: Callable[..., tuple[Any, jax.Array]], state: Any, actions: jax.Array
+) -> tuple[Callable[[int], None], jax.stages.Compiled]:
+    """A function that takes a number of steps in one compiled loop, and that loop.
+
+    step: (state, action, count of steps so far) to the next state and a () number made of all that a learner reads,
+    without which XLA would leave that work out. actions: (batches, ...), used in turn.
+    """
+
+    def loop(state: Any, actions: jax.Array, first: jax.Array, last: jax.Array) -> tuple[Any, jax.Array]:
+        def body(count: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+            state, read = step(carry[0], actions[count % len(actions)], count)
+            return state, carry[1] + read
+
+        return jax.lax.fori_loop(first, last, body, (state, jnp.float32(0)))
+
+    compiled = jax.jit(loop, donate_argnums=0).lower(state, actions, jnp.int32(0), jnp.int32(1)).compile()
+    taken = 0
+
+    def go(num_steps: int) -> None:
+        nonlocal state, taken
+        state, read = compiled(state, actions, np.int32(taken), np.int32(taken + num_steps))
+        taken += num_steps
+        jax.block_until_ready(read)
+
+    return go, compiled
