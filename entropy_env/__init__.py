@@ -9,6 +9,9 @@
     from entropy_env import Swarm, SwarmSpec, vector             # pure functions, many worlds
     worlds = vector.batch(Swarm(SwarmSpec(num_agents=10)), num_envs=256)
 
+    from entropy_env import make_engine                          # NumPy arrays, many worlds on all cores
+    worlds = make_engine(Swarm(SwarmSpec(num_agents=10)), num_envs=256)
+
 Names are imported when first used, so that importing the package is quick and starts nothing.
 """
 
@@ -21,6 +24,7 @@ from entropy_env.adapters.registration import register_with_gymnasium
 
 if TYPE_CHECKING:
     from entropy_env import swarm_v0, vector
+    from entropy_env.engines import make_engine
     from entropy_env.env import Swarm
     from entropy_env.scenarios.custom import make_layout
     from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
@@ -33,6 +37,7 @@ __all__ = [
     "SwarmParams",
     "SwarmSpec",
     "SwarmState",
+    "make_engine",
     "make_layout",
     "swarm_v0",
     "vector",
@@ -44,6 +49,7 @@ _HOMES = {
     "SwarmParams": "types",
     "SwarmSpec": "types",
     "SwarmState": "types",
+    "make_engine": "engines",
     "make_layout": "scenarios.custom",
 }
 

@@ -55,10 +55,10 @@ class Engine(Protocol):
     @params.setter
     def params(self, params: SwarmParams) -> None: ...
 
-    def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
         """New episodes everywhere, or in the worlds of `which` (E,) bool. Observations (E, N, obs_dim).
 
-        seed: (2,) uint32. Both engines draw the same layouts from it.
+        seed: a whole number of at least 0, or (2,) uint32. Both engines draw the same layouts from it.
         """
 
     def reset_to(self, layout: Layout) -> np.ndarray:
@@ -88,20 +88,23 @@ class Engine(Protocol):
 def make_engine(
     env: Swarm,
     num_envs: int,
-    params: SwarmParams,
+    params: SwarmParams | None = None,
     engine: EngineName = "auto",
     autoreset: bool = True,
     num_threads: int | None = None,
 ) -> Engine:
-    """An engine by name. `auto` is Numba's on a CPU, as long as Numba works, and JAX's on an accelerator.
+    """Worlds of a simulator, to be stepped from Python.
 
-    num_threads: of the Numba engine; None for all cores. ValueError for an unknown name or a number below one,
+    params: as `env.make_params()` gives them, the default. engine: `auto` is Numba's on a CPU, as long as Numba works,
+    and JAX's on an accelerator. num_threads: of the Numba engine; None for all cores. ValueError for an unknown name or a number below one,
     RuntimeError where Numba is asked for and does not work.
     """
-    check_engine(engine)
+    if engine not in get_args(EngineName):
+        raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
     for name, count in (("num_envs", num_envs), ("num_threads", 1 if num_threads is None else num_threads)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name}={count!r} must be an integer of at least 1")
+    params = env.resolve_params() if params is None else params
     if (engine == "numba" or (engine == "auto" and on_cpu())) and _numba_works(required=engine == "numba"):
         from entropy_env.numba_engine.engine import NumbaEngine
 
@@ -109,12 +112,6 @@ def make_engine(
     from entropy_env.jax_engine import JaxEngine
 
     return JaxEngine(env, num_envs, params, autoreset)
-
-
-def check_engine(engine: str) -> None:
-    """ValueError for a name that is none."""
-    if engine not in get_args(EngineName):
-        raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
 
 
 def on_cpu() -> bool:
@@ -142,6 +139,16 @@ def _numba_works(required: bool) -> bool:
         warnings.warn(f"Numba {reason}, so the slower JAX engine steps the worlds: {advice}", stacklevel=3)
         return False
     return True
+
+
+def as_seed(seed: int | np.ndarray) -> np.ndarray:
+    """(2,) uint32. ValueError for what is no seed."""
+    if isinstance(seed, int | np.integer) and seed >= 0:
+        return np.random.SeedSequence(int(seed)).generate_state(2)
+    array = np.asarray(seed)
+    if array.shape != (2,) or array.dtype != np.uint32:
+        raise ValueError(f"{seed=} must be a whole number of at least 0, or two uint32")
+    return array.copy()
 
 
 def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:

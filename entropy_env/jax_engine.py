@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.engines import Transition, check_fork, episode_key
+from entropy_env.engines import Transition, as_seed, check_fork, episode_key
 from entropy_env.env import Swarm
 from entropy_env.rewards import TERMS
 from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
@@ -44,9 +44,9 @@ class JaxEngine:
         self._params = params
         self._device_params: SwarmParams | None = None
 
-    def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
-        self._seed, self._draws = np.array(seed, np.uint32), 0
+        self._seed, self._draws = as_seed(seed), 0
         draw = self._next_draw()
         if which is None:
             obs, self._vector_state = _reset(self._batch, *draw, self._on_device())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from entropy_env.engines import Transition, check_fork, episode_key
+from entropy_env.engines import Transition, as_seed, check_fork, episode_key
 from entropy_env.env import Swarm
 from entropy_env.numba_engine import step
 from entropy_env.numba_engine.arrays import (
@@ -79,9 +79,9 @@ class NumbaEngine:
         self._packed = pack_params(params, self.num_envs)
         self._params = params
 
-    def reset(self, seed: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
-        self._seed, self._draws, self._drawing = np.array(seed, np.uint32), 0, None
+        self._seed, self._draws, self._drawing = as_seed(seed), 0, None
         layouts = self._draw()
         which = self._everywhere if which is None else np.array(which, bool)
         write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
