@@ -32,6 +32,7 @@ from entropy_env.vector import VectorSwarm
 CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
 CELLS_PER_AGENT = 4
 TEAM_FROM = 512  # agents of a world whose steps several threads share, where there are few worlds
+LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
 CHUNK = 256  # agents worth a call of a kernel: 0.1 ms
 
 
@@ -217,8 +218,11 @@ class NumbaEngine:
         return jax.tree.map(np.asarray, layouts)
 
     def _begin_drawing(self) -> Layout:
+        """In JAX's own thread, on the CPU whatever else there is."""
         self._draws += 1
-        return _draw(self._batch, self._seed, np.uint32(self._draws - 1), self.params)
+        draw = _draw_little if self.num_envs * self.env.spec.num_agents < LITTLE else _draw
+        with jax.default_device(_cpu()):
+            return draw(self._batch, self._seed, np.uint32(self._draws - 1), self.params)
 
 
 class Kernels(NamedTuple):
@@ -280,6 +284,19 @@ def _transition(w) -> Transition:
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _draw(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
+@functools.cache
+def _cpu() -> jax.Device | None:
+    """None where JAX has been told to use other platforms alone."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
     return batch.draw(jax.random.split(episode_key(seed, count))[0], params)
+
+
+_draw = jax.jit(_drawn, static_argnums=0)
+# one small world waits longer for good code than for slow code to run
+_draw_little = jax.jit(_drawn, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
