@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
 }
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
 CONSTANTS = ("dynamics.py", "types.py")  # modules beside this package, of which compiled code holds numbers
+NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
 
 
 def inlined(function: Callable) -> Any:
@@ -54,7 +55,8 @@ def cache_folder() -> str | None:
     """
     here = Path(__file__).parent
     text = hashlib.sha256()
-    for path in [*sorted(here.glob("*.py")), *(here.parent / name for name in CONSTANTS)]:
+    files = [path for path in sorted(here.glob("*.py")) if path.name not in NOT_COMPILED]
+    for path in [*files, *(here.parent / name for name in CONSTANTS)]:
         text.update(path.read_bytes())
     home = config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "entropy_env", "numba")
     folder = Path(home, f"entropy_env-{text.hexdigest()[:12]}")
