@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import PartitionSpec as P
 
 from entropy_env.env import Info, Swarm
 from entropy_env.types import Layout, SwarmParams, SwarmState
@@ -21,7 +24,7 @@ class VectorState(struct.PyTreeNode):
     worlds: SwarmState  # (E, ...)
     next_layout: Layout  # (E, ...), what each world resets to
     spent: jax.Array  # (E,) bool, the next layout has been used and not yet drawn again
-    layout_reuses: jax.Array  # () int32, resets that had to use a layout again
+    layout_reuses: jax.Array  # (E,) int32, resets that had to use a layout again
     cursor: jax.Array  # () int32, which chunk of layouts is drawn next
     episode_return: jax.Array  # (E, N), so far
     episode_length: jax.Array  # (E, N) int32, so far
@@ -80,7 +83,7 @@ class VectorSwarm:
             worlds=worlds,
             next_layout=jax.tree.map(lambda x: x[-1], layouts),
             spent=jnp.zeros(self.num_envs, bool),
-            layout_reuses=jnp.array(0, jnp.int32),
+            layout_reuses=jnp.zeros(self.num_envs, jnp.int32),
             cursor=jnp.array(0, jnp.int32),
             episode_return=jnp.zeros(lanes, jnp.float32),
             episode_length=jnp.zeros(lanes, jnp.int32),
@@ -174,7 +177,7 @@ class VectorSwarm:
         axes = _param_axes(params)
         state = state.replace(
             spent=state.spent | over,
-            layout_reuses=state.layout_reuses + jnp.sum(state.spent & over, dtype=jnp.int32),
+            layout_reuses=state.layout_reuses + (state.spent & over).astype(jnp.int32),
         )
         first = jnp.minimum(state.cursor * self.chunk, self.num_envs - self.chunk)
         index = first + jnp.arange(self.chunk)
@@ -189,6 +192,65 @@ class VectorSwarm:
 
         state = jax.lax.cond(jnp.any(state.spent[index]), draw, lambda state: state, state)
         return state.replace(cursor=(state.cursor + 1) % -(-self.num_envs // self.chunk))
+
+
+@dataclasses.dataclass(frozen=True)
+class SpreadSwarm:
+    """A `VectorSwarm` whose worlds are spread evenly over devices that step them side by side: the same signatures.
+
+    `jax.make_mesh` of one axis makes the mesh. On a CPU, where XLA steps a batch on a single core, make a device of each
+    core, before anything else is done with JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
+    """
+
+    env: Swarm
+    num_envs: int
+    mesh: jax.sharding.Mesh
+    autoreset: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_envs % self.mesh.size:
+            raise ValueError(f"num_envs={self.num_envs} must be a multiple of the {self.mesh.size} devices")
+
+    @property
+    def part(self) -> VectorSwarm:
+        """The batch of one device."""
+        return VectorSwarm(self.env, self.num_envs // self.mesh.size, autoreset=self.autoreset)
+
+    def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
+        """See `VectorSwarm.reset`."""
+
+        def reset(key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
+            return self.part.reset(self._own(key), params)
+
+        some = jax.tree.map(lambda value: value[: self.part.num_envs] if jnp.ndim(value) else value, params)
+        state = jax.eval_shape(self.part.reset, key, some)[1]
+        return self._spread(reset, (P(), self._specs(params)), (self._worlds, self._specs(state)))(key, params)
+
+    def step(
+        self, key: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
+    ) -> tuple[jax.Array, VectorState, jax.Array, jax.Array, jax.Array, Info]:
+        """See `VectorSwarm.step`."""
+
+        def step(key: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams) -> tuple:
+            return self.part.step(self._own(key), state, action, params)
+
+        worlds, specs = self._worlds, self._specs(state)
+        given = P(), specs, worlds, self._specs(params)
+        return self._spread(step, given, (worlds, specs, worlds, worlds, worlds, worlds))(key, state, action, params)
+
+    @property
+    def _worlds(self) -> P:
+        return P(self.mesh.axis_names[0])
+
+    def _specs(self, tree: Any) -> Any:
+        """Whatever has a row a world is spread, a number for all is everywhere."""
+        return jax.tree.map(lambda leaf: self._worlds if jnp.ndim(leaf) else P(), tree)
+
+    def _own(self, key: jax.Array) -> jax.Array:
+        return jax.random.fold_in(key, jax.lax.axis_index(self.mesh.axis_names[0]))
+
+    def _spread(self, function: Callable, given: Any, returned: Any) -> Callable:
+        return jax.shard_map(function, mesh=self.mesh, in_specs=given, out_specs=returned, check_vma=False)
 
 
 def _param_axes(params: SwarmParams) -> SwarmParams:

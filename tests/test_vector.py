@@ -1,5 +1,9 @@
 import collections
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -182,13 +186,13 @@ def test_next_layouts_are_redrawn_round_robin_and_reuse_is_counted(on_goal, num_
         spent[redrawn] = False
         age = np.where(spent, age + 1, 0)
         assert age.max() <= cycle
-        assert after.layout_reuses == reuses
+        assert after.layout_reuses.sum() == reuses
     assert bool(reuses > 0) is (num_envs > 2)
 
 
 def test_every_reset_brings_a_new_layout_where_episodes_are_longer_than_the_cycle():
     _, history = played("respawn")
-    assert history[-1][1][1].layout_reuses == 0
+    assert history[-1][1][1].layout_reuses.sum() == 0
     layouts = [state.worlds.layout.spawns for state, _ in history if np.all(state.worlds.step == 0)]
     assert len(layouts) == -(-STEPS // 9)
     assert len({spawns.tobytes() for layout in layouts for spawns in layout}) == 7 * len(layouts)
@@ -267,3 +271,56 @@ def test_steps_trace_once_whatever_the_params():
 def test_a_batch_needs_a_whole_number_of_worlds(num_envs):
     with pytest.raises(ValueError, match=f"num_envs={num_envs}"):
         vector.batch(swarm("respawn"), num_envs)
+
+
+SPREAD = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from worlds import Lanes
+from entropy_env import vector
+from entropy_env.env import Swarm
+from entropy_env.types import SwarmSpec
+
+env = Swarm(SwarmSpec(num_agents=3, num_rays=4, on_goal="respawn", num_goals=3), Lanes(3))
+mesh = jax.make_mesh((2,), ("worlds",), axis_types=(jax.sharding.AxisType.Auto,))
+params = env.make_params(difficulty=np.array([1, 2, 3, 1]), max_steps=9)
+worlds, part = vector.SpreadSwarm(env, 4, mesh), vector.batch(env, 2)
+key, action = jax.random.key(0), jax.random.uniform(jax.random.key(1), (20, 4, 3, 2))
+obs, state = jax.jit(worlds.reset)(key, params)
+assert len(state.worlds.position.sharding.device_set) == 2
+step = jax.jit(worlds.step)
+played = []
+for each in action:
+    obs, state, reward, terminated, truncated, info = step(key, state, each, params)
+    played.append((obs, reward, terminated, truncated, info["final_obs"]))
+for device in range(2):
+    own, rows = jax.random.fold_in(key, device), slice(2 * device, 2 * device + 2)
+    some = params.replace(difficulty=params.difficulty[rows])
+    obs, state = jax.jit(part.reset)(own, some)
+    alone = jax.jit(part.step)
+    for each, told in zip(action, played, strict=True):
+        obs, state, reward, terminated, truncated, info = alone(own, state, each[rows], some)
+        for found, expected in zip(told, (obs, reward, terminated, truncated, info["final_obs"]), strict=True):
+            np.testing.assert_allclose(found[rows], expected, atol=1e-5)
+print("equal")
+"""
+
+
+def test_worlds_spread_over_devices_do_what_each_part_does_alone():
+    """In a process of its own, as the number of devices is fixed when JAX starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", SPREAD],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_worlds_that_devices_cannot_share_evenly_are_refused():
+    mesh = jax.sharding.AbstractMesh((2,), ("worlds",))
+    with pytest.raises(ValueError, match="num_envs=3 must be a multiple of the 2 devices"):
+        vector.SpreadSwarm(swarm("respawn"), 3, mesh)

@@ -365,7 +365,7 @@ def train(config: PPOConfig) -> Path:
                 metrics |= {
                     "train/fps": config.steps_per_update / elapsed,
                     "train/sps": 1 / elapsed,
-                    "env/layout_reuses": int(runner.env_state.layout_reuses),
+                    "env/layout_reuses": int(runner.env_state.layout_reuses.sum()),
                     **system_metrics(),
                 }
                 steps_done = index * config.steps_per_update
