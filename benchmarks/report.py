@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import jax
 
+from entropy_env.numba_engine.threads import num_cores
 from trainers.common.files import to_json, write_atomic
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "numba", "torch", "vmas", "jaxmarl", "camar")
@@ -28,7 +28,7 @@ def provenance(engine: str) -> dict[str, Any]:
     on_cpu = device.platform == "cpu" or engine in ("numba", "vmas")
     installed = {found.name.lower() for found in importlib.metadata.distributions()}
     return {
-        "device": f"{platform.machine()}, {_cores()} cores" if on_cpu else device.device_kind,
+        "device": f"{platform.machine()}, {num_cores()} cores" if on_cpu else device.device_kind,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
         | {"python": platform.python_version()},
         "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git(*CHANGES) else ""),
@@ -58,10 +58,6 @@ def save_rows(path: Path, rows: list[dict[str, Any]], keep: str | None = None) -
     rows = [row for row in old if row[keep] not in fresh] + [row | provenance(row["engine"]) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json(rows, indent=1) + "\n")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git(*arguments: str) -> str:

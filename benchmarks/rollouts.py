@@ -11,14 +11,17 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from benchmarks.measure import Row, Run
 from entropy_env import vector
 from entropy_env.env import Swarm
+from entropy_env.numba_engine.threads import num_cores
 from entropy_env.scenarios.open import Open
 from entropy_env.types import SwarmSpec
 
 Engine = Literal["numba", "jax"]
+jax.config.update("jax_num_cpu_devices", num_cores())  # XLA steps a batch on one core of a CPU, so one device each
 ACTION_BATCHES = 8  # drawn ahead and used in turn, so that no engine's time is that of a random number generator
 
 
@@ -94,10 +97,18 @@ def jax_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
     }
 
 
+def jax_batch(case: Case) -> vector.VectorSwarm | vector.SpreadSwarm:
+    """The case's worlds, over all cores of a CPU if those can share them evenly."""
+    env, devices = case.swarm(), jax.local_devices()
+    if devices[0].platform != "cpu" or len(devices) == 1 or case.num_envs % len(devices):
+        return vector.batch(env, case.num_envs)
+    return vector.SpreadSwarm(env, case.num_envs, jax.make_mesh((len(devices),), ("worlds",), (AxisType.Auto,)))
+
+
 def jax_worlds(case: Case) -> tuple[Callable[[], Any], Callable[..., tuple[Any, jax.Array]]]:
     """Functions of no argument to the first state, and as `device_loop` takes it."""
-    env = case.swarm()
-    batch, params, key = vector.batch(env, case.num_envs), env.make_params(), jax.random.key(0)
+    batch, key = jax_batch(case), jax.random.key(0)
+    params = batch.env.make_params()
 
     def reset() -> vector.VectorState:
         return batch.reset(key, params)[1]
