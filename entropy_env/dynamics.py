@@ -48,6 +48,11 @@ def drive(
     return chord * jnp.cos(middle), chord * jnp.sin(middle), wrap_angle(middle + half_turn), wheel_speed
 
 
+def longest_move(h: jax.Array | float, params: SwarmParams) -> jax.Array:
+    """() m, what no agent's displacement in a substep of h () s exceeds."""
+    return jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
+
+
 def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[..., Separation]]]:
     """`fixed_bodies`, with gaps from an agent's surface instead of its centre."""
 
@@ -114,6 +119,12 @@ def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
     return carry
 
 
+def _shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Displacements, two (P,) m, cut to a length of `longest` () m."""
+    scale = jnp.minimum(1.0, longest * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, TINY)))
+    return dx * scale, dy * scale
+
+
 def resolve_contacts(
     x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, layout: Layout,
     h: jax.Array | float, params: SwarmParams,
@@ -122,10 +133,15 @@ def resolve_contacts(
 
     x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that other
     agents do not hold back. h: () s.
+
+    Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each other
+    only within 2 r + 2 longest + REST from centre to centre at the substep's start, and a fixed body an agent within
+    longest + REST of its surface; over a whole control period, within 2 r + 2 longest * substeps + REST and
+    longest * substeps + REST at its start.
     """
-    num_agents = x.shape[0]
+    num_agents, longest = x.shape[0], longest_move(h, params)
     x, y, dx, dy, active, piled = (_padded(value) for value in (x, y, dx, dy, active, piled))
-    dx, dy = jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0)
+    dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
     def push(carry, share, separation):
         px, py, collided = carry
@@ -136,7 +152,7 @@ def resolve_contacts(
     zero = jnp.zeros_like(x)
     wanted = _bodies(x + dx, y + dy, active, num_agents, layout, params)
     px, py, collided = _visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
-    dx, dy = dx + px, dy + py
+    dx, dy = _shortened(dx + px, dy + py, longest)
 
     def cut(carry, share, separation):
         cx, cy = carry
@@ -156,7 +172,6 @@ def resolve_contacts(
         excessive = towards > allowed + ROUNDING * length
         return jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
 
-    longest = jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
     scale = _visit(bodies, limit, jnp.minimum(1.0, longest / length))
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
 
