@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from entropy_env.geometry import TINY, Separation, fixed_bodies, wrap_angle
-from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.neighbours import Neighbours, find_neighbours
+from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 
 SLACK = 1e-6  # m kept between bodies, for the rounding of float32 positions
 REST = 3e-5  # m between bodies in a crush, so that a displacement along them is not stopped by rounding
@@ -48,6 +49,11 @@ def drive(
     return chord * jnp.cos(middle), chord * jnp.sin(middle), wrap_angle(middle + half_turn), wheel_speed
 
 
+def longest_move(h: jax.Array | float, params: SwarmParams) -> jax.Array:
+    """() m, what no agent's displacement in a substep of h () s exceeds."""
+    return jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
+
+
 def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[..., Separation]]]:
     """`fixed_bodies`, with gaps from an agent's surface instead of its centre."""
 
@@ -63,10 +69,10 @@ def _bodies(
     x: jax.Array,
     y: jax.Array,
     touchable: jax.Array,
-    num_agents: int,
+    near: Neighbours,
     layout: Layout,
     params: SwarmParams,
-) -> list[tuple[int, float, Callable[[jax.Array], Separation]]]:
+) -> list[tuple[int | jax.Array, float, Callable[[jax.Array], Separation]]]:
     """Whatever agents at x, y (P,) m can touch: for every kind, how many, the share of the gap to the i-th that an
     agent may use, and that gap with its normal, (P,) each. Agents that are not `touchable` (P,) bool are infinitely far
     from each other. Coincident agents part along x, the later one forwards.
@@ -74,16 +80,17 @@ def _bodies(
     index = jnp.arange(x.shape[0])
     seen_x = jnp.where(touchable, x, AWAY)
 
-    def agent(i: jax.Array) -> Separation:
+    def agent(k: jax.Array) -> Separation:
+        i, there = near.candidate(k)
         dx, dy = seen_x[i] - x, y[i] - y
         square = dx * dx + dy * dy
         dx = jnp.where(square < TINY, jnp.where(i > index, SMALL, -SMALL), dx)
         inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
-        gap = jnp.where(touchable & (index != i), square * inverse - 2 * params.agent_radius, jnp.inf)
+        gap = jnp.where(touchable & there & (index != i), square * inverse - 2 * params.agent_radius, jnp.inf)
         return gap, dx * inverse, dy * inverse
 
     fixed = [(count, 1.0, partial(separation, point=(x, y))) for count, separation in _fixed(layout, params)]
-    return [(num_agents, 0.5, agent), *fixed]
+    return [(near.rounds, 0.5, agent), *fixed]
 
 
 def _padded(value: jax.Array) -> jax.Array:
@@ -91,17 +98,29 @@ def _padded(value: jax.Array) -> jax.Array:
     return jnp.pad(value, (0, -value.shape[0] % LANES))
 
 
-def overlapping(x: jax.Array, y: jax.Array, active: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
+def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> Neighbours:
+    """Of every agent, in padded rows (P,), those that it can touch within the next control period."""
+    x, y, active = _padded(state.position[:, 0]), _padded(state.position[:, 1]), _padded(state.active)
+    reach = 2 * params.agent_radius + 2 * longest_move(params.dt, params) + REST
+    return find_neighbours(spec, (x, y), (x, y), active, state.layout.size, reach)
+
+
+def overlapping(
+    x: jax.Array, y: jax.Array, active: jax.Array, near: Neighbours, layout: Layout, params: SwarmParams
+) -> jax.Array:
     """(N,) bool: who overlaps anything, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
+    num_agents = x.shape[0]
+    x, y, active = _padded(x), _padded(y), _padded(active)
     index, seen_x = jnp.arange(x.shape[0]), jnp.where(active, x, AWAY)
-    near = jnp.square(2 * params.agent_radius - PILED)
+    overlap = jnp.square(2 * params.agent_radius - PILED)
 
-    def visit(i: jax.Array, piled: jax.Array) -> jax.Array:
-        return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < near) & (index != i))
+    def agent(piled: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
+        return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < overlap) & there & (index != i))
 
-    piled = jax.lax.fori_loop(0, x.shape[0], visit, jnp.zeros_like(active))
+    piled = near.visit(agent, jnp.zeros_like(active))
     fixed = [(count, 1.0, partial(separation, point=(x, y))) for count, separation in _fixed(layout, params)]
-    return active & _visit(fixed, lambda piled, _, separation: piled | (separation[0] < -PILED), piled)
+    piled = _visit(fixed, lambda piled, _, separation: piled | (separation[0] < -PILED), piled)
+    return (active & piled)[:num_agents]
 
 
 def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
@@ -109,23 +128,35 @@ def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
     over all agents runs several times faster than reductions of (bodies, agents) arrays."""
     for count, share, separation in bodies:
         carry = jax.lax.fori_loop(
-            0, count, lambda i, c, s=share, of=separation: visit(c, s, of(i)), carry, unroll=count <= UNROLLED
-        )
+            0, count, lambda i, c, s=share, of=separation: visit(c, s, of(i)), carry,
+            unroll=isinstance(count, int) and count <= UNROLLED,
+        )  # fmt: skip
     return carry
 
 
+def _shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Displacements, two (P,) m, cut to a length of `longest` () m."""
+    scale = jnp.minimum(1.0, longest * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, TINY)))
+    return dx * scale, dy * scale
+
+
 def resolve_contacts(
-    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, layout: Layout,
-    h: jax.Array | float, params: SwarmParams,
+    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, near: Neighbours,
+    layout: Layout, h: jax.Array | float, params: SwarmParams,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """The displacement that is safe to make, two (N,) m, and who overlapped something before correction, (N,) bool.
 
     x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that other
-    agents do not hold back. h: () s.
+    agents do not hold back. near: `touching_neighbours`, not older than a control period. h: () s.
+
+    Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each other
+    only within 2 r + 2 longest + REST from centre to centre at the substep's start, and a fixed body an agent within
+    longest + REST of its surface; over a whole control period, within 2 r + 2 longest * substeps + REST and
+    longest * substeps + REST at its start.
     """
-    num_agents = x.shape[0]
+    num_agents, longest = x.shape[0], longest_move(h, params)
     x, y, dx, dy, active, piled = (_padded(value) for value in (x, y, dx, dy, active, piled))
-    dx, dy = jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0)
+    dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
     def push(carry, share, separation):
         px, py, collided = carry
@@ -134,9 +165,9 @@ def resolve_contacts(
         return px + depth * nx, py + depth * ny, collided | (gap < 0)
 
     zero = jnp.zeros_like(x)
-    wanted = _bodies(x + dx, y + dy, active, num_agents, layout, params)
+    wanted = _bodies(x + dx, y + dy, active, near, layout, params)
     px, py, collided = _visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
-    dx, dy = dx + px, dy + py
+    dx, dy = _shortened(dx + px, dy + py, longest)
 
     def cut(carry, share, separation):
         cx, cy = carry
@@ -144,7 +175,7 @@ def resolve_contacts(
         excess = jnp.maximum(dx * nx + dy * ny - share * jnp.maximum(gap - REST, -REST), 0.0)
         return cx + excess * nx, cy + excess * ny
 
-    bodies = _bodies(x, y, active & ~piled, num_agents, layout, params)
+    bodies = _bodies(x, y, active & ~piled, near, layout, params)
     cx, cy = _visit(bodies, cut, (zero, zero))
     dx, dy = dx - cx, dy - cy
 
@@ -156,21 +187,20 @@ def resolve_contacts(
         excessive = towards > allowed + ROUNDING * length
         return jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
 
-    longest = jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
     scale = _visit(bodies, limit, jnp.minimum(1.0, longest / length))
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
 
 
-def advance(state: SwarmState, action: jax.Array, params: SwarmParams, substeps: int) -> SwarmState:
+def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
     command = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0) * params.max_wheel_speed
-    h = params.dt / substeps
-    active = state.active
+    h = params.dt / spec.substeps
+    active, near = state.active, touching_neighbours(state, params, spec)
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         x, y, heading, wheel_speed, collided = carry
         dx, dy, new_heading, new_wheel_speed = drive(heading, wheel_speed, command, h, params)
-        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, state.layout, h, params)
+        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, near, state.layout, h, params)
         return (
             jnp.where(active, x + dx, x),
             jnp.where(active, y + dy, y),
@@ -179,9 +209,9 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, substeps:
             collided | touched,
         ), None
 
-    piled = overlapping(state.position[:, 0], state.position[:, 1], active, state.layout, params)
+    piled = overlapping(state.position[:, 0], state.position[:, 1], active, near, state.layout, params)
     carry = (state.position[:, 0], state.position[:, 1], state.heading, state.wheel_speed, jnp.zeros_like(active))
-    (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=substeps)
+    (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
     return state.replace(
         position=jnp.stack([x, y], axis=-1), heading=heading, wheel_speed=wheel_speed, collided=collided
     )

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_env.dynamics import advance
+from entropy_env.geometry import Pair
 from entropy_env.lidar import scan
+from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
 from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params
@@ -145,7 +147,7 @@ class Swarm:
         params = cast_params(params)
         moving = state.active
         distance_before = _distance(state)
-        state = advance(state, action, params, self.spec.substeps)
+        state = advance(state, action, params, self.spec)
         distance = _distance(state)
         reached = moving & (distance < params.reach)
         terms = weighted_terms(Outcome(distance_before, distance, reached, state.collided), params)
@@ -194,7 +196,7 @@ class Swarm:
 
     def lidar(self, state: SwarmState, params: SwarmParams) -> jax.Array:
         """(N, num_rays) in [0, 1], from every agent's place; only active agents are seen."""
-        return scan(state.position, state.heading, state.active, state.layout, params, self.spec.num_rays)
+        return scan(state.position, state.heading, state.active, state.layout, params, self.spec)
 
     def global_state(self, state: SwarmState) -> jax.Array:
         """(N * 8,) float32, agent by agent: x, y (m), cos and sin of the heading, forward speed and right minus left
@@ -216,28 +218,30 @@ class Swarm:
         A pose is clear if it touches no active agent and is not itself at the goal. An agent waits where none is clear,
         or where one with a lower index has just been given a place too near.
         """
-        num_agents, index = self.spec.num_agents, jnp.arange(self.spec.num_agents)
-        wide = jnp.square(2 * params.agent_radius)
+        index, apart = jnp.arange(self.spec.num_agents), 2 * params.agent_radius
         next_goal = (state.goal_index + 1) % self.spec.num_goals
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
 
-        def keep_clear_of(i: jax.Array, clear: jax.Array) -> jax.Array:
-            x, y = state.position[i]
-            distant = jnp.square(poses[..., 0] - x) + jnp.square(poses[..., 1] - y) >= wide
-            return clear & (distant | ~state.active[i])
+        def neighbours(points: Pair, position: Pair, present: jax.Array) -> Neighbours:
+            return find_neighbours(self.spec, points, position, present, state.layout.size, apart)
+
+        def keep_clear_of(clear: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
+            near = jnp.square(poses[..., 0] - taken[0][i]) + jnp.square(poses[..., 1] - taken[1][i]) < jnp.square(apart)
+            return clear & ~(near & state.active[i] & there)
 
         goal = _pick(state.layout.goals, next_goal)[:, None]
         away = jnp.sum(jnp.square(poses[..., :2] - goal), axis=-1) >= jnp.square(params.reach)
-        clear = jax.lax.fori_loop(0, num_agents, keep_clear_of, away)
+        taken = state.position[:, 0], state.position[:, 1]
+        clear = neighbours((poses[..., 0], poses[..., 1]), taken, state.active).visit(keep_clear_of, away)
         x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1)), 1, 0)
         asking = ~state.active & jnp.any(clear, axis=1)
 
-        def give_way_to(i: jax.Array, placed: jax.Array) -> jax.Array:
-            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < wide
-            return placed & ~(near & asking[i] & (i < index))
+        def give_way_to(placed: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
+            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < jnp.square(apart)
+            return placed & ~(near & asking[i] & there & (i < index))
 
-        placed = jax.lax.fori_loop(0, num_agents, give_way_to, asking)
+        placed = neighbours((x, y), (x, y), asking).visit(give_way_to, asking)
         return state.replace(
             position=jnp.where(placed[:, None], jnp.stack([x, y], axis=-1), state.position),
             heading=jnp.where(placed, heading, state.heading),

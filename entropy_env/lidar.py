@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_env.geometry import ray_border, ray_box, ray_disc, ray_segment
-from entropy_env.types import Layout, SwarmParams
+from entropy_env.neighbours import find_neighbours
+from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 
 def ray_directions(heading: jax.Array, num_rays: int) -> tuple[jax.Array, jax.Array]:
@@ -19,20 +20,22 @@ def ray_directions(heading: jax.Array, num_rays: int) -> tuple[jax.Array, jax.Ar
 
 
 def scan(
-    position: jax.Array, heading: jax.Array, visible: jax.Array, layout: Layout, params: SwarmParams, num_rays: int
+    position: jax.Array, heading: jax.Array, visible: jax.Array, layout: Layout, params: SwarmParams, spec: SwarmSpec
 ) -> jax.Array:
     """(N, num_rays) in [0, 1]: 0 touching, 1 nothing within `lidar_range` of the surface.
 
     position: (N, 2) m. heading: (N,) rad. visible: (N,) bool, agents that others see.
     """
-    num_agents = position.shape[0]
-    direction = ray_directions(heading, num_rays)
+    direction = ray_directions(heading, spec.num_rays)
     origin = position[:, :1], position[:, 1:]
-    index = jnp.arange(num_agents)
+    x, y, index = position[:, 0], position[:, 1], jnp.arange(position.shape[0])
+    reach = params.lidar_range + 2 * params.agent_radius
+    near = find_neighbours(spec, (x, y), (x, y), visible, layout.size, reach)
 
-    def agent(i: jax.Array) -> jax.Array:
-        hit = ray_disc(origin, direction, position[i], params.agent_radius)
-        return jnp.where((visible[i] & (index != i))[:, None], hit, jnp.inf)
+    def agent(nearest: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
+        centre = jnp.reshape(x[i], (-1, 1)), jnp.reshape(y[i], (-1, 1))
+        hit = ray_disc(origin, direction, centre, params.agent_radius)
+        return jnp.minimum(nearest, jnp.where((visible[i] & there & (index != i))[:, None], hit, jnp.inf))
 
     def wall(i: jax.Array) -> jax.Array:
         hit = ray_segment(origin, direction, layout.walls[i, 0], layout.walls[i, 1], params.wall_half_thickness)
@@ -46,9 +49,9 @@ def scan(
         hit = ray_disc(origin, direction, layout.discs[i, :2], layout.discs[i, 2])
         return jnp.where(layout.disc_mask[i], hit, jnp.inf)
 
-    hit = ray_border(origin, direction, layout.size)
-    counts = num_agents, layout.walls.shape[0], layout.boxes.shape[0], layout.discs.shape[0]
-    for count, hits in zip(counts, (agent, wall, box, disc), strict=True):
+    hit = near.visit(agent, ray_border(origin, direction, layout.size))
+    counts = layout.walls.shape[0], layout.boxes.shape[0], layout.discs.shape[0]
+    for count, hits in zip(counts, (wall, box, disc), strict=True):
         if not count:
             continue
         hit = jax.lax.fori_loop(0, count, lambda i, nearest, hits=hits: jnp.minimum(nearest, hits(i)), hit)

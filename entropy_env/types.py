@@ -15,6 +15,7 @@ from flax import struct
 
 OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
+NeighbourSearch = Literal["dense", "grid", "auto"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class SwarmSpec:
     substeps: int = 4
     on_goal: OnGoal = "terminate"
     velocity_frame: VelocityFrame = "body"
+    neighbour_search: NeighbourSearch = "auto"
     num_goals: int = None  # type: ignore[assignment]
     num_walls: int = None  # type: ignore[assignment]
     num_boxes: int = None  # type: ignore[assignment]
@@ -41,7 +43,12 @@ class SwarmSpec:
         for name, minimum in (("num_goals", 1), ("num_walls", 0), ("num_boxes", 0), ("num_discs", 0)):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), minimum)
-        for name, choices in (("on_goal", get_args(OnGoal)), ("velocity_frame", get_args(VelocityFrame))):
+        for name, kind in (
+            ("on_goal", OnGoal),
+            ("velocity_frame", VelocityFrame),
+            ("neighbour_search", NeighbourSearch),
+        ):
+            choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
 

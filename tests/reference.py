@@ -167,15 +167,20 @@ def arc(pose, left, right, wheel_base, time):
 def contact_substep(position, displacement, active, world, radius, longest):
     """Move every active agent by what the contacts leave of its displacement.
 
-    Returns the new positions (N, 2) and who overlapped something before correction, (N,) bool.
+    No displacement is longer than `longest` m at any stage. Returns the new positions (N, 2) and who overlapped something
+    before correction, (N,) bool.
     """
+
+    def shortened(d):
+        return d * min(1, longest / max(np.linalg.norm(d), 1e-12))
+
     start = [touching(i, position, active, world, radius) for i in range(len(position))]
-    wanted = position + np.where(active[:, None], displacement, 0)
+    wanted = position + [shortened(d) for d in np.where(active[:, None], displacement, 0)]
     moved, collided = position.copy(), np.zeros(len(position), bool)
     for i in np.flatnonzero(active):
         overlaps = [body for body in touching(i, wanted, active, world, radius) if body[0] < 0]
         collided[i] = bool(overlaps)
-        d = wanted[i] - position[i] + sum((share * gap * normal for gap, normal, share in overlaps), np.zeros(2))
+        d = shortened(wanted[i] - position[i] + sum(share * gap * normal for gap, normal, share in overlaps))
         excess = [max(d @ normal - share * max(gap, 0), 0) * normal for gap, normal, share in start[i]]
         d = d - sum(excess)
         scales = [1.0, longest / max(np.linalg.norm(d), 1e-12)]

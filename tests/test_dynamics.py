@@ -7,6 +7,7 @@ import pytest
 import reference
 from worlds import KEY, make_world, stack
 
+from entropy_env.dynamics import REST
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
 
@@ -234,3 +235,18 @@ def test_inactive_agents_neither_move_nor_are_touched():
     np.testing.assert_array_equal(heading[:, 0, 1], 1)
     np.testing.assert_array_equal(wheels[:, 0, 1], np.tile([0.5, 0.25], (10, 1)))
     assert not collided.any()
+
+
+def test_nothing_beyond_its_reach_affects_an_agent():
+    """In one substep three agents push a fourth from behind; three stand just too far in front of it, or do not."""
+    angle = np.radians([60, 0, -60, -30, 0, 30])
+    distance = np.where(np.arange(6) < 3, -0.201, 2 * RADIUS + 2 * DT + REST + 1e-5)
+    around = distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    position = np.array([1.0, 0.9]) + np.concatenate([np.zeros((1, 2)), around, np.ones((5, 2))])
+    worlds = [
+        make_world(CROWD, position, [0, *angle, *[0] * 5], size=(2.4, 1.8), active=np.arange(12) < present)
+        for present in (7, 4)
+    ]
+    moved, *_ = roll(CROWD, worlds, np.where(np.arange(12) < 4, 1.0, 0.0)[None, None, :, None], dt=DT)
+    np.testing.assert_array_equal(moved[0, 0, 0], moved[0, 1, 0])
+    np.testing.assert_allclose(moved[0, 0, 0], [1 + DT, 0.9], atol=1e-4)

@@ -482,6 +482,7 @@ def test_swarm_fills_in_what_the_scenario_needs():
         (lambda: SwarmSpec(num_goals=0), "num_goals=0"),
         (lambda: SwarmSpec(on_goal="stop"), "on_goal='stop'.*terminate"),
         (lambda: SwarmSpec(velocity_frame="robot"), "velocity_frame='robot'"),
+        (lambda: SwarmSpec(neighbour_search="tree"), "neighbour_search='tree' must be one of dense, grid, auto"),
     ],
 )
 def test_construction_refuses_and_says_why(build, hint):

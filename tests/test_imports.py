@@ -1,4 +1,4 @@
-"""Who may import whom: types <- geometry <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector."""
+"""Who may import whom: types <- geometry <- neighbours <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector."""
 
 import ast
 import subprocess
@@ -13,8 +13,9 @@ PACKAGE = Path(entropy_env.__file__).parent
 TRAINERS = PACKAGE.parent / "trainers"
 SIDE_BY_SIDE = ("dynamics", "lidar", "comms", "rewards", "scenarios")
 BELOW = {"types": (), "geometry": ("types",)}
-BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("types", "geometry"))
-BELOW |= {"env": ("types", "geometry", *SIDE_BY_SIDE)}
+BELOW |= {"neighbours": ("types", "geometry")}
+BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("types", "geometry", "neighbours"))
+BELOW |= {"env": ("types", "geometry", "neighbours", *SIDE_BY_SIDE)}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
 
@@ -56,7 +57,7 @@ def test_core_modules_import_only_what_is_below_them(name, path):
 
 
 def test_the_whole_core_is_looked_at():
-    assert {"types", "geometry", "dynamics", "lidar", "rewards", "scenarios", "env", "vector"} <= {
+    assert {"types", "geometry", "neighbours", "dynamics", "lidar", "rewards", "scenarios", "env", "vector"} <= {
         name for name, _ in CORE
     }
 
