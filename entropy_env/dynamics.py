@@ -137,6 +137,9 @@ def resolve_contacts(
     wanted = _bodies(x + dx, y + dy, active, num_agents, layout, params)
     px, py, collided = _visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
     dx, dy = dx + px, dy + py
+    longest = jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
+    cap = jnp.minimum(1.0, longest / jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY)))
+    dx, dy = dx * cap, dy * cap
 
     def cut(carry, share, separation):
         cx, cy = carry
@@ -156,7 +159,6 @@ def resolve_contacts(
         excessive = towards > allowed + ROUNDING * length
         return jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
 
-    longest = jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
     scale = _visit(bodies, limit, jnp.minimum(1.0, longest / length))
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
 

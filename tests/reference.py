@@ -176,6 +176,7 @@ def contact_substep(position, displacement, active, world, radius, longest):
         overlaps = [body for body in touching(i, wanted, active, world, radius) if body[0] < 0]
         collided[i] = bool(overlaps)
         d = wanted[i] - position[i] + sum((share * gap * normal for gap, normal, share in overlaps), np.zeros(2))
+        d = d * min(1.0, longest / max(np.linalg.norm(d), 1e-12))
         excess = [max(d @ normal - share * max(gap, 0), 0) * normal for gap, normal, share in start[i]]
         d = d - sum(excess)
         scales = [1.0, longest / max(np.linalg.norm(d), 1e-12)]
