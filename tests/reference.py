@@ -164,6 +164,17 @@ def arc(pose, left, right, wheel_base, time):
     return np.array([x + radius * (np.sin(end) - np.sin(heading)), y - radius * (np.cos(end) - np.cos(heading)), end])
 
 
+def random_arc(rng, wheel_base, dt):
+    """Pose, motors and the poses after each of 100 steps of `dt` s, all within 8 x 8 m."""
+    while True:
+        pose = np.array([*rng.uniform(0.2, 7.8, 2), rng.uniform(-np.pi, np.pi)], np.float32).astype(np.float64)
+        motors = (rng.uniform(0.3, 1) * rng.choice([[1, 1], [1, 0.95], [0.8, 1], [1, -1], [0, 1]])).astype(np.float32)
+        left, right = rng.permuted(motors.astype(np.float64) * rng.choice([-1, 1]))
+        path = np.array([arc(pose, left, right, wheel_base, dt * t) for t in range(1, 101)])
+        if np.all((path[:, :2] > 0.15) & (path[:, :2] < 7.85)):
+            return pose, (left, right), path
+
+
 def contact_substep(position, displacement, active, world, radius, longest):
     """Move every active agent by what the contacts leave of its displacement.
 
