@@ -99,7 +99,7 @@ class NumbaEngine:
         self._action[...] = action
         ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
         if ended and self.autoreset:
-            over = self._told.done
+            over = self._told.done.copy()  # kernels expect arrays without gaps
             if (self._spent & over).any():
                 self._refill()
             self._start(over)
