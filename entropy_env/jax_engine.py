@@ -113,9 +113,7 @@ class JaxEngine:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reset(
-    batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams
-) -> tuple[jax.Array, VectorState]:
+def _reset(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
     return batch.reset(episode_key(seed, count), params)
 
 
@@ -123,7 +121,8 @@ def _reset(
 def _reset_where(
     batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
 ) -> tuple[jax.Array, VectorState]:
-    return batch.reset_where(episode_key(seed, count), state, which, params)
+    k_layout, _ = jax.random.split(episode_key(seed, count))  # as `VectorSwarm.reset` has it: the same layouts
+    return batch.reset_where(k_layout, state, which, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
