@@ -138,10 +138,15 @@ def rectangle(low, high):
     return zip(corners, corners[1:] + corners[:1], strict=True)
 
 
-def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_radius=None, inset=0.0):
-    """(N, num_rays) in [0, 1], ray by ray. Others look `seen_radius` large; the border lies `inset` m further in."""
-    readings = np.empty((len(position), num_rays))
-    for i, k in np.ndindex(readings.shape):
+def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_radius=None, inset=0.0, who=None):
+    """(N, num_rays) in [0, 1], ray by ray, or the rows of `who`, a list of agents.
+
+    Others look `seen_radius` large; the border lies `inset` m further in.
+    """
+    who = range(len(position)) if who is None else who
+    readings = np.empty((len(who), num_rays))
+    for row, k in np.ndindex(readings.shape):
+        i = who[row]
         angle = heading[i] + 2 * np.pi * k / num_rays
         ray = position[i], np.array([np.cos(angle), np.sin(angle)])
         hits = [ray_border(ray[0] - inset, ray[1], world.size - 2 * inset)]
@@ -150,7 +155,7 @@ def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_r
         hits += [ray_disc(*ray, disc[:2], disc[2]) for disc in world.discs]
         others = [j for j in range(len(position)) if j != i and active[j]]
         hits += [ray_disc(*ray, position[j], radius if seen_radius is None else seen_radius) for j in others]
-        readings[i, k] = np.clip((min(hits) - radius) / lidar_range, 0, 1)
+        readings[row, k] = np.clip((min(hits) - radius) / lidar_range, 0, 1)
     return readings
 
 
