@@ -123,7 +123,8 @@ def _reset(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmP
 def _reset_where(
     batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
 ) -> tuple[jax.Array, VectorState]:
-    return batch.reset_where(episode_key(seed, count), state, which, params)
+    k_layout, _ = jax.random.split(episode_key(seed, count))  # as `VectorSwarm.reset` has it: the same layouts
+    return batch.reset_where(k_layout, state, which, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)

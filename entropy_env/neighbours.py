@@ -32,9 +32,9 @@ class Neighbours(NamedTuple):
         return jax.lax.fori_loop(0, self.rounds, lambda k, carry: fold(carry, *self.candidate(k)), carry)
 
 
-def uses_grid(spec: SwarmSpec) -> bool:
-    """What `auto` means."""
-    return spec.neighbour_search == "grid" or (spec.neighbour_search == "auto" and spec.num_agents >= GRID_FROM)
+def uses_grid(spec: SwarmSpec, grid_from: int = GRID_FROM) -> bool:
+    """What `auto` means: the grid from a number of agents in a world."""
+    return spec.neighbour_search == "grid" or (spec.neighbour_search == "auto" and spec.num_agents >= grid_from)
 
 
 def find_neighbours(

@@ -138,10 +138,15 @@ def rectangle(low, high):
     return zip(corners, corners[1:] + corners[:1], strict=True)
 
 
-def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_radius=None, inset=0.0):
-    """(N, num_rays) in [0, 1], ray by ray. Others look `seen_radius` large; the border lies `inset` m further in."""
-    readings = np.empty((len(position), num_rays))
-    for i, k in np.ndindex(readings.shape):
+def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_radius=None, inset=0.0, who=None):
+    """(N, num_rays) in [0, 1], ray by ray, or the rows of `who`, a list of agents.
+
+    Others look `seen_radius` large; the border lies `inset` m further in.
+    """
+    who = range(len(position)) if who is None else who
+    readings = np.empty((len(who), num_rays))
+    for row, k in np.ndindex(readings.shape):
+        i = who[row]
         angle = heading[i] + 2 * np.pi * k / num_rays
         ray = position[i], np.array([np.cos(angle), np.sin(angle)])
         hits = [ray_border(ray[0] - inset, ray[1], world.size - 2 * inset)]
@@ -150,7 +155,7 @@ def scan(position, heading, active, world, radius, lidar_range, num_rays, seen_r
         hits += [ray_disc(*ray, disc[:2], disc[2]) for disc in world.discs]
         others = [j for j in range(len(position)) if j != i and active[j]]
         hits += [ray_disc(*ray, position[j], radius if seen_radius is None else seen_radius) for j in others]
-        readings[i, k] = np.clip((min(hits) - radius) / lidar_range, 0, 1)
+        readings[row, k] = np.clip((min(hits) - radius) / lidar_range, 0, 1)
     return readings
 
 
@@ -162,6 +167,17 @@ def arc(pose, left, right, wheel_base, time):
         return np.array([x + speed * time * np.cos(heading), y + speed * time * np.sin(heading), heading])
     end, radius = heading + turn * time, speed / turn
     return np.array([x + radius * (np.sin(end) - np.sin(heading)), y - radius * (np.cos(end) - np.cos(heading)), end])
+
+
+def random_arc(rng, wheel_base, dt):
+    """Pose, motors and the poses after each of 100 steps of `dt` s, all within 8 x 8 m."""
+    while True:
+        pose = np.array([*rng.uniform(0.2, 7.8, 2), rng.uniform(-np.pi, np.pi)], np.float32).astype(np.float64)
+        motors = (rng.uniform(0.3, 1) * rng.choice([[1, 1], [1, 0.95], [0.8, 1], [1, -1], [0, 1]])).astype(np.float32)
+        left, right = rng.permuted(motors.astype(np.float64) * rng.choice([-1, 1]))
+        path = np.array([arc(pose, left, right, wheel_base, dt * t) for t in range(1, 101)])
+        if np.all((path[:, :2] > 0.15) & (path[:, :2] < 7.85)):
+            return pose, (left, right), path
 
 
 def contact_substep(position, displacement, active, world, radius, longest):

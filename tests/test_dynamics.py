@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from worlds import KEY, make_world, stack
+from worlds import KEY, RADIUS, check_contacts, crowded_world, make_world, stack
 
 from entropy_env.dynamics import REST
 from entropy_env.env import Swarm
@@ -13,7 +13,7 @@ from entropy_env.types import SwarmSpec
 
 pytestmark = pytest.mark.core
 
-RADIUS, DT, WHEEL_BASE = 0.1, 0.1, 0.2
+DT, WHEEL_BASE = 0.1, 0.2
 BATCH = 32
 LONE = Swarm(SwarmSpec(num_agents=1, num_rays=1))
 LONE_SUBSTEP = Swarm(SwarmSpec(num_agents=1, num_rays=1, substeps=1))
@@ -54,20 +54,9 @@ def angle_between(a, b):
     return np.abs((a - b + np.pi) % (2 * np.pi) - np.pi)
 
 
-def random_arc(rng):
-    """Pose, motors and the poses after each of 100 steps, all within 8 x 8 m."""
-    while True:
-        pose = np.array([*rng.uniform(0.2, 7.8, 2), rng.uniform(-np.pi, np.pi)], np.float32).astype(np.float64)
-        motors = (rng.uniform(0.3, 1) * rng.choice([[1, 1], [1, 0.95], [0.8, 1], [1, -1], [0, 1]])).astype(np.float32)
-        left, right = rng.permuted(motors.astype(np.float64) * rng.choice([-1, 1]))
-        path = np.array([reference.arc(pose, left, right, WHEEL_BASE, DT * t) for t in range(1, 101)])
-        if np.all((path[:, :2] > 0.15) & (path[:, :2] < 7.85)):
-            return pose, (left, right), path
-
-
 def test_a_free_agent_follows_the_closed_form_arc():
     rng = np.random.default_rng(0)
-    poses, motors, paths = zip(*(random_arc(rng) for _ in range(BATCH)), strict=True)
+    poses, motors, paths = zip(*(reference.random_arc(rng, WHEEL_BASE, DT) for _ in range(BATCH)), strict=True)
     states = [make_world(LONE, [pose[:2]], pose[2], size=(8.0, 8.0)) for pose in poses]
     position, heading, _, _ = roll(LONE, states, np.tile(np.array(motors)[None, :, None], (100, 1, 1, 1)))
     expected = np.stack(paths, axis=1)
@@ -121,53 +110,13 @@ def test_actions_are_clipped_and_what_is_not_finite_is_zero(given, same_as):
     assert np.all(np.isfinite(found[0]))
 
 
-def crowded_world(env, rng):
-    """A valid state of 12 agents in 2.4 x 1.8 m among bodies, no two closer than 2 mm; some inactive anywhere."""
-    walls = [[[0.6, 0.5], [1.0, 0.9]], [[1.8, 1.8], [1.8, 1.3]], [[0.0, 1.4], [0.3, 1.4]]]
-    boxes, discs = [[1.7, 0.2, 0.3, 0.1]], [[1.2, 1.3, 0.15], [2.3, 0.9, 0.1]]
-    active = rng.random(12) < 0.9
-    state = make_world(
-        env, np.zeros((12, 2)), rng.uniform(-np.pi, np.pi, 12), size=(2.4, 1.8), walls=walls, boxes=boxes, discs=discs,
-        active=active,
-    )  # fmt: skip
-    world = reference.world(state.layout)
-    position = np.zeros((0, 2))
-    while len(position) < 12:
-        candidate = rng.uniform(0.1, [2.3, 1.7])
-        distance = np.linalg.norm(position - candidate, axis=-1)
-        if reference.fixed_gap(candidate, world, RADIUS) > 2e-3 and np.all(distance > 2 * RADIUS + 2e-3):
-            position = np.concatenate([position, candidate[None]])
-    return state.replace(position=jnp.asarray(position, jnp.float32))
-
-
 def test_contacts_match_the_written_rule():
-    """One substep of 0.1 m, long against the gaps. Where 1e-6 m in the start decides, the rule itself is not sharp.
-
-    The simulator stops a little short of contact, for rounding.
-    """
     rng = np.random.default_rng(1)
     states = [crowded_world(CROWD, rng) for _ in range(BATCH)]
     motors = rng.uniform(-1, 1, (1, BATCH, 12, 2)).astype(np.float32)
     motors[:, :, ::2] = 1
     position, _, _, collided = roll(CROWD, states, motors, dt=0.1)
-    compared, blunt = 0, 0
-    for i, state in enumerate(states):
-        start, heading = np.asarray(state.position, np.float64), np.asarray(state.heading, np.float64)
-        active, world = np.asarray(state.active), reference.world(state.layout)
-        ends = [reference.arc((0, 0, h), *m, WHEEL_BASE, 0.1)[:2] for h, m in zip(heading, motors[0, i], strict=True)]
-
-        def move(radius):
-            return reference.contact_substep(start, np.array(ends), active, world, radius, 0.1)  # noqa: B023
-
-        (expected, overlapped), nudges = move(RADIUS), [move(RADIUS + 1e-6), move(RADIUS - 1e-6)]
-        spread = np.max([np.linalg.norm(nudged - expected, axis=-1) for nudged, _ in nudges], axis=0)
-        sharp = spread < 1e-5
-        np.testing.assert_allclose(position[0, i][sharp], expected[sharp], atol=5e-5)
-        clear = (nudges[0][1] == overlapped) & (nudges[1][1] == overlapped)
-        np.testing.assert_array_equal(collided[0, i][clear], overlapped[clear])
-        compared, blunt = compared + np.sum(sharp & overlapped), blunt + np.sum(~sharp)
-    assert compared > 80
-    assert blunt < 10
+    check_contacts(states, motors[0], position[0], collided[0])
 
 
 def pair(first, second, heading, wall=None, **fields):

@@ -155,23 +155,27 @@ def map_bytes(maps: Maps) -> list[np.ndarray]:
 
 
 def write_maps(maps: Maps, layout: Layout, where: Any = slice(None)) -> None:
-    """Copy a Layout of as many worlds into the worlds at `where`. ValueError for other shapes."""
-    for name in Maps._fields:
-        target, source = getattr(maps, name), np.asarray(getattr(layout, name))
-        if source.shape != target[where].shape:
-            raise ValueError(f"layout.{name} has shape {source.shape}, expected {target[where].shape}")
-        target[where] = source
+    """Copy a Layout of as many worlds into the worlds at `where`. ValueError for other shapes, before any is copied."""
+    sources = {name: np.asarray(getattr(layout, name)) for name in Maps._fields}
+    for name, source in sources.items():
+        _check_shape(f"layout.{name}", source, getattr(maps, name)[where].shape)
+    for name, source in sources.items():
+        getattr(maps, name)[where] = source
 
 
 def write_state(swarms: Swarms, state: SwarmState) -> None:
-    """Copy a SwarmState of E worlds. ValueError for other shapes."""
+    """Copy a SwarmState of E worlds. ValueError for other shapes, before any is copied."""
+    records = dict.fromkeys(AGENT_FIELDS, swarms.agents) | dict.fromkeys(WORLD_FIELDS, swarms.worlds)
+    for name, record in records.items():
+        _check_shape(f"state.{name}", np.asarray(getattr(state, name)), record[name].shape)
     write_maps(swarms.maps, state.layout)
-    for names, records in ((AGENT_FIELDS, swarms.agents), (WORLD_FIELDS, swarms.worlds)):
-        for name in names:
-            source = np.asarray(getattr(state, name))
-            if source.shape != records[name].shape:
-                raise ValueError(f"state.{name} has shape {source.shape}, expected {records[name].shape}")
-            records[name] = source
+    for name, record in records.items():
+        record[name] = np.asarray(getattr(state, name))
+
+
+def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
 
 
 def read_state(swarms: Swarms) -> SwarmState:

@@ -89,6 +89,8 @@ def propose(me, p, h):
     chord = (left + right) / TWO * h
     if abs(half_turn) >= TINY_TURN:
         chord *= cos_sin(half_turn)[1] / half_turn
+    longest = longest_move(p, h)
+    chord = min(max(chord, -longest), longest)
     middle = me.heading + half_turn
     me.heading = wrap_angle(middle + half_turn)
     me.wheel_speed[0], me.wheel_speed[1] = left, right
@@ -149,7 +151,7 @@ def resolve_contacts(w, p, h, contacts, e, i):
     if not me.active:
         return
     dx, dy, longest = me.wanted[0] - me.position[0], me.wanted[1] - me.position[1], longest_move(p, h)
-    if me.num_near + me.num_near_fixed == 0 and dx * dx + dy * dy <= longest * longest:
+    if me.num_near + me.num_near_fixed == 0:
         me.move[0], me.move[1] = dx, dy
         return
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from entropy_env.engines import Transition, as_seed, check_fork, episode_key
 from entropy_env.env import Swarm
+from entropy_env.neighbours import uses_grid
 from entropy_env.numba_engine import step
 from entropy_env.numba_engine.arrays import (
     empty_maps,
@@ -54,7 +55,7 @@ class NumbaEngine:
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = num_cores() if num_threads is None else num_threads
         spec = env.spec
-        num_cells = 1 if spec.num_agents < CELLS_FROM else CELLS_PER_AGENT * spec.num_agents
+        num_cells = CELLS_PER_AGENT * spec.num_agents if uses_grid(spec, CELLS_FROM) else 1
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
         self._next_maps = empty_maps(spec, num_envs)
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
@@ -82,11 +83,16 @@ class NumbaEngine:
 
     def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
+        if which is not None:
+            self._check_begun()
+            which = np.array(which, bool)
+            if which.shape != (self.num_envs,):
+                raise ValueError(f"which has shape {which.shape}, expected {(self.num_envs,)}")
         self._seed, self._draws, self._drawing = as_seed(seed), 0, None
         layouts = self._draw()
-        which = self._everywhere if which is None else np.array(which, bool)
         write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
-        obs = self._start(which)
+        self._start(self._everywhere if which is None else which)
+        obs = self._observe(self._everywhere)
         write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
         self._spent[:] = not self.autoreset
         return obs
@@ -94,11 +100,14 @@ class NumbaEngine:
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
         write_maps(self._next_maps, layout)
-        return self._start(self._everywhere)
+        self._start(self._everywhere)
+        return self._observe(self._everywhere)
 
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
         self._check_begun()
+        if np.shape(action) != self._action.shape:
+            raise ValueError(f"action has shape {np.shape(action)}, expected {self._action.shape}")
         self._action[...] = action
         ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
         if ended and self.autoreset:
@@ -107,6 +116,7 @@ class NumbaEngine:
             if (self._spent & over).any():
                 self._refill()
             self._start(over)
+            self._observe(over)
         return self._told
 
     def observe(self) -> np.ndarray:
@@ -117,6 +127,7 @@ class NumbaEngine:
     @property
     def valid(self) -> np.ndarray:
         """See `Engine`."""
+        self._check_begun()
         return self._w.maps.valid
 
     def global_state(self) -> np.ndarray:
@@ -141,12 +152,8 @@ class NumbaEngine:
     @state.setter
     def state(self, state: SwarmState) -> None:
         write_state(self._w, state)
-        self._begun = True
         self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
-
-    def _check_begun(self) -> None:
-        if not self._begun:
-            raise RuntimeError("no episode has begun: call reset()")
+        self._begun = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the views, which would not be views of the copy, and without what is being drawn."""
@@ -163,24 +170,28 @@ class NumbaEngine:
             target[...] = source
         self.__dict__ |= state["rest"]
 
-    def _start(self, which: np.ndarray) -> np.ndarray:
-        """Begin episodes in the worlds of `which` (E,) bool on their next maps, and observe those worlds."""
+    def _check_begun(self) -> None:
+        if not self._begun:
+            raise RuntimeError("no episode has begun: call reset()")
+
+    def _start(self, which: np.ndarray) -> None:
+        """Begin episodes in the worlds of `which` (E,) bool on their next maps."""
         for target, source in zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True):
             self._kernels.copy_rows(target, source, which)
         self._kernels.start(self._w, which)
-        self._begun = True
         self._spent |= which
-        return self._observe(which)
+        self._begun = True
 
     def _observe(self, which: np.ndarray) -> np.ndarray:
+        """Look at the worlds of `which` (E,) bool as they stand."""
         for stage in (step.SORT, step.SEE):
             k = step.num_stages(self._choices.substeps) - 1 - step.SEE + stage
-            self._run(k, k + 1, which)
+            self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs
 
-    def _run(self, first: int, stop: int, which: np.ndarray) -> int:
+    def _run(self, first: int, stop: int, which: np.ndarray, choices: step.Choices | None = None) -> int:
         """Stages of a step, in the worlds of `which` (E,) bool, on all threads. How many of the worlds are over."""
-        args, run = (self._w, self._packed, self._action, self._choices), self._kernels.run
+        args, run = (self._w, self._packed, self._action, choices or self._choices), self._kernels.run
         num_agents = self.env.spec.num_agents
         if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
             return sum(self._run_as_team(args, first, stop, which, e) for e in range(self.num_envs) if which[e])

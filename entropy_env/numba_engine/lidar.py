@@ -86,7 +86,7 @@ def find_rays(xs, ys, x, y, cos, sin, radius, far, num_rays, first_ray, ray_coun
         first = before + np.int32(1) - rays
         first = first - rays if first >= rays else first
         count = rays if square <= inside else min(count, rays)
-        first_ray[k] = first
+        first_ray[k] = first if count < rays else np.int32(0)  # of a single ray, `first` may be the one after it
         ray_count[k] = count if square < far * far else np.int32(0)
 
 
