@@ -26,6 +26,7 @@ from entropy_env.numba_engine.arrays import (
     write_state,
 )
 from entropy_env.numba_engine.compilation import cache_folder
+from entropy_env.numba_engine.step import Choices
 from entropy_env.numba_engine.threads import num_cores, share
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from entropy_env.vector import VectorSwarm
@@ -61,9 +62,7 @@ class NumbaEngine:
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
-        self._choices = step.Choices(
-            spec.substeps, step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world", autoreset
-        )
+        self._choices = Choices(spec.substeps, step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world", autoreset)
         self._told = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -189,7 +188,7 @@ class NumbaEngine:
             self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs
 
-    def _run(self, first: int, stop: int, which: np.ndarray, choices: step.Choices | None = None) -> int:
+    def _run(self, first: int, stop: int, which: np.ndarray, choices: Choices | None = None) -> int:
         """Stages of a step, in the worlds of `which` (E,) bool, on all threads. How many of the worlds are over."""
         args, run = (self._w, self._packed, self._action, choices or self._choices), self._kernels.run
         num_agents = self.env.spec.num_agents
@@ -257,7 +256,7 @@ def load_kernels() -> Kernels:
     spec = Swarm().spec
     w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
     action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
-    packed, choices = pack_params(SwarmParams(), 1), step.Choices(spec.substeps, 0, False, False)
+    packed, choices = pack_params(SwarmParams(), 1), Choices(spec.substeps, 0, False, False)
 
     def compile_all() -> None:
         step.run(w, packed, action, choices, 0, nowhere, (0, 0), (0, 0), (0, 0))
