@@ -94,7 +94,8 @@ def upset(state, params, rng):
     goals = np.array(state.layout.goals)
     near = position[:, :, None] + rng.normal(0, 0.6, goals.shape)
     goals = np.where(rng.random((WORLDS, 1, 1, 1)) < 0.7, near, goals).astype(np.float32)
-    speed = np.asarray(params.max_wheel_speed)[:, None, None]
+    # some faster than wheels can be made to turn, as where the limit has just been lowered
+    speed = (params.max_wheel_speed * rng.choice([1, 4], WORLDS))[:, None, None]
     return numpy_tree(state).replace(
         layout=numpy_tree(state.layout).replace(goals=goals),
         position=position,
@@ -212,7 +213,7 @@ def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, se
     state = numpy_tree(generator(COMMON, name, WORLDS)(seed))
     if rng.random() < 0.7:
         state = upset(state, params, rng)
-    crushed = grazing = 0
+    compared = crushed = grazing = 0
     for t in range(STEPS):
         compiled.state, slow.state = state, state
         grazing += check_observations(compiled.observe(), slow.observe(), state, params)
@@ -220,7 +221,9 @@ def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, se
         action = random_motors(state, rng)
         ours, theirs = copied(compiled.step(action)), copied(slow.step(action))
         ends = compiled.state, slow.state
+        np.testing.assert_array_equal(ours.obs, compiled.observe())
         same = check_flags(ours, theirs, functools.partial(nudged_flags, slow, state, action))
+        compared += same.sum()
         going = same & ~(ours.done & compiled.autoreset)
         distance = np.where(going[:, None], np.linalg.norm(ends[0].position - ends[1].position, axis=-1), 0)
         check_far_off(distance > CRUSH_TOLERANCE, state, params)
@@ -229,18 +232,24 @@ def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, se
             np.testing.assert_array_equal(getattr(ends[0], field)[going], getattr(ends[1], field)[going], field)
         np.testing.assert_allclose(ends[0].wheel_speed[going], ends[1].wheel_speed[going], atol=TOLERANCE)
         assert np.max(np.abs(wrap(ends[0].heading - ends[1].heading))[going], initial=0) < TOLERANCE
-        exact = going & np.all(distance <= TOLERANCE, axis=1)
+        # a reset or respawn took the place of where somebody had come
+        hidden = ~going | np.any(ours.terminated & ours.active, axis=1)
+        off = hidden & np.any(np.abs(ours.reward_terms - theirs.reward_terms) > 2e-5, axis=(1, 2))
+        crushed += np.sum(same & off)
+        exact = same & ~off & np.all(distance <= TOLERANCE, axis=1)
         np.testing.assert_allclose(ours.reward[exact], theirs.reward[exact], atol=2e-5)
         np.testing.assert_allclose(ours.reward_terms[exact], theirs.reward_terms[exact], atol=2e-5)
         for field in ("episode_return", "episode_length"):
             np.testing.assert_allclose(getattr(ours, field)[exact], getattr(theirs, field)[exact], atol=2e-5)
+        # after the move, which has its own rounding, and before respawns, so that no state is there to look from
         ended = exact[:, None] & (ours.terminated | ours.truncated)
-        grazing += check_observations(
-            *(np.where(ended[..., None], told.final_obs, 0) for told in (ours, theirs)), ends[1], params
-        )
+        final_off = np.abs(ours.final_obs - theirs.final_obs)[ended] > 5 * TOLERANCE
+        assert not np.any(final_off[:, -4:])
+        grazing += final_off.sum()
         state = ends[t % 2]
+    assert compared >= 0.9 * STEPS * WORLDS
     assert crushed <= 6
-    assert grazing <= 10, grazing
+    assert grazing <= 10
 
 
 @functools.cache
@@ -318,16 +327,16 @@ def test_lone_robots_are_in_the_same_place_after_200_steps_in_both_engines():
     assert np.linalg.norm(ends[0].position - np.asarray(start.position), axis=-1).max() > 0.5
 
 
-def real_engines():
-    env = Swarm(MODES["next_goal"][0], "rooms", difficulty=4)
+def open_engines():
+    env = Swarm(SwarmSpec(num_agents=N, num_rays=1), "open", difficulty=4)
     params = per_world(env, WORLDS, difficulty=np.resize([1, 2, 3, 4], WORLDS))
-    return [make_engine(env, WORLDS, params, name, autoreset=False) for name in ("numba", "jax")]
+    return [make_engine(env, WORLDS, params, name) for name in ("numba", "jax")]
 
 
-@pytest.mark.parametrize("mode", ["terminate", "next_goal", "rooms"])
+@pytest.mark.parametrize("mode", ["terminate", "next_goal", "open"])
 def test_the_same_seed_gives_the_same_layouts_in_both_engines(mode):
     """To all worlds and to some of them; observations are of the worlds as they stand."""
-    both = real_engines() if mode == "rooms" else engines(mode)
+    both = open_engines() if mode == "open" else engines(mode)
     both[1].params = both[0].params
     some = np.arange(WORLDS) % 3 == 1
     first = [engine.reset(SEED).copy() for engine in both]
