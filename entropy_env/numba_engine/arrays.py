@@ -56,15 +56,7 @@ AGENT = np.dtype(
     ],
     align=True,
 )
-WORLD = np.dtype(
-    [
-        ("step", np.int32),
-        ("done", np.bool_),
-        ("over", np.bool_),
-        ("fastest", np.float32),  # m/s, what no agent wants to exceed in this step
-    ],
-    align=True,
-)
+WORLD = np.dtype([("step", np.int32), ("done", np.bool_), ("over", np.bool_)], align=True)
 PARAMS = np.dtype(
     [(field.name, np.int32 if field.name in INT_PARAMS else np.float32) for field in dataclasses.fields(SwarmParams)],
     align=True,

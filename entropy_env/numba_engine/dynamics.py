@@ -1,6 +1,6 @@
 """`entropy_env.dynamics` for compiled loops: the same drive and contacts, agent by agent.
 
-No agent moves, or wants to, faster than the `fastest`, so whom it may touch is known for a whole control period: few,
+No agent moves further than `longest_move` in a substep, so whom it may touch is known for a whole control period: few,
 and mostly nobody. Only those are looked at.
 """
 
@@ -24,27 +24,15 @@ TINY_TURN = np.float32(1e-4)  # rad
 
 
 @inlined
-def longest_move(p, h):
-    """m, the furthest that an agent gets in a substep of h s."""
-    return max(p.max_wheel_speed, PARTING_SPEED) * h
+def longest_move(p, duration):
+    """m, the furthest that an agent gets in a duration (s)."""
+    return max(p.max_wheel_speed, PARTING_SPEED) * duration
 
 
 @inlined
-def fastest(w, p, e):
-    """m/s, of any agent of world e: wheels that lag can be faster than they may, where the limit has been lowered."""
-    speed = max(p.max_wheel_speed, PARTING_SPEED)
-    if p.motor_tau > ZERO:
-        for i in range(w.agents.shape[1]):
-            me = w.agents[e, i]
-            if me.active:
-                speed = max(speed, abs(me.wheel_speed[0]), abs(me.wheel_speed[1]))
-    return speed
-
-
-@inlined
-def contact_reach(w, p, e):
-    """m, between the centres of agents of world e that may touch during a control period."""
-    return TWO * (p.agent_radius + w.worlds[e].fastest * p.dt) + REST + SPARE
+def contact_reach(p):
+    """m, between the centres of agents that may touch during a control period."""
+    return TWO * (p.agent_radius + longest_move(p, p.dt)) + REST + SPARE
 
 
 @inlined
@@ -52,7 +40,7 @@ def find_neighbours(w, p, e, i):
     """List whatever agent i of world e may touch in this control period, and whether it overlaps any of it now."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
-    reach = contact_reach(w, p, e)
+    reach = contact_reach(p)
     overlap, piled, count = TWO * p.agent_radius - PILED, False, 0
     columns, rows, side = grid(w, e, reach)
     for row in range(*rows_around(y, side, rows)):
@@ -67,7 +55,7 @@ def find_neighbours(w, p, e, i):
                 piled |= square < overlap * overlap
     me.num_near = count
 
-    count, reach = 0, p.agent_radius + w.worlds[e].fastest * p.dt + REST + SPARE
+    count, reach = 0, p.agent_radius + longest_move(p, p.dt) + REST + SPARE
     for body in range(w.near_fixed.shape[2]):
         gap, _, _ = separation_fixed(w.maps, e, body, x, y, p.wall_half_thickness)
         if gap < reach:

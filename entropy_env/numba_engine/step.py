@@ -15,7 +15,6 @@ from entropy_env.numba_engine.cells import grid, rows_around, run_in_row, sort_i
 from entropy_env.numba_engine.compilation import inlined, kernel
 from entropy_env.numba_engine.dynamics import (
     contact_reach,
-    fastest,
     find_neighbours,
     propose,
     resolve_contacts,
@@ -208,8 +207,7 @@ def run_stage(stage, w, params, action, choices, slot, e, first, last):
     p = params[e]
     h = p.dt / np.float32(choices.substeps)
     if stage == MEET:
-        w.worlds[e].fastest = fastest(w, p, e)
-        sort_into_cells(w, e, contact_reach(w, p, e))
+        sort_into_cells(w, e, contact_reach(p))
     elif stage == PREPARE:
         for i in range(first, last):
             prepare(w, p, action, e, i)
