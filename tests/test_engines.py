@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def test_a_missing_numba_is_found_out_at_construction():
     code = """
 import sys
 sys.modules["numba"] = None
+import threading
 import warnings
 from entropy_env import swarm_v0
 with warnings.catch_warnings(record=True) as caught:
@@ -303,3 +305,43 @@ def test_new_params_count_from_the_next_draw():
         worlds.params = env.resolve_params(difficulty=np.array([1, 2]))
         worlds.reset(SEED)
         assert worlds.state.layout.size[:, 0].tolist() == [8.0, 9.0]
+
+
+def test_a_state_with_a_goal_that_is_none_is_refused_and_nothing_changes():
+    """The compiled loops look it up without asking."""
+    worlds = make()
+    worlds.reset(SEED)
+    before = worlds.state
+    with pytest.raises(ValueError, match="goal_index is from 0 to 1, not 0 to 0"):
+        worlds.state = before.replace(goal_index=before.goal_index + np.array([0, 0, 1], np.int32))
+    with pytest.raises(ValueError, match=r"state.heading has shape \(3,\), expected \(2, 3\)"):
+        worlds.state = before.replace(heading=before.heading[0])
+    jax.tree.map(np.testing.assert_array_equal, worlds.state, before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
+def test_a_state_of_nonsense_does_no_harm(value):
+    """Nobody knows what robots at no place should see, but memory stays whole and the others go on."""
+    env = Swarm(SwarmSpec(num_agents=70), "obstacles")
+    worlds = make_engine(env, 2, env.resolve_params(), "numba")
+    worlds.reset(SEED)
+    state = worlds.state
+    for name in ("position", "heading", "wheel_speed"):
+        broken = getattr(state, name).copy()
+        broken[0, ::3] = value
+        worlds.state = state.replace(**{name: broken})
+        for _ in range(3):
+            told = worlds.step(np.ones((2, 70, 2)))
+        assert np.isfinite(told.obs[1]).all()
+
+
+def test_threads_take_turns_in_one_engine():
+    env = Swarm(SwarmSpec(num_agents=70))
+    worlds = make_engine(env, 4, env.resolve_params(max_steps=1000), "numba", num_threads=2)
+    worlds.reset(SEED)
+    threads = [threading.Thread(target=lambda: [worlds.step(np.ones((4, 70, 2))) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert worlds.state.step.tolist() == [200] * 4

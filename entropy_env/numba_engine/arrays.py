@@ -155,27 +155,31 @@ def map_bytes(maps: Maps) -> list[np.ndarray]:
 
 
 def write_maps(maps: Maps, layout: Layout, where: Any = slice(None)) -> None:
-    """Copy a Layout of as many worlds into the worlds at `where`. ValueError for other shapes, before any is copied."""
-    sources = {name: np.asarray(getattr(layout, name)) for name in Maps._fields}
-    for name, source in sources.items():
-        _check_shape(f"layout.{name}", source, getattr(maps, name)[where].shape)
-    for name, source in sources.items():
-        getattr(maps, name)[where] = source
+    """Copy a Layout of as many worlds into the worlds at `where`. ValueError for other shapes, with nothing written."""
+    _write([("layout", maps._asdict(), layout)], where)
 
 
 def write_state(swarms: Swarms, state: SwarmState) -> None:
-    """Copy a SwarmState of E worlds. ValueError for other shapes, before any is copied."""
-    records = dict.fromkeys(AGENT_FIELDS, swarms.agents) | dict.fromkeys(WORLD_FIELDS, swarms.worlds)
-    for name, record in records.items():
-        _check_shape(f"state.{name}", np.asarray(getattr(state, name)), record[name].shape)
-    write_maps(swarms.maps, state.layout)
-    for name, record in records.items():
-        record[name] = np.asarray(getattr(state, name))
+    """Copy a SwarmState of E worlds. ValueError for other shapes and for a goal that is none, with nothing written."""
+    goal_index, num_goals = np.asarray(state.goal_index), swarms.maps.goals.shape[2]
+    if np.any((goal_index < 0) | (goal_index >= num_goals)):
+        raise ValueError(f"state.goal_index is from {goal_index.min()} to {goal_index.max()}, not 0 to {num_goals - 1}")
+    targets = {name: swarms.agents[name] for name in AGENT_FIELDS} | {
+        name: swarms.worlds[name] for name in WORLD_FIELDS
+    }
+    _write([("layout", swarms.maps._asdict(), state.layout), ("state", targets, state)])
 
 
-def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
-    if array.shape != expected:
-        raise ValueError(f"{name} has shape {array.shape}, expected {expected}")
+def _write(parts: list[tuple[str, dict[str, np.ndarray], Any]], where: Any = slice(None)) -> None:
+    pairs = []
+    for whole, targets, source in parts:
+        for name, target in targets.items():
+            value = np.asarray(getattr(source, name))
+            if value.shape != target[where].shape:
+                raise ValueError(f"{whole}.{name} has shape {value.shape}, expected {target[where].shape}")
+            pairs.append((target, value))
+    for target, value in pairs:
+        target[where] = value
 
 
 def read_state(swarms: Swarms) -> SwarmState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from entropy_env.env import Swarm
 from entropy_env.neighbours import uses_grid
 from entropy_env.numba_engine import step
 from entropy_env.numba_engine.arrays import (
+    Swarms,
     empty_maps,
     empty_swarms,
     map_bytes,
@@ -68,6 +70,7 @@ class NumbaEngine:
         self._seed, self._draws = np.zeros(2, np.uint32), 0
         self._drawing: Layout | None = None  # (S, E, ...), on their way
         self._begun = False
+        self._alone = threading.Lock()  # two threads in one engine would write each other's lists
         self.params = params
 
     @property
@@ -87,41 +90,45 @@ class NumbaEngine:
             which = np.array(which, bool)
             if which.shape != (self.num_envs,):
                 raise ValueError(f"which has shape {which.shape}, expected {(self.num_envs,)}")
-        self._seed, self._draws, self._drawing = as_seed(seed), 0, None
-        layouts = self._draw()
-        write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
-        self._start(self._everywhere if which is None else which)
-        obs = self._observe(self._everywhere)
-        write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
-        self._spent[:] = not self.autoreset
-        return obs
+        seed = as_seed(seed)
+        with self._alone:
+            self._seed, self._draws, self._drawing = seed, 0, None
+            layouts = self._draw()
+            write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
+            self._start(self._everywhere if which is None else which)
+            write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
+            self._spent[:] = not self.autoreset
+            return self._observe(self._everywhere)
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
-        write_maps(self._next_maps, layout)
-        self._start(self._everywhere)
-        return self._observe(self._everywhere)
+        with self._alone:
+            write_maps(self._next_maps, layout)
+            self._start(self._everywhere)
+            return self._observe(self._everywhere)
 
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
         self._check_begun()
         if np.shape(action) != self._action.shape:
             raise ValueError(f"action has shape {np.shape(action)}, expected {self._action.shape}")
-        self._action[...] = action
-        ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
-        if ended and self.autoreset:
-            over = self._over
-            over[...] = self._told.done  # kernels want it contiguous
-            if (self._spent & over).any():
-                self._refill()
-            self._start(over)
-            self._observe(over)
-        return self._told
+        with self._alone:
+            self._action[...] = action
+            ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
+            if ended and self.autoreset:
+                over = self._over
+                over[...] = self._told.done  # kernels want it contiguous
+                if (self._spent & over).any():
+                    self._refill()
+                self._start(over)
+                self._observe(over)
+            return self._told
 
     def observe(self) -> np.ndarray:
         """See `Engine`."""
         self._check_begun()
-        return self._observe(self._everywhere)
+        with self._alone:
+            return self._observe(self._everywhere)
 
     @property
     def valid(self) -> np.ndarray:
@@ -150,17 +157,18 @@ class NumbaEngine:
 
     @state.setter
     def state(self, state: SwarmState) -> None:
-        write_state(self._w, state)
-        self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
-        self._begun = True
+        with self._alone:
+            write_state(self._w, state)
+            self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
+            self._begun = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the views, which would not be views of the copy, and without what is being drawn."""
         draws = self._draws - (self._drawing is not None)
         arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
         made_with = self.env, self.num_envs, self.params, self.autoreset, self.num_threads
-        rest = {name: getattr(self, name) for name in ("_spent", "_seed", "_begun")}
-        return {"made_with": made_with, "arrays": arrays, "rest": rest | {"_draws": draws}}
+        rest = {"_spent": self._spent.copy(), "_seed": self._seed, "_begun": self._begun, "_draws": draws}
+        return {"made_with": made_with, "arrays": arrays, "rest": rest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["made_with"])  # type: ignore[misc]
@@ -276,7 +284,8 @@ def load_kernels() -> Kernels:
     return Kernels(*(next(iter(f.overloads.values())).entry_point for f in (step.run, step.start, step.copy_rows)))
 
 
-def _transition(w) -> Transition:
+def _transition(w: Swarms) -> Transition:
+    """Views of what a step leaves."""
     agents = w.agents
     return Transition(
         obs=w.obs,
