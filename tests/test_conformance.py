@@ -96,8 +96,10 @@ def upset(state, params, rng):
     goals = np.where(rng.random((WORLDS, 1, 1, 1)) < 0.7, near, goals).astype(np.float32)
     # some faster than wheels can be made to turn, as where the limit has just been lowered
     speed = (params.max_wheel_speed * rng.choice([1, 4], WORLDS))[:, None, None]
+    spawns = np.array(state.layout.spawns)
+    spawns = np.where(rng.random((WORLDS, 1, 1, 1)) < 0.5, spawns[:, :1], spawns)  # or all want the same places
     return numpy_tree(state).replace(
-        layout=numpy_tree(state.layout).replace(goals=goals),
+        layout=numpy_tree(state.layout).replace(goals=goals, spawns=spawns),
         position=position,
         heading=rng.uniform(-np.pi, np.pi, lanes).astype(np.float32),
         wheel_speed=(speed * rng.uniform(-1, 1, places.shape)).astype(np.float32),
