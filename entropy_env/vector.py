@@ -82,7 +82,7 @@ class VectorSwarm:
         state = VectorState(
             worlds=worlds,
             next_layout=jax.tree.map(lambda x: x[-1], layouts),
-            spent=jnp.zeros(self.num_envs, bool),
+            spent=jnp.full(self.num_envs, len(layouts.size) == 1),
             layout_reuses=jnp.zeros(self.num_envs, jnp.int32),
             cursor=jnp.array(0, jnp.int32),
             episode_return=jnp.zeros(lanes, jnp.float32),
