@@ -159,26 +159,24 @@ def ray_disc(ox, oy, cos, sin, radius):
 
 
 @inlined
-def ray_segment(x, y, cos, sin, ends, half_thickness):
-    """Along a unit ray from a point to a segment (2, 2) thickened: its two sides, then the nearer round end."""
-    sx, sy = ends[0, 0], ends[0, 1]
-    length, ax, ay = towards(ends[1, 0] - sx, ends[1, 1] - sy, ONE, ZERO)
-    px, py = x - sx, y - sy
-    along, across = px * ax + py * ay, ax * py - ay * px
-    step_along, step_across = cos * ax + sin * ay, ax * sin - ay * cos
+def ray_segment(along, across, length, ahead, left, cos, sin, half_thickness):
+    """Along a unit ray to a segment thickened, from a point `along` and `across` it, m from its start and its line.
+
+    length: m. ahead, left: the segment's direction, in the frame of the ray (cos, sin).
+    """
     beyond = abs(across) - half_thickness  # the strip between the two sides
-    hit = min(
-        ray_disc(-px, -py, cos, sin, half_thickness), ray_disc(ends[1, 0] - x, ends[1, 1] - y, cos, sin, half_thickness)
-    )
-    if beyond < ZERO:
-        return min(hit, beyond) if ZERO <= along <= length else hit
-    closing = -step_across if across > ZERO else step_across
-    if closing > ZERO:
+    step_along, step_across = cos * ahead + sin * left, ahead * sin - left * cos
+    reach, entry = ZERO, along
+    if beyond >= ZERO:
+        closing = -step_across if across > ZERO else step_across
+        if closing <= ZERO:
+            return INFINITE
         reach = beyond / closing
         entry = along + reach * step_along
-        if ZERO <= entry <= length:
-            return min(hit, reach)
-    return hit
+    if ZERO <= entry <= length:
+        return reach
+    end = ZERO if entry < ZERO else length  # past its sides, there is the round end
+    return ray_disc(end - along, -across, step_along, step_across, half_thickness)
 
 
 @inlined

@@ -24,6 +24,7 @@ from entropy_env.numba_engine.geometry import (
     ray_box,
     ray_disc,
     ray_segment,
+    towards,
     wrap_angle,
 )
 
@@ -107,18 +108,21 @@ def scan_wall(row, rays, x, y, cos, sin, reach, ends, half_thickness):
     square, limit, close = dx * dx + dy * dy, reach + half_thickness, half_thickness + SPARE
     if square > limit * limit:
         return
+    sx, sy, ex, ey = ends[0, 0] - x, ends[0, 1] - y, ends[1, 0] - x, ends[1, 1] - y
+    sx, sy, ex, ey = cos * sx + sin * sy, cos * sy - sin * sx, cos * ex + sin * ey, cos * ey - sin * ex
+    length, ahead, left = towards(ex - sx, ey - sy, ONE, ZERO)
+    along, across = -sx * ahead - sy * left, sx * left - sy * ahead
     k, count = 0, num_rays
     if square > close * close:
-        sx, sy, ex, ey = ends[0, 0] - x, ends[0, 1] - y, ends[1, 0] - x, ends[1, 1] - y
-        start_angle, start_half = seen_from(cos * sx + sin * sy, cos * sy - sin * sx, half_thickness)
-        end_angle, end_half = seen_from(cos * ex + sin * ey, cos * ey - sin * ex, half_thickness)
+        start_angle, start_half = seen_from(sx, sy, half_thickness)
+        end_angle, end_half = seen_from(ex, ey, half_thickness)
         turn = wrap_angle(end_angle - start_angle)
         if abs(turn) < HALF_TURN:  # else it is too near to tell on which side it lies
             low, high = min(-start_half, turn - end_half), max(start_half, turn + end_half)
             k, count = rays_between(start_angle + low, start_angle + high, num_rays)
     for _ in range(count):
-        ray_cos, ray_sin = cos * rays[0, k] - sin * rays[1, k], sin * rays[0, k] + cos * rays[1, k]
-        row[k] = min(row[k], ray_segment(x, y, ray_cos, ray_sin, ends, half_thickness))
+        hit = ray_segment(along, across, length, ahead, left, rays[0, k], rays[1, k], half_thickness)
+        row[k] = min(row[k], hit)
         k = k + 1 if k + 1 < num_rays else 0
 
 
