@@ -35,7 +35,7 @@ from entropy_env.vector import VectorSwarm
 
 CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
 CELLS_PER_AGENT = 4
-TEAM_FROM = 512  # agents of a world whose steps several threads share, where there are few worlds
+TEAM_FROM = 4096  # agents of a world whose stages several threads share, where there are few worlds
 LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
 CHUNK = 256  # agents worth a call of a kernel: 0.1 ms
 
