@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks.measure import Effort, Row, add_ratios, measure, progress, python
 from benchmarks.report import save_rows, show
-from benchmarks.rollouts import Case, Engine, rollout
+from benchmarks.rollouts import Case, Engine, rollout, use_all_cores
 
 CASES = (
     "open:10:1024",
@@ -52,7 +52,7 @@ class Options:
 
 def compile_seconds(engine: Engine, case: Case, caches: str) -> float:
     """Seconds until an engine is ready in a process of its own, with a given folder of caches."""
-    code = f"from benchmarks.rollouts import *; print(rollout({engine!r}, {case!r}).row['compile_s'])"
+    code = f"from benchmarks.rollouts import *; use_all_cores(); print(rollout({engine!r}, {case!r}).row['compile_s'])"
     printed = python(
         "-c",
         code,
@@ -65,6 +65,7 @@ def compile_seconds(engine: Engine, case: Case, caches: str) -> float:
 
 def main(options: Options) -> None:
     """Measure all cases in turn."""
+    use_all_cores()
     cases = [(engine, Case.parse(text)) for text in options.cases for engine in options.engines]
     runs = [rollout(engine, case) for engine, case in progress(cases, "compiling")]
     rows: list[Row] = [{"benchmark": "env_steps"} | row for row in measure(runs, options.effort)]

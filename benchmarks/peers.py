@@ -33,7 +33,7 @@ import tyro
 
 from benchmarks.measure import Effort, Row, Run, add_ratios, measure, progress
 from benchmarks.report import save_rows, show
-from benchmarks.rollouts import Case, Engine, device_loop, rollout
+from benchmarks.rollouts import Case, Engine, device_loop, rollout, use_all_cores
 
 EPISODE = 200  # steps, as our open arena has
 PEERS = {"vmas": "vmas", "jaxnav": "jaxmarl", "camar": "camar"}  # and their packages
@@ -131,6 +131,7 @@ def peer(name: str, case: Case) -> Run:
 
 def main(options: Options) -> None:
     """Measure case by case, the systems in turn."""
+    use_all_cores()
     warnings.simplefilter("ignore")  # the peers' own
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave the cores to who is timed
     present = [name for name in options.peers if importlib.util.find_spec(PEERS[name])]

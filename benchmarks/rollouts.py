@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -11,7 +12,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 
 from benchmarks.measure import Row, Run
 from entropy_env import vector
@@ -21,7 +21,6 @@ from entropy_env.scenarios.open import Open
 from entropy_env.types import SwarmSpec
 
 Engine = Literal["numba", "jax"]
-jax.config.update("jax_num_cpu_devices", num_cores())  # XLA steps a batch on one core of a CPU, so one device each
 ACTION_BATCHES = 8  # drawn ahead and used in turn, so that no engine's time is that of a random number generator
 
 
@@ -97,12 +96,18 @@ def jax_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
     }
 
 
+def use_all_cores() -> None:
+    """Make a JAX device of every core, for XLA steps a batch on one core of a CPU. Before anything is done with JAX."""
+    with contextlib.suppress(RuntimeError):  # where something has been
+        jax.config.update("jax_num_cpu_devices", num_cores())
+
+
 def jax_batch(case: Case) -> vector.VectorSwarm | vector.SpreadSwarm:
     """The case's worlds, over all cores of a CPU if those can share them evenly."""
     env, devices = case.swarm(), jax.local_devices()
     if devices[0].platform != "cpu" or len(devices) == 1 or case.num_envs % len(devices):
         return vector.batch(env, case.num_envs)
-    return vector.SpreadSwarm(env, case.num_envs, jax.make_mesh((len(devices),), ("worlds",), (AxisType.Auto,)))
+    return vector.SpreadSwarm(env, case.num_envs, tuple(devices))
 
 
 def jax_worlds(case: Case) -> tuple[Callable[[], Any], Callable[..., tuple[Any, jax.Array]]]:

@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks.measure import Effort, Row, add_ratios, measure, progress
 from benchmarks.report import save_rows, show
-from benchmarks.rollouts import Case, Engine, rollout
+from benchmarks.rollouts import Case, Engine, rollout, use_all_cores
 
 COUNTS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 AREA = 4.8  # m^2 an agent
@@ -67,6 +67,7 @@ def scale(engines: tuple[Engine, ...], series: str, case: Case, effort: Effort) 
 
 def main(options: Options) -> None:
     """Measure one world after the other."""
+    use_all_cores()
     rows: list[Row] = []
     reference = ("worlds", Case.parse(options.reference))
     for series, case in progress([*cases(options.counts, options.arena), reference], "scaling"):

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import jax
 import numpy as np
@@ -55,10 +55,11 @@ class Engine(Protocol):
     @params.setter
     def params(self, params: SwarmParams) -> None: ...
 
-    def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """New episodes everywhere, or in the worlds of `which` (E,) bool. Observations (E, N, obs_dim).
 
-        seed: a whole number of at least 0, or (2,) uint32. Both engines draw the same layouts from it.
+        seed: a whole number of at least 0, or (2,) uint32; None goes on with the layouts of the seed before. Both engines
+        begin with the same layouts, but draw those of later episodes each in its own order.
         """
 
     def reset_to(self, layout: Layout) -> np.ndarray:
@@ -102,8 +103,9 @@ def make_engine(
     if engine not in get_args(EngineName):
         raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
     for name, count in (("num_envs", num_envs), ("num_threads", 1 if num_threads is None else num_threads)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(f"{name}={count!r} must be an integer of at least 1")
+    num_envs = int(num_envs)
     params = env.resolve_params() if params is None else params
     if (engine == "numba" or (engine == "auto" and on_cpu())) and _numba_works(required=engine == "numba"):
         from entropy_env.numba_engine.engine import NumbaEngine
@@ -131,6 +133,8 @@ def _numba_works(required: bool) -> bool:
         from entropy_env.numba_engine.engine import load_kernels
 
         load_kernels()
+    except Warning:  # where warnings are errors
+        raise
     except Exception as error:  # whatever an installation of Numba and LLVM can do wrong
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work here ({error!r})"
         advice = "pip install --upgrade numba, or choose engine='jax'"
@@ -143,12 +147,66 @@ def _numba_works(required: bool) -> bool:
 
 def as_seed(seed: int | np.ndarray) -> np.ndarray:
     """(2,) uint32. ValueError for what is no seed."""
-    if isinstance(seed, int | np.integer) and seed >= 0:
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0:
         return np.random.SeedSequence(int(seed)).generate_state(2)
     array = np.asarray(seed)
     if array.shape != (2,) or array.dtype != np.uint32:
         raise ValueError(f"{seed=} must be a whole number of at least 0, or two uint32")
     return array.copy()
+
+
+def check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
+    """ValueError naming both shapes."""
+    if np.shape(value) != expected:
+        raise ValueError(f"{name} has shape {np.shape(value)}, expected {expected}")
+
+
+def check_which(which: np.ndarray | None, num_envs: int) -> np.ndarray:
+    """(E,) bool, everywhere for None."""
+    if which is None:
+        return np.ones(num_envs, bool)
+    check_shape("which", which, (num_envs,))
+    return np.array(which, bool)
+
+
+def check_params(params: SwarmParams, num_envs: int) -> None:
+    """ValueError for another number of values than one, or one for each world."""
+    for field in dataclasses.fields(params):
+        shape = np.shape(getattr(params, field.name))
+        if shape not in ((), (num_envs,)):
+            raise ValueError(f"{field.name} has shape {shape}: give one number, or one for each of {num_envs} worlds")
+
+
+def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
+    """ValueError for a layout that is not of these many worlds and slots."""
+    spec = env.spec
+    shapes: dict[str, tuple[int, ...]] = {
+        "size": (2,),
+        "walls": (spec.num_walls, 2, 2),
+        "wall_mask": (spec.num_walls,),
+        "boxes": (spec.num_boxes, 4),
+        "box_mask": (spec.num_boxes,),
+        "discs": (spec.num_discs, 3),
+        "disc_mask": (spec.num_discs,),
+        "spawns": (spec.num_agents, spec.num_goals, 3),
+        "goals": (spec.num_agents, spec.num_goals, 2),
+        "valid": (),
+    }
+    for name, shape in shapes.items():
+        check_shape(f"layout.{name}", getattr(layout, name), (num_envs, *shape))
+
+
+def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
+    """ValueError for a state that is not of these many worlds, agents and slots, and for a goal that is none."""
+    check_layout(state.layout, env, num_envs)
+    for field in dataclasses.fields(state):
+        if field.name != "layout":
+            pair = (2,) if field.name in ("position", "wheel_speed") else ()
+            agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
+            check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *pair))
+    goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
+    if np.any((goal < 0) | (goal > last)):
+        raise ValueError(f"state.goal_index is from {goal.min()} to {goal.max()}, not 0 to {last}")
 
 
 def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:

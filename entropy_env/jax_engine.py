@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.engines import Transition, as_seed, check_fork, episode_key
+from entropy_env.engines import (
+    Transition,
+    as_seed,
+    check_fork,
+    check_layout,
+    check_params,
+    check_shape,
+    check_state,
+    check_which,
+    episode_key,
+)
 from entropy_env.env import Swarm
 from entropy_env.rewards import TERMS
 from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
@@ -41,22 +51,27 @@ class JaxEngine:
 
     @params.setter
     def params(self, params: SwarmParams) -> None:
+        check_params(params, self.num_envs)
         self._params = params
         self._device_params: SwarmParams | None = None
 
-    def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
-        self._seed, self._draws = as_seed(seed), 0
+        where = check_which(which, self.num_envs)
+        if which is not None:
+            self._running()
+        if seed is not None:
+            self._seed, self._draws = as_seed(seed), 0
         draw = self._next_draw()
         if which is None:
             obs, self._vector_state = _reset(self._batch, *draw, self._on_device())
         else:
-            which = np.array(which, bool)
-            obs, self._vector_state = _reset_where(self._batch, *draw, self._running(), which, self._on_device())
+            obs, self._vector_state = _reset_where(self._batch, *draw, self._running(), where, self._on_device())
         return np.array(obs)
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
+        check_layout(layout, self.env, self.num_envs)
         check_fork()
         layouts = jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout)
         obs, self._vector_state = _reset_to(self._batch, layouts, self._on_device())
@@ -69,8 +84,10 @@ class JaxEngine:
 
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
+        running = self._running()
+        check_shape("action", action, (self.num_envs, self.env.spec.num_agents, self.env.spec.action_dim))
         action = np.asarray(action, np.float32)
-        state, obs, table = _step(self._batch, *self._next_draw(), self._running(), action, self._on_device())
+        state, obs, table = _step(self._batch, *self._next_draw(), running, action, self._on_device())
         self._vector_state = state
         return _unpack(np.array(obs), np.asarray(table))
 
@@ -89,6 +106,7 @@ class JaxEngine:
 
     @state.setter
     def state(self, state: SwarmState) -> None:
+        check_state(state, self.env, self.num_envs)
         check_fork()
         worlds = jax.tree.map(jnp.array, state)
         if self._vector_state is None:

@@ -196,25 +196,25 @@ class VectorSwarm:
 
 @dataclasses.dataclass(frozen=True)
 class SpreadSwarm:
-    """A `VectorSwarm` whose worlds are spread evenly over devices that step them side by side: the same signatures.
+    """`VectorSwarm.reset` and `step` with the worlds spread evenly over devices that step them side by side.
 
-    `jax.make_mesh` of one axis makes the mesh. On a CPU, where XLA steps a batch on a single core, make a device of each
-    core, before anything else is done with JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
+    devices: such as tuple(jax.devices()). On a CPU, where XLA steps a batch on a single core, make a device of each core
+    before anything else is done with JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
     """
 
     env: Swarm
     num_envs: int
-    mesh: jax.sharding.Mesh
+    devices: tuple[jax.Device, ...]
     autoreset: bool = True
 
     def __post_init__(self) -> None:
-        if self.num_envs % self.mesh.size:
-            raise ValueError(f"num_envs={self.num_envs} must be a multiple of the {self.mesh.size} devices")
+        if not isinstance(self.num_envs, int) or self.num_envs < 1 or self.num_envs % len(self.devices):
+            raise ValueError(f"num_envs={self.num_envs!r} must be a multiple of the {len(self.devices)} devices")
 
     @property
     def part(self) -> VectorSwarm:
         """The batch of one device."""
-        return VectorSwarm(self.env, self.num_envs // self.mesh.size, autoreset=self.autoreset)
+        return VectorSwarm(self.env, self.num_envs // len(self.devices), autoreset=self.autoreset)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
         """See `VectorSwarm.reset`."""
@@ -240,17 +240,19 @@ class SpreadSwarm:
 
     @property
     def _worlds(self) -> P:
-        return P(self.mesh.axis_names[0])
+        return P("worlds")
 
     def _specs(self, tree: Any) -> Any:
         """Whatever has a row a world is spread, a number for all is everywhere."""
         return jax.tree.map(lambda leaf: self._worlds if jnp.ndim(leaf) else P(), tree)
 
     def _own(self, key: jax.Array) -> jax.Array:
-        return jax.random.fold_in(key, jax.lax.axis_index(self.mesh.axis_names[0]))
+        return jax.random.fold_in(key, jax.lax.axis_index("worlds"))
 
     def _spread(self, function: Callable, given: Any, returned: Any) -> Callable:
-        return jax.shard_map(function, mesh=self.mesh, in_specs=given, out_specs=returned, check_vma=False)
+        kind = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((len(self.devices),), ("worlds",), kind, devices=self.devices)
+        return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=returned, check_vma=False)
 
 
 def _param_axes(params: SwarmParams) -> SwarmParams:

@@ -1,12 +1,14 @@
 """The choice of an engine, and what goes wrong around it: caches, processes, missing or broken Numba."""
 
 import copy
+import itertools
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from entropy_env import engines, swarm_v0
 from entropy_env.engines import make_engine
 from entropy_env.env import Swarm
 from entropy_env.jax_engine import JaxEngine
-from entropy_env.numba_engine import compilation, engine, step
+from entropy_env.numba_engine import compilation, engine, threads
 from entropy_env.numba_engine.engine import NumbaEngine
 from entropy_env.types import SwarmSpec
 
@@ -125,6 +127,7 @@ def test_a_missing_numba_is_found_out_at_construction():
 import sys
 sys.modules["numba"] = None
 import threading
+import time
 import warnings
 from entropy_env import swarm_v0
 with warnings.catch_warnings(record=True) as caught:
@@ -135,21 +138,29 @@ print(type(env._world.engine).__name__, any("Numba is not installed" in str(w.me
     assert run(code).stdout.split() == ["JaxEngine", "True"]
 
 
-def test_a_failure_to_keep_compiled_code_or_to_read_it_does_not_stop_anybody(monkeypatch, tmp_path):
-    """As on a full disk, or after a crash while writing: the folder is emptied and the code compiled again."""
-    attempts = []
+def test_a_full_disk_does_not_stop_anybody(tmp_path):
+    """Files of any size fail to be written, after the folder has been made."""
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)){FIRST_STEP}"
+    done = run("import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);" + code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert float(done.stdout) > 0
+    assert not cached(tmp_path) or max(path.stat().st_size for path in tmp_path.rglob("*.nb?")) <= 4096
 
-    def fail_once(*args):
-        attempts.append(args)
-        if len(attempts) == 1:
-            raise OSError("No space left on device")
 
-    (tmp_path / "damaged.nbc").write_text("nonsense")
-    monkeypatch.setattr(engine, "cache_folder", lambda: str(tmp_path))
-    monkeypatch.setattr(step, "run", type("Kernel", (), {"__call__": fail_once, "overloads": step.run.overloads})())
-    assert len(engine.load_kernels.__wrapped__()) == 3
-    assert len(attempts) == 2
-    assert not tmp_path.exists()
+def test_a_user_without_a_home_costs_a_warning(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compilation.Path, "home", homeless)
+    monkeypatch.setattr(compilation.config, "CACHE_DIR", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    folder, reason = compilation.cache_folder.__wrapped__()
+    assert folder is None
+    assert "Could not determine home directory" in reason
+
+
+def test_a_disabled_compiler_is_named():
+    with pytest.raises(AssertionError, match="NUMBA_DISABLE_JIT is set"):
+        run(FIRST_STEP, NUMBA_DISABLE_JIT="1")
 
 
 def cached(folder):
@@ -180,7 +191,8 @@ def test_a_later_process_compiles_nothing(cache):
 def test_a_damaged_cache_is_made_anew(cache):
     for path in cache.rglob("*.nbi"):
         path.write_bytes(b"nonsense")
-    run(FIRST_STEP, NUMBA_CACHE_DIR=str(cache))
+    for _ in range(2):  # the first throws it away, the second fills it
+        run(FIRST_STEP, NUMBA_CACHE_DIR=str(cache))
     assert b"nonsense" not in [path.read_bytes() for path in cache.rglob("*.nbi")]
     assert cached(cache)
 
@@ -193,10 +205,10 @@ def test_a_cache_folder_that_cannot_be_written_costs_a_warning():
 
 def test_the_cache_folder_follows_from_the_text_of_the_engine(monkeypatch, tmp_path):
     monkeypatch.setattr(compilation.config, "CACHE_DIR", str(tmp_path))
-    here = compilation.cache_folder.__wrapped__()
+    here, _ = compilation.cache_folder.__wrapped__()
     monkeypatch.setattr(compilation, "CONSTANTS", (*compilation.CONSTANTS, "render.py"))
     assert Path(here).parent == tmp_path
-    assert compilation.cache_folder.__wrapped__() != here
+    assert compilation.cache_folder.__wrapped__()[0] != here
 
 
 def worker(queue, env):
@@ -307,16 +319,85 @@ def test_new_params_count_from_the_next_draw():
         assert worlds.state.layout.size[:, 0].tolist() == [8.0, 9.0]
 
 
-def test_a_state_with_a_goal_that_is_none_is_refused_and_nothing_changes():
-    """The compiled loops look it up without asking."""
-    worlds = make()
+def wrong(worlds):
+    """Calls that must be refused, with what they say."""
+    state = worlds.state
+    goal = state.goal_index.astype(np.int64)
+    goal[1, 2] = 2**32  # zero, once it is an int32
+    layout = state.layout
+    return [
+        (
+            lambda: setattr(worlds, "state", state.replace(goal_index=goal)),
+            "goal_index is from 0 to 4294967296, not 0 to 0",
+        ),
+        (lambda: setattr(worlds, "state", state.replace(heading=state.heading[0])), r"state.heading has shape \(3,\)"),
+        (
+            lambda: worlds.reset_to(layout.replace(size=layout.size[:1])),
+            r"layout.size has shape \(1, 2\), expected \(2, 2\)",
+        ),
+        (lambda: setattr(worlds, "params", ENV.resolve_params(dt=np.full(3, 0.1))), r"dt has shape \(3,\): give one"),
+        (lambda: worlds.reset(SEED, np.ones((2, 1), bool)), r"which has shape \(2, 1\), expected \(2,\)"),
+        (lambda: worlds.step(np.zeros((3, 2))), r"action has shape \(3, 2\), expected \(2, 3, 2\)"),
+        (lambda: worlds.reset(True), "seed=True must be a whole number"),
+        (lambda: worlds.reset(-1), "seed=-1 must be a whole number"),
+        (lambda: worlds.reset([1, 2]), r"seed=\[1, 2\] must be a whole number"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["numba", "jax"])
+def test_what_is_wrong_is_named_and_changes_nothing(name):
+    worlds = make(name)
     worlds.reset(SEED)
     before = worlds.state
-    with pytest.raises(ValueError, match="goal_index is from 0 to 1, not 0 to 0"):
-        worlds.state = before.replace(goal_index=before.goal_index + np.array([0, 0, 1], np.int32))
-    with pytest.raises(ValueError, match=r"state.heading has shape \(3,\), expected \(2, 3\)"):
-        worlds.state = before.replace(heading=before.heading[0])
-    jax.tree.map(np.testing.assert_array_equal, worlds.state, before)
+    for call, message in wrong(worlds):
+        with pytest.raises(ValueError, match=message):
+            call()
+        jax.tree.map(np.testing.assert_array_equal, worlds.state, before)
+    worlds.valid[:] = False
+    assert worlds.valid.all()
+
+
+@pytest.mark.parametrize("name", ["numba", "jax"])
+def test_without_a_seed_the_layouts_go_on(name):
+    worlds, seen = make(name), []
+    for seed in (SEED, None, None, SEED):
+        worlds.reset(seed)
+        seen.append(worlds.state.layout.spawns)
+    worlds.reset(which=np.array([False, True]))
+    assert np.array_equal(seen[0], seen[3])
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(seen[:3], 2))
+    assert np.array_equal(worlds.state.layout.spawns[0], seen[3][0])
+    assert not np.array_equal(worlds.state.layout.spawns[1], seen[3][1])
+
+
+def test_ctrl_c_leaves_no_thread_at_work_and_asks_for_a_reset():
+    env = Swarm(SwarmSpec(num_agents=100))
+    worlds = make_engine(env, 64, env.resolve_params(), "numba", num_threads=2)
+    worlds.reset(SEED)
+    busy = threading.Event()
+
+    def task(slot, part):
+        if slot == 0:
+            assert busy.wait(60)
+            raise KeyboardInterrupt
+        busy.set()
+        time.sleep(0.2)
+        done.append(part)
+        return 0
+
+    done: list = []
+    with pytest.raises(KeyboardInterrupt):
+        threads.share(task, 8, 1, 2)
+    assert len(done) == 1
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    worlds._kernels = worlds._kernels._replace(run=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worlds.step(np.zeros((64, 100, 2)))
+    with pytest.raises(RuntimeError, match="no episode has begun"):
+        worlds.step(np.zeros((64, 100, 2)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])

@@ -32,7 +32,7 @@ from entropy_env.engines import make_engine
 from entropy_env.env import Swarm
 from entropy_env.numba_engine import engine as engine_module
 from entropy_env.numba_engine import geometry
-from entropy_env.scenarios import SCENARIOS
+from entropy_env.scenarios import SCENARIOS, Open
 from entropy_env.types import SwarmSpec
 
 DT, WHEEL_BASE, WORLDS = 0.1, 0.2, 8
@@ -249,6 +249,20 @@ def test_cells_miss_nobody(num_agents, speed, monkeypatch):
     assert sum(told["reached"].sum() for _, told, _ in found) > 20
     assert off <= 0.01 * agents
     assert differing <= 2
+
+
+@pytest.mark.parametrize("size", [(16.0, 16.0), (32.0, 32.0), (48.0, 48.0), (16.0, 9.6), (25.6, 19.2), (9.7, 40.0)])
+def test_cells_miss_nobody_where_they_fit_the_arena_exactly(size):
+    """At the default parameters, whose reaches divide some of these sizes, up to rounding."""
+    count, told = (100 if min(size) < 10 else 200), []
+    for search in ("dense", "grid"):
+        env = Swarm(SwarmSpec(count, neighbour_search=search, on_goal="respawn"), Open(size=size))
+        engine = make_engine(env, 2, env.resolve_params(goal_radius=1.0), "numba")
+        rng, seen = np.random.default_rng(0), [engine.reset(SEED).copy()]
+        seen += [engine.step(rng.uniform(0, 1, (2, count, 2))).obs.copy() for _ in range(8)]
+        told.append(np.stack(seen))
+    assert np.any(told[0][..., :32] < 1)
+    np.testing.assert_allclose(told[1], told[0], atol=1e-5)
 
 
 def same_bits(a, b):

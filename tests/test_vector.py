@@ -283,9 +283,8 @@ from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
 
 env = Swarm(SwarmSpec(num_agents=3, num_rays=4, on_goal="respawn", num_goals=3), Lanes(3))
-mesh = jax.make_mesh((2,), ("worlds",), axis_types=(jax.sharding.AxisType.Auto,))
 params = env.make_params(difficulty=np.array([1, 2, 3, 1]), max_steps=9)
-worlds, part = vector.SpreadSwarm(env, 4, mesh), vector.batch(env, 2)
+worlds, part = vector.SpreadSwarm(env, 4, tuple(jax.devices())), vector.batch(env, 2)
 key, action = jax.random.key(0), jax.random.uniform(jax.random.key(1), (20, 4, 3, 2))
 obs, state = jax.jit(worlds.reset)(key, params)
 assert len(state.worlds.position.sharding.device_set) == 2
@@ -320,7 +319,7 @@ def test_worlds_spread_over_devices_do_what_each_part_does_alone():
     assert done.stdout == "equal\n", done.stderr
 
 
-def test_worlds_that_devices_cannot_share_evenly_are_refused():
-    mesh = jax.sharding.AbstractMesh((2,), ("worlds",))
-    with pytest.raises(ValueError, match="num_envs=3 must be a multiple of the 2 devices"):
-        vector.SpreadSwarm(swarm("respawn"), 3, mesh)
+@pytest.mark.parametrize("num_envs", [3, -2, 0, 2.0])
+def test_worlds_that_devices_cannot_share_evenly_are_refused(num_envs):
+    with pytest.raises(ValueError, match=f"num_envs={num_envs} must be a multiple of the 2 devices"):
+        vector.SpreadSwarm(swarm("respawn"), num_envs, (jax.devices()[0],) * 2)

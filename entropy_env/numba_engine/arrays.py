@@ -56,7 +56,17 @@ AGENT = np.dtype(
     ],
     align=True,
 )
-WORLD = np.dtype([("step", np.int32), ("done", np.bool_), ("over", np.bool_)], align=True)
+WORLD = np.dtype(
+    [
+        ("step", np.int32),
+        ("done", np.bool_),
+        ("over", np.bool_),  # done, before any reset
+        ("columns", np.int32),  # of the cells that agents were last sorted into
+        ("rows", np.int32),
+        ("side", np.float32),  # m
+    ],
+    align=True,
+)
 PARAMS = np.dtype(
     [(field.name, np.int32 if field.name in INT_PARAMS else np.float32) for field in dataclasses.fields(SwarmParams)],
     align=True,
@@ -139,13 +149,10 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
 
 
 def pack_params(params: SwarmParams, num_envs: int) -> np.ndarray:
-    """(E,) PARAMS, from scalars or one value a world. ValueError for another number of values."""
+    """(E,) PARAMS, from scalars or one value a world."""
     packed = np.empty(num_envs, PARAMS)
     for name in PARAMS.names or ():
-        value = np.asarray(getattr(params, name))
-        if value.shape not in ((), (num_envs,)):
-            raise ValueError(f"{name} has shape {value.shape}: give one number, or one for each of {num_envs} worlds")
-        packed[name] = value
+        packed[name] = getattr(params, name)
     return packed
 
 
@@ -155,31 +162,18 @@ def map_bytes(maps: Maps) -> list[np.ndarray]:
 
 
 def write_maps(maps: Maps, layout: Layout, where: Any = slice(None)) -> None:
-    """Copy a Layout of as many worlds into the worlds at `where`. ValueError for other shapes, with nothing written."""
-    _write([("layout", maps._asdict(), layout)], where)
+    """Copy a Layout of as many worlds into the worlds at `where`."""
+    for name in Maps._fields:
+        getattr(maps, name)[where] = getattr(layout, name)
 
 
 def write_state(swarms: Swarms, state: SwarmState) -> None:
-    """Copy a SwarmState of E worlds. ValueError for other shapes and for a goal that is none, with nothing written."""
-    goal_index, num_goals = np.asarray(state.goal_index), swarms.maps.goals.shape[2]
-    if np.any((goal_index < 0) | (goal_index >= num_goals)):
-        raise ValueError(f"state.goal_index is from {goal_index.min()} to {goal_index.max()}, not 0 to {num_goals - 1}")
-    targets = {name: swarms.agents[name] for name in AGENT_FIELDS} | {
-        name: swarms.worlds[name] for name in WORLD_FIELDS
-    }
-    _write([("layout", swarms.maps._asdict(), state.layout), ("state", targets, state)])
-
-
-def _write(parts: list[tuple[str, dict[str, np.ndarray], Any]], where: Any = slice(None)) -> None:
-    pairs = []
-    for whole, targets, source in parts:
-        for name, target in targets.items():
-            value = np.asarray(getattr(source, name))
-            if value.shape != target[where].shape:
-                raise ValueError(f"{whole}.{name} has shape {value.shape}, expected {target[where].shape}")
-            pairs.append((target, value))
-    for target, value in pairs:
-        target[where] = value
+    """Copy a SwarmState of E worlds, which has been checked: the kernels look its goals up without asking."""
+    write_maps(swarms.maps, state.layout)
+    for name in AGENT_FIELDS:
+        swarms.agents[name] = getattr(state, name)
+    for name in WORLD_FIELDS:
+        swarms.worlds[name] = getattr(state, name)
 
 
 def read_state(swarms: Swarms) -> SwarmState:

@@ -12,22 +12,25 @@ import numpy as np
 from entropy_env.numba_engine.compilation import inlined
 
 GROWTH = np.float32(1.1)
+ROOMY = np.float32(1.001)  # times the reach, so that rounding puts nobody a cell too far
 
 
 @inlined
-def grid(w, e, reach):
-    """Columns, rows and side (m) of the cells of world e, at least `reach` m wide.
+def lay_grid(w, e, reach):
+    """Choose the cells of world e, more than `reach` m wide.
 
     Not more of them than there is room for in `cell_end`: larger cells are as right.
     """
-    width, height, most = w.maps.size[e, 0], w.maps.size[e, 1], w.cell_end.shape[1]
+    world, width, height, most = w.worlds[e], w.maps.size[e, 0], w.maps.size[e, 1], w.cell_end.shape[1]
+    world.columns, world.rows, world.side = 1, 1, reach
     if most == 1:
-        return 1, 1, reach
-    side = max(reach, np.float32(math.sqrt(width * height / np.float32(most))))
+        return
+    side = max(reach * ROOMY, np.float32(math.sqrt(width * height / np.float32(most))))
     while True:
         columns, rows = max(math.ceil(width / side), 1), max(math.ceil(height / side), 1)
         if columns * rows <= most:
-            return columns, rows, side
+            world.columns, world.rows, world.side = columns, rows, side
+            return
         side *= GROWTH
 
 
@@ -40,7 +43,8 @@ def line_of(value, side, count):
 @inlined
 def sort_into_cells(w, e, reach):
     """Sort the active agents of world e by cell (counting sort, stable)."""
-    columns, rows, side = grid(w, e, reach)
+    lay_grid(w, e, reach)
+    columns, rows, side = w.worlds[e].columns, w.worlds[e].rows, w.worlds[e].side
     ends, num_agents = w.cell_end[e], w.agents.shape[1]
     for cell in range(columns * rows):
         ends[cell] = 0
@@ -63,15 +67,17 @@ def sort_into_cells(w, e, reach):
 
 
 @inlined
-def rows_around(y, side, rows):
+def rows_around(w, e, y):
     """First row and the row after the last, of the cells that may hold neighbours."""
-    row = line_of(y, side, rows)
+    rows = w.worlds[e].rows
+    row = line_of(y, w.worlds[e].side, rows)
     return max(row - 1, 0), min(row + 1, rows - 1) + 1
 
 
 @inlined
-def run_in_row(w, e, row, x, side, columns):
+def run_in_row(w, e, row, x):
     """Start and end in the sorted order of a row's agents, in the cells that may hold neighbours."""
-    column = line_of(x, side, columns)
+    columns = w.worlds[e].columns
+    column = line_of(x, w.worlds[e].side, columns)
     first, last = row * columns + max(column - 1, 0), row * columns + min(column + 1, columns - 1)
     return (w.cell_end[e, first - 1] if first > 0 else np.int32(0)), w.cell_end[e, last]

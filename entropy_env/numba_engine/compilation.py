@@ -10,7 +10,6 @@ import functools
 import hashlib
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def inlined(function: Callable) -> Any:
 
 def kernel(function: Callable) -> Any:
     """A compiled function that Python calls, kept on disk."""
-    folder = cache_folder()
+    folder, _ = cache_folder()
     if folder is None:
         return numba.njit(**OPTIONS)(function)
     before, config.CACHE_DIR = config.CACHE_DIR, folder  # read once, by the decorator
@@ -48,27 +47,26 @@ def kernel(function: Callable) -> Any:
 
 
 @functools.cache
-def cache_folder() -> str | None:
+def cache_folder() -> tuple[str | None, str]:
     """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder.
 
-    None, with a warning, where nothing can be written: then every process compiles for itself.
+    None where nothing can be written, and why.
     """
     here = Path(__file__).parent
     text = hashlib.sha256()
     files = [path for path in sorted(here.glob("*.py")) if path.name not in NOT_COMPILED]
     for path in [*files, *(here.parent / name for name in CONSTANTS)]:
         text.update(path.read_bytes())
-    home = config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "entropy_env", "numba")
-    folder = Path(home, f"entropy_env-{text.hexdigest()[:12]}")
+    name = f"entropy_env-{text.hexdigest()[:12]}"
     try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(config.CACHE_DIR or Path(home, "entropy_env", "numba"), name)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        warnings.warn(
-            f"compiled code cannot be kept in {folder} ({error}), so every process compiles for some seconds: "
-            "set NUMBA_CACHE_DIR to a folder that can be written",
-            stacklevel=2,
+    except (OSError, RuntimeError) as error:  # the latter for a user without a home
+        return None, (
+            f"compiled code cannot be kept ({error}), so every process compiles for some seconds: set NUMBA_CACHE_DIR to "
+            "a folder that can be written"
         )
-        return None
-    return str(folder)
+    return str(folder), ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from entropy_env import dynamics
 from entropy_env.numba_engine.arrays import LISTED
-from entropy_env.numba_engine.cells import grid, rows_around, run_in_row
+from entropy_env.numba_engine.cells import rows_around, run_in_row
 from entropy_env.numba_engine.compilation import inlined
 from entropy_env.numba_engine.geometry import HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, wrap_angle
 
@@ -42,9 +42,8 @@ def find_neighbours(w, p, e, i):
     x, y = me.position[0], me.position[1]
     reach = contact_reach(p)
     overlap, piled, count = TWO * p.agent_radius - PILED, False, 0
-    columns, rows, side = grid(w, e, reach)
-    for row in range(*rows_around(y, side, rows)):
-        start, end = run_in_row(w, e, row, x, side, columns)
+    for row in range(*rows_around(w, e, y)):
+        start, end = run_in_row(w, e, row, x)
         for k in range(start, end):
             dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
             square = dx * dx + dy * dy

@@ -6,14 +6,26 @@ import functools
 import shutil
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numba
 import numpy as np
 
-from entropy_env.engines import Transition, as_seed, check_fork, episode_key
+from entropy_env.engines import (
+    Transition,
+    as_seed,
+    check_fork,
+    check_layout,
+    check_params,
+    check_shape,
+    check_state,
+    check_which,
+    episode_key,
+)
 from entropy_env.env import Swarm
 from entropy_env.neighbours import uses_grid
 from entropy_env.numba_engine import step
@@ -27,7 +39,7 @@ from entropy_env.numba_engine.arrays import (
     write_maps,
     write_state,
 )
-from entropy_env.numba_engine.compilation import cache_folder
+from entropy_env.numba_engine.compilation import OPTIONS, cache_folder, config
 from entropy_env.numba_engine.step import Choices
 from entropy_env.numba_engine.threads import num_cores, share
 from entropy_env.types import Layout, SwarmParams, SwarmState
@@ -72,6 +84,8 @@ class NumbaEngine:
         self._begun = False
         self._alone = threading.Lock()  # two threads in one engine would write each other's lists
         self.params = params
+        given = self._w, self._packed, self._action, self._choices
+        assert tuple(map(numba.typeof, given)) == self._kernels.types, "the kernels are compiled for other arrays"
 
     @property
     def params(self) -> SwarmParams:
@@ -80,28 +94,29 @@ class NumbaEngine:
 
     @params.setter
     def params(self, params: SwarmParams) -> None:
+        check_params(params, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
         self._params = params
 
-    def reset(self, seed: int | np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
         if which is not None:
             self._check_begun()
-            which = np.array(which, bool)
-            if which.shape != (self.num_envs,):
-                raise ValueError(f"which has shape {which.shape}, expected {(self.num_envs,)}")
-        seed = as_seed(seed)
+        where = check_which(which, self.num_envs)
+        seed = None if seed is None else as_seed(seed)
         with self._alone:
-            self._seed, self._draws, self._drawing = seed, 0, None
+            if seed is not None:
+                self._seed, self._draws, self._drawing = seed, 0, None
             layouts = self._draw()
             write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
-            self._start(self._everywhere if which is None else which)
+            self._start(where)
             write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
             self._spent[:] = not self.autoreset
             return self._observe(self._everywhere)
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
+        check_layout(layout, self.env, self.num_envs)
         with self._alone:
             write_maps(self._next_maps, layout)
             self._start(self._everywhere)
@@ -109,11 +124,11 @@ class NumbaEngine:
 
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
-        self._check_begun()
-        if np.shape(action) != self._action.shape:
-            raise ValueError(f"action has shape {np.shape(action)}, expected {self._action.shape}")
+        check_shape("action", action, self._action.shape)
         with self._alone:
+            self._check_begun()
             self._action[...] = action
+            self._begun = False  # a step that is interrupted leaves no episode that could go on
             ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
             if ended and self.autoreset:
                 over = self._over
@@ -122,19 +137,20 @@ class NumbaEngine:
                     self._refill()
                 self._start(over)
                 self._observe(over)
+            self._begun = True
             return self._told
 
     def observe(self) -> np.ndarray:
         """See `Engine`."""
-        self._check_begun()
         with self._alone:
+            self._check_begun()
             return self._observe(self._everywhere)
 
     @property
     def valid(self) -> np.ndarray:
         """See `Engine`."""
         self._check_begun()
-        return self._w.maps.valid
+        return self._w.maps.valid.copy()
 
     def global_state(self) -> np.ndarray:
         """See `Engine`."""
@@ -157,6 +173,7 @@ class NumbaEngine:
 
     @state.setter
     def state(self, state: SwarmState) -> None:
+        check_state(state, self.env, self.num_envs)
         with self._alone:
             write_state(self._w, state)
             self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
@@ -192,7 +209,7 @@ class NumbaEngine:
     def _observe(self, which: np.ndarray) -> np.ndarray:
         """Look at the worlds of `which` (E,) bool as they stand."""
         for stage in (step.SORT, step.SEE):
-            k = step.num_stages(self._choices.substeps) - 1 - step.SEE + stage
+            k = step.place_of(stage, self._choices.substeps)
             self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs
 
@@ -253,35 +270,44 @@ class Kernels(NamedTuple):
     run: Callable[..., int]
     start: Callable[..., None]
     copy_rows: Callable[..., None]
+    types: tuple  # of the first arguments of `run`: Swarms, parameters, actions and Choices
 
 
 @functools.cache
 def load_kernels() -> Kernels:
     """Have the step compiled, or read from the cache on disk, by running it over no world.
 
-    A damaged cache, or a disk without room for one, is no reason to fail: the folder is emptied and it compiles again.
+    A damaged cache, or a disk without room for one, is no reason to fail: the code is compiled all the same, and a
+    damaged cache is thrown away.
     """
+    if config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set")
+    folder, reason = cache_folder()
+    if folder is None:
+        warnings.warn(reason, stacklevel=2)
+    elif not any(Path(folder).rglob("*.nbc")) and sys.stderr.isatty():
+        print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
+    try:
+        return _compile(step.run, step.start, step.copy_rows)
+    except Exception as error:
+        if folder is None:
+            raise
+        kernels = _compile(*(numba.njit(**OPTIONS)(f.py_func) for f in (step.run, step.start, step.copy_rows)))
+        if not isinstance(error, OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+        return kernels
+
+
+def _compile(run: Any, start: Any, copy_rows: Any) -> Kernels:
     spec = Swarm().spec
     w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
     action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
-    packed, choices = pack_params(SwarmParams(), 1), Choices(spec.substeps, 0, False, False)
-
-    def compile_all() -> None:
-        step.run(w, packed, action, choices, 0, nowhere, (0, 0), (0, 0), (0, 0))
-        step.start(w, nowhere)
-        step.copy_rows(row, row, nowhere)
-
-    folder = cache_folder()
-    if folder and not any(Path(folder).rglob("*.nbc")) and sys.stderr.isatty():
-        print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
-    try:
-        compile_all()
-    except Exception:
-        if folder is None:
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        compile_all()
-    return Kernels(*(next(iter(f.overloads.values())).entry_point for f in (step.run, step.start, step.copy_rows)))
+    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, 0, False, False)
+    run(*given, 0, nowhere, (0, 0), (0, 0), (0, 0))
+    start(w, nowhere)
+    copy_rows(row, row, nowhere)
+    codes = [next(iter(kernel.overloads.values())).entry_point for kernel in (run, start, copy_rows)]
+    return Kernels(codes[0], codes[1], codes[2], tuple(map(numba.typeof, given)))
 
 
 def _transition(w: Swarms) -> Transition:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from entropy_env.numba_engine.cells import grid, rows_around, run_in_row
+from entropy_env.numba_engine.cells import rows_around, run_in_row
 from entropy_env.numba_engine.compilation import inlined
 from entropy_env.numba_engine.geometry import (
     ATAN_ERROR,
@@ -161,9 +161,8 @@ def scan(w, p, row, cos, sin, slot, e, i):
     scan_half_plane(row, rays, height - y, reach, sin, cos)
 
     far = reach + p.agent_radius
-    columns, rows, side = grid(w, e, far)
-    for cell_row in range(*rows_around(y, side, rows)):
-        start, end = run_in_row(w, e, cell_row, x, side, columns)
+    for cell_row in range(*rows_around(w, e, y)):
+        start, end = run_in_row(w, e, cell_row, x)
         xs, ys, agents = w.sorted_x[e, start:end], w.sorted_y[e, start:end], w.sorted_agent[e, start:end]
         first_ray, ray_count = w.first_ray[slot], w.ray_count[slot]
         find_rays(xs, ys, x, y, cos, sin, p.agent_radius, far, num_rays, first_ray, ray_count)

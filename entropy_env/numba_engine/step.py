@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from entropy_env.numba_engine.cells import grid, rows_around, run_in_row, sort_into_cells
+from entropy_env.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.numba_engine.compilation import inlined, kernel
 from entropy_env.numba_engine.dynamics import (
     contact_reach,
@@ -138,9 +138,8 @@ def observe(w, p, choices, row, slot, e, i):
 def is_clear(w, p, e, pose):
     """Whether an agent at a pose touches none of those sorted into cells."""
     x, y, wide = pose[0], pose[1], TWO * p.agent_radius
-    columns, rows, side = grid(w, e, lidar_reach(p))
-    for row in range(*rows_around(y, side, rows)):
-        start, stop = run_in_row(w, e, row, x, side, columns)
+    for row in range(*rows_around(w, e, y)):
+        start, stop = run_in_row(w, e, row, x)
         for k in range(start, stop):
             dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
             if dx * dx + dy * dy < wide * wide:
@@ -241,6 +240,11 @@ def run_stage(stage, w, params, action, choices, slot, e, first, last):
 def num_stages(substeps: int) -> int:
     """How many stages a step goes through."""
     return SEE + 1 + 2 * (substeps - 1)
+
+
+def place_of(stage: int, substeps: int) -> int:
+    """Where a stage that comes once, after the substeps, stands: the inverse of `stage_at`."""
+    return stage + 2 * (substeps - 1)
 
 
 def of_a_world(k: int, substeps: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 _executor: ThreadPoolExecutor | None = None
 
@@ -51,6 +51,10 @@ def share(task: Callable[[int, tuple[int, int]], int], count: int, chunk: int, n
     if _executor is None:
         _executor = ThreadPoolExecutor(max_workers=num_cores(), thread_name_prefix="entropy-env")
     helpers = [_executor.submit(work, slot) for slot in range(1, min(num_threads, len(chunks)))]
-    total = work(0)
-    # one that has not begun by now has nothing left to do
-    return total + sum(helper.result() for helper in helpers if not helper.cancel())
+    try:
+        total = work(0)
+    finally:  # also where Ctrl-C ends it: nobody may work on after the caller has gone on
+        chunks.clear()
+        helpers = [helper for helper in helpers if not helper.cancel()]
+        wait(helpers)
+    return total + sum(helper.result() for helper in helpers)
