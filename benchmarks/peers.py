@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -133,7 +132,6 @@ def main(options: Options) -> None:
     """Measure case by case, the systems in turn."""
     use_all_cores()
     warnings.simplefilter("ignore")  # the peers' own
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave the cores to who is timed
     present = [name for name in options.peers if importlib.util.find_spec(PEERS[name])]
     for name in options.peers:
         if name not in present:
