@@ -299,6 +299,11 @@ def evaluated(function, *arguments):
     return np.array([function(*(np.float32(a) for a in row)) for row in zip(*arguments, strict=True)], np.float64)
 
 
+def test_sinc_is_accurate():
+    angle = np.concatenate([np.linspace(-20, 20, 2001), [0.0, 1e-30, 0.49999, 0.5, -0.5]]).astype(np.float32)
+    np.testing.assert_allclose(evaluated(geometry.sinc, angle), np.sinc(angle.astype(np.float64) / np.pi), atol=3e-7)
+
+
 def test_cosine_and_sine_are_accurate():
     angle = np.concatenate([np.linspace(-50, 50, 20001), np.arange(-32, 33) * np.pi / 4, [0.0, -0.0]]).astype(
         np.float32

@@ -14,13 +14,12 @@ from entropy_env import dynamics
 from entropy_env.numba_engine.arrays import LISTED
 from entropy_env.numba_engine.cells import rows_around, run_in_row
 from entropy_env.numba_engine.compilation import inlined
-from entropy_env.numba_engine.geometry import HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, wrap_angle
+from entropy_env.numba_engine.geometry import HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, sinc, wrap_angle
 
 SLACK, REST, PILED = np.float32(dynamics.SLACK), np.float32(dynamics.REST), np.float32(dynamics.PILED)
 ROUNDING, SMALL = np.float32(dynamics.ROUNDING), np.float32(dynamics.SMALL)
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
 SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
-TINY_TURN = np.float32(1e-4)  # rad
 
 
 @inlined
@@ -85,9 +84,7 @@ def propose(me, p, h):
         left += (me.wheel_speed[0] - left) * keep
         right += (me.wheel_speed[1] - right) * keep
     half_turn = (right - left) / p.wheel_base * h / TWO
-    chord = (left + right) / TWO * h
-    if abs(half_turn) >= TINY_TURN:
-        chord *= cos_sin(half_turn)[1] / half_turn
+    chord = (left + right) / TWO * h * sinc(half_turn)
     longest = longest_move(p, h)
     chord = min(max(chord, -longest), longest)
     middle = me.heading + half_turn

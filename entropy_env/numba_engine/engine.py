@@ -49,7 +49,7 @@ CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
 CELLS_PER_AGENT = 4
 TEAM_FROM = 4096  # agents of a world whose stages several threads share, where there are few worlds
 LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
-CHUNK = 256  # agents worth a call of a kernel: 0.1 ms
+CHUNK = 64  # agents worth a call of a kernel: 20 us
 
 
 class NumbaEngine:
@@ -219,7 +219,7 @@ class NumbaEngine:
         num_agents = self.env.spec.num_agents
         if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
             return sum(self._run_as_team(args, first, stop, which, e) for e in range(self.num_envs) if which[e])
-        chunk = max(-(-self.num_envs // (8 * self.num_threads)), CHUNK // num_agents, 1)
+        chunk = max(CHUNK // num_agents, 1)
 
         def worlds(slot: int, part: tuple[int, int]) -> int:
             return run(*args, slot, which, part, (first, stop), (0, num_agents))
@@ -235,8 +235,7 @@ class NumbaEngine:
                 return run(*args, slot, which, world, stage, part)
 
             alone = step.of_a_world(k, self._choices.substeps)
-            chunk = num_agents if alone else max(-(-num_agents // (8 * self.num_threads)), CHUNK)
-            ended = share(agents, num_agents, chunk, self.num_threads)
+            ended = share(agents, num_agents, num_agents if alone else CHUNK, self.num_threads)
         return int(ended > 0)
 
     def _refill(self) -> None:

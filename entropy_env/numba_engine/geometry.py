@@ -20,6 +20,7 @@ QUARTERS_PER_RAD = np.float32(2 / math.pi)
 QUARTER = tuple(np.float32(part) for part in (1.5703125, 4.837512969970703e-4, 7.54978995489188e-8))  # of a turn, rad
 SIN = tuple(np.float32(term) for term in (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4))
 COS = tuple(np.float32(term) for term in (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5))
+SINC = tuple(np.float32(1 / math.factorial(n)) for n in (3, 5, 7))
 ATAN_BEND = np.float32(0.273)
 ATAN_ERROR = np.float32(0.0039)  # rad, of `nearly_atan2`
 
@@ -46,6 +47,15 @@ def cos_sin(angle):
     if quarters & 1:
         cos, sin = -sin, cos
     return (-cos, -sin) if quarters & 2 else (cos, sin)
+
+
+@inlined
+def sinc(angle):
+    """sin(angle) / angle, near zero by its series."""
+    square = angle * angle
+    if square < HALF * HALF:
+        return ONE - square * (SINC[0] - square * (SINC[1] - square * SINC[2]))
+    return cos_sin(angle)[1] / angle
 
 
 @inlined

@@ -30,19 +30,25 @@ def num_cores() -> int:
 
 
 def share(task: Callable[[int, tuple[int, int]], int], count: int, chunk: int, num_threads: int) -> int:
-    """The sum of task(slot, (first, stop)) over chunks of range(count), on up to `num_threads` threads.
+    """The sum of task(slot, (first, stop)) over parts of range(count), on up to `num_threads` threads.
 
-    This one is among them. No two tasks with one slot, below `num_threads`, run at the same time.
+    This one is among them. The parts shrink to `chunk`, so that all finish together (guided self-scheduling,
+    Polychronopoulos & Kuck 1987). No two tasks with one slot, below `num_threads`, run at the same time.
     """
     if num_threads == 1 or count <= chunk:
         return task(0, (0, count))
-    chunks = deque((first, min(first + chunk, count)) for first in range(0, count, chunk))
+    parts: deque[tuple[int, int]] = deque()
+    first = 0
+    while first < count:
+        stop = min(first + max((count - first) // (2 * num_threads), chunk), count)
+        parts.append((first, stop))
+        first = stop
 
     def work(slot: int) -> int:
         total = 0
         while True:
             try:
-                part = chunks.popleft()
+                part = parts.popleft()
             except IndexError:
                 return total
             total += task(slot, part)
@@ -50,11 +56,12 @@ def share(task: Callable[[int, tuple[int, int]], int], count: int, chunk: int, n
     global _executor
     if _executor is None:
         _executor = ThreadPoolExecutor(max_workers=num_cores(), thread_name_prefix="entropy-env")
-    helpers = [_executor.submit(work, slot) for slot in range(1, min(num_threads, len(chunks)))]
+    helpers = [_executor.submit(work, slot) for slot in range(1, min(num_threads, len(parts)))]
     try:
         total = work(0)
-    finally:  # also where Ctrl-C ends it: nobody may work on after the caller has gone on
-        chunks.clear()
-        helpers = [helper for helper in helpers if not helper.cancel()]
-        wait(helpers)
-    return total + sum(helper.result() for helper in helpers)
+    except BaseException:  # Ctrl-C: nobody may work on after the caller has gone on
+        parts.clear()
+        wait([helper for helper in helpers if not helper.cancel()])
+        raise
+    # one that has not begun by now has nothing left to do
+    return total + sum(helper.result() for helper in helpers if not helper.cancel())
