@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.measure import Row
 from benchmarks.report import RESULTS, load_rows
@@ -48,6 +48,7 @@ def scaling(axes: Axes, rows: list[Row]) -> None:
                 label = f"{NAMES[engine]}, {name}"
                 axes.plot(x, y, line, marker=marker, markersize=4, color=COLOURS[engine], label=label)
     axes.set(xscale="log", yscale="log", xlabel="agents in one world", ylabel="time per agent step, µs")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     _plain(axes.xaxis, axes.yaxis)
     axes.legend(frameon=False)
 
