@@ -97,7 +97,8 @@ def jax_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
 
 
 def use_all_cores() -> None:
-    """Make a JAX device of every core, for XLA steps a batch on one core of a CPU. Before anything is done with JAX."""
+    """Make a JAX device of every core, for XLA steps a batch on little more than one of them. Before anything is done
+    with JAX."""
     with contextlib.suppress(RuntimeError):  # where something has been
         jax.config.update("jax_num_cpu_devices", num_cores())
 

@@ -198,8 +198,8 @@ class VectorSwarm:
 class SpreadSwarm:
     """`VectorSwarm.reset` and `step` with the worlds spread evenly over devices that step them side by side.
 
-    devices: such as tuple(jax.devices()). On a CPU, where XLA steps a batch on a single core, make a device of each core
-    before anything else is done with JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
+    devices: such as tuple(jax.devices()). On a CPU, where XLA steps a batch on little more than one core, make a device of
+    each core before anything else is done with JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
     """
 
     env: Swarm
