@@ -198,6 +198,14 @@ def check_valid(layout, history, depth=DEPTH):
         assert not reference.crossings(path[:-1], path[1:], world.walls).any()
 
 
+def check_nobody_passed_a_wall(layout, history, margin):
+    """Nor the border, wherever agents began; but for the last `margin` m of a wall. history: (T, E, N, 2) m."""
+    for i in range(history.shape[1]):
+        world, path = reference.world(take(layout, i)), history[:, i]
+        assert not reference.crossings(path[:-1], path[1:], world.walls, margin=margin).any()
+        assert np.all((path >= 0) & (path <= world.size))
+
+
 def brute_force(state, grown=0.0, num_rays=32, lidar_range=3.0):
     """Readings (N, num_rays) of the slow ray caster, where every obstacle is `grown` m larger."""
     return reference.scan(

@@ -73,6 +73,7 @@ class NumbaEngine:
         num_cells = CELLS_PER_AGENT * spec.num_agents if uses_grid(spec, CELLS_FROM) else 1
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
         self._next_maps = empty_maps(spec, num_envs)
+        self._map_pairs = list(zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True))
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
@@ -200,7 +201,7 @@ class NumbaEngine:
 
     def _start(self, which: np.ndarray) -> None:
         """Begin episodes in the worlds of `which` (E,) bool on their next maps."""
-        for target, source in zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True):
+        for target, source in self._map_pairs:
             self._kernels.copy_rows(target, source, which)
         self._kernels.start(self._w, which)
         self._spent |= which
