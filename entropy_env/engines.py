@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import jax
@@ -85,6 +86,12 @@ class Engine(Protocol):
     @state.setter
     def state(self, state: SwarmState) -> None: ...
 
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of all that decides what comes next, with the layouts to come, by names of the engine's own."""
+
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """Go on from a snapshot of such an engine with the same simulator, exactly as that did. ValueError for another."""
+
 
 def make_engine(
     env: Swarm,
@@ -159,6 +166,13 @@ def check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
     """ValueError naming both shapes."""
     if np.shape(value) != expected:
         raise ValueError(f"{name} has shape {np.shape(value)}, expected {expected}")
+
+
+def check_names(what: str, given: Mapping[str, Any], expected: set[str]) -> None:
+    """ValueError naming one that is missing or unknown."""
+    wrong = sorted(given.keys() ^ expected)
+    if wrong:
+        raise ValueError(f"{what} {'has no' if wrong[0] in expected else 'has an unknown'} {wrong[0]!r}")
 
 
 def check_which(which: np.ndarray | None, num_envs: int) -> np.ndarray:

@@ -7,6 +7,7 @@ so a second engine compiles nothing, and neither does a new parameter value.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from entropy_env.engines import (
     as_seed,
     check_fork,
     check_layout,
+    check_names,
     check_params,
     check_shape,
     check_state,
@@ -116,6 +118,22 @@ class JaxEngine:
             worlds=worlds, episode_return=nothing, episode_length=nothing.astype(jnp.int32)
         )
 
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """See `Engine`."""
+        return _named(jax.tree.map(np.array, self._running())) | {"seed": self._seed, "draws": np.array(self._draws)}
+
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """See `Engine`."""
+        check_fork()
+        like = jax.eval_shape(self._batch.reset, jax.random.key(0), self._on_device())[1]
+        leaves = _named(like)
+        check_names("snapshot", snapshot, {*leaves, "seed", "draws"})
+        for name, leaf in leaves.items():
+            check_shape(f"snapshot[{name!r}]", snapshot[name], leaf.shape)
+        arrays = [jnp.array(snapshot[name], leaf.dtype) for name, leaf in leaves.items()]
+        self._vector_state = jax.tree.unflatten(jax.tree.structure(like), arrays)
+        self._seed, self._draws = np.array(snapshot["seed"]), int(snapshot["draws"])
+
     def _running(self) -> VectorState:
         if self._vector_state is None:
             raise RuntimeError("no episode has begun: call reset()")
@@ -130,6 +148,12 @@ class JaxEngine:
         check_fork()
         self._draws += 1
         return self._seed, np.uint32(self._draws - 1)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 @functools.partial(jax.jit, static_argnums=0)

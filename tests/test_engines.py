@@ -41,6 +41,12 @@ def make(name="numba", num_envs=2, **settings):
     return make_engine(ENV, num_envs, ENV.resolve_params(max_steps=5), name, **settings)
 
 
+def from_snapshot(worlds):
+    other = make("numba" if isinstance(worlds, NumbaEngine) else "jax")
+    other.restore(worlds.snapshot())
+    return other
+
+
 def run(code, **environment):
     """What a fresh interpreter prints; its errors are those of the test."""
     done = subprocess.run(
@@ -286,7 +292,7 @@ def test_threads_work_after_a_fork():
 
 
 @pytest.mark.parametrize("name", ["numba", "jax"])
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda worlds: pickle.loads(pickle.dumps(worlds))])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda worlds: pickle.loads(pickle.dumps(worlds)), from_snapshot])
 def test_a_copy_goes_on_by_itself(name, duplicate):
     worlds, rng = make(name), np.random.default_rng(0)
     worlds.reset(SEED)
@@ -297,6 +303,30 @@ def test_a_copy_goes_on_by_itself(name, duplicate):
     expected = [copy.deepcopy(worlds.step(action)) for action in actions[3:]]
     for action, told in zip(actions[3:], expected, strict=True):
         jax.tree.map(np.testing.assert_array_equal, vars(copied.step(action)), vars(told))
+
+
+@pytest.mark.parametrize("name", ["numba", "jax"])
+def test_a_snapshot_of_something_else_is_refused(name):
+    worlds = make(name)
+    with pytest.raises(RuntimeError, match="no episode has begun"):
+        worlds.snapshot()
+    worlds.reset(SEED)
+    snapshot = worlds.snapshot()
+    with pytest.raises(ValueError, match="snapshot has no 'draws'"):
+        worlds.restore({key: array for key, array in snapshot.items() if key != "draws"})
+    with pytest.raises(ValueError, match="snapshot has an unknown 'other'"):
+        worlds.restore(snapshot | {"other": np.zeros(1)})
+    with pytest.raises(ValueError, match=r"has shape .*expected"):
+        make(name, num_envs=3).restore(snapshot)
+
+
+def test_a_snapshot_with_goals_that_do_not_exist_is_refused():
+    worlds = make("numba")
+    worlds.reset(SEED)
+    snapshot = worlds.snapshot()
+    snapshot["agents"][:] = 255
+    with pytest.raises(ValueError, match="goals from -1 to -1"):
+        worlds.restore(snapshot)
 
 
 def test_new_layouts_are_drawn_ahead_and_none_is_played_twice():

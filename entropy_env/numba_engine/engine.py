@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from entropy_env.engines import (
     as_seed,
     check_fork,
     check_layout,
+    check_names,
     check_params,
     check_shape,
     check_state,
@@ -180,20 +181,46 @@ class NumbaEngine:
             self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
             self._begun = True
 
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """See `Engine`."""
+        self._check_begun()
+        draws = self._draws - (self._drawing is not None)  # what is being drawn is drawn again
+        arrays = {name: np.ascontiguousarray(array).view(np.uint8) for name, array in self._lasting().items()}
+        rest = {"spent": self._spent.copy(), "seed": self._seed, "draws": np.array(draws)}
+        return {name: array.copy() for name, array in arrays.items()} | rest
+
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """See `Engine`."""
+        lasting = self._lasting()
+        check_names("snapshot", snapshot, {*lasting, "spent", "seed", "draws"})
+        for name, array in lasting.items():
+            check_shape(f"snapshot[{name!r}]", snapshot[name], array.view(np.uint8).shape)
+        goal = np.ascontiguousarray(snapshot["agents"]).view(self._w.agents.dtype)["goal_index"]
+        if np.any((goal < 0) | (goal >= self.env.spec.num_goals)):
+            raise ValueError(f"the snapshot has goals from {goal.min()} to {goal.max()}: it is damaged")
+        with self._alone:
+            for name, array in lasting.items():
+                array.view(np.uint8)[...] = snapshot[name]
+            self._spent[...] = snapshot["spent"]
+            self._seed, self._draws, self._drawing = np.array(snapshot["seed"]), int(snapshot["draws"]), None
+            self._begun = True
+
+    def _lasting(self) -> dict[str, np.ndarray]:
+        """The arrays that hold an episode and the maps of the next, by name."""
+        w = self._w
+        maps = {f"maps/{name}": array for name, array in w.maps._asdict().items()}
+        next_maps = {f"next_maps/{name}": array for name, array in self._next_maps._asdict().items()}
+        return {"agents": w.agents, "worlds": w.worlds, "obs": w.obs, "final_obs": w.final_obs} | maps | next_maps
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the views, which would not be views of the copy, and without what is being drawn."""
-        draws = self._draws - (self._drawing is not None)
-        arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
         made_with = self.env, self.num_envs, self.params, self.autoreset, self.num_threads
-        rest = {"_spent": self._spent.copy(), "_seed": self._seed, "_begun": self._begun, "_draws": draws}
-        return {"made_with": made_with, "arrays": arrays, "rest": rest}
+        return {"made_with": made_with, "snapshot": self.snapshot() if self._begun else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["made_with"])  # type: ignore[misc]
-        arrays = self._w.agents, self._w.worlds, self._w.obs, self._w.final_obs, *self._w.maps, *self._next_maps
-        for target, source in zip(arrays, state["arrays"], strict=True):
-            target[...] = source
-        self.__dict__ |= state["rest"]
+        if state["snapshot"] is not None:
+            self.restore(state["snapshot"])
 
     def _check_begun(self) -> None:
         if not self._begun:

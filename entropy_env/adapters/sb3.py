@@ -1,0 +1,209 @@
+"""Many worlds as a Stable-Baselines3 `VecEnv` in which every robot is a lane, so that all share one policy.
+
+from entropy_env.adapters.sb3 import SwarmVecEnv
+model = PPO("MlpPolicy", SwarmVecEnv(num_worlds=8, num_agents=10), seed=0)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+try:
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnv
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"SwarmVecEnv needs Stable-Baselines3 ({error}): pip install 'entropy-env[sb3]'", name=error.name
+    ) from error
+
+from entropy_env.adapters.world import RENDER_MODES, Worlds, check_action
+from entropy_env.engines import EngineName, Transition
+from entropy_env.scenarios import Scenario
+from entropy_env.spaces import action_space, observation_space
+from entropy_env.types import OnGoal
+
+
+class SwarmVecEnv(VecEnv):
+    """`num_worlds` worlds of `num_agents` robots; lane `world * num_agents + agent`.
+
+    A lane's episodes follow one another without a break. One ends (`dones`) when its robot arrives, which is termination,
+    and at the world's time limit, which is truncation: `infos` then hold `terminal_observation`, `TimeLimit.truncated` and
+    `episode` (return `r`, length `l`, time `t`) as Monitor gives them, and the observation is already that of the next
+    episode. What follows an arrival depends on `on_goal`:
+
+    - `respawn`: the robot stands elsewhere, bound for its next goal, while its world goes on. Should no place be clear, it
+      waits: the lane observes zeros and earns nothing, and what it does is ignored.
+    - `terminate`: the robot leaves, and the lane waits like that until its world is over, when all have arrived or the
+      time is up. Half of what such lanes collect is waiting: train with `respawn`.
+    - `next_goal`: it does not end the episode; the robot turns to its next goal until the time limit.
+
+    Steps of waiting belong to the episode that follows, but are not counted in its length. `is_success` is in `infos` at
+    the end of a robot's first episode in its world only: later ones have what is left of the world's time, and would bias
+    the rate that SB3 shows.
+    """
+
+    def __init__(
+        self,
+        num_worlds: int = 8,
+        num_agents: int = 10,
+        scenario: str | Scenario = "open",
+        difficulty: int = 1,
+        on_goal: OnGoal | None = None,
+        render_mode: str | None = None,
+        max_steps: int | None = None,
+        engine: EngineName = "auto",
+        seed: int | None = None,
+        **settings: Any,
+    ) -> None:
+        """on_goal: see above, `respawn` by default. seed: of the layouts; None for a new one each time.
+
+        The other keywords are those of `swarm_v0.parallel_env`, without `layout`.
+        """
+        if "layout" in settings:
+            raise ValueError("layout: give a Scenario of your own, since all worlds are drawn from one")
+        self._worlds = Worlds(
+            num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal or "respawn",
+            render_mode=render_mode, max_steps=max_steps, engine=engine, **settings,
+        )  # fmt: skip
+        self.num_worlds, self.num_agents = num_worlds, num_agents
+        self.render_mode = render_mode
+        spec = self._worlds.swarm.spec
+        super().__init__(num_worlds * num_agents, observation_space(spec), action_space(spec))
+        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": self._worlds.render_fps}
+        self._rng = np.random.default_rng(seed)
+        self._actions = np.zeros((num_worlds, num_agents, spec.action_dim), np.float32)
+        self._level_changed = False
+        self._born = time.time()
+
+    @property
+    def difficulty(self) -> int:
+        """1 to 4, of the layouts that are drawn."""
+        return self._worlds.difficulty
+
+    @difficulty.setter
+    def difficulty(self, difficulty: int) -> None:
+        self.set_difficulty(difficulty)
+
+    def set_difficulty(self, difficulty: int) -> None:
+        """Draw layouts of this level (1 to 4) from now on: the next step truncates all episodes and begins new ones.
+
+        ValueError where the scenario cannot be had at this level.
+        """
+        if difficulty != self.difficulty:
+            self._worlds.set_difficulty(difficulty)
+            self._level_changed = True
+
+    def reset(self) -> np.ndarray:
+        """New episodes everywhere: observations (lanes, obs_dim). After `seed`, of that seed; else the stream goes on."""
+        if self._seeds[0] is not None:
+            self._rng = np.random.default_rng(self._seeds[0])
+        obs = self._worlds.reset(self._rng, self._options[0])
+        self._reset_seeds()
+        self._reset_options()
+        self._level_changed = False
+        return self._in_lanes(obs)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """actions: (lanes, 2) left and right motors, clipped to [-1, 1]. ValueError if not finite or of another shape."""
+        flat = check_action("the array of actions", actions, (self.num_envs, self._actions.shape[-1]))
+        self._actions = flat.reshape(self._actions.shape)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """One control period: observations (lanes, obs_dim), rewards (lanes,), dones (lanes,) bool, infos."""
+        told = self._worlds.step(self._actions)
+        dones, infos = self._in_lanes(told.terminated | told.truncated), [{} for _ in range(self.num_envs)]
+        if dones.any():
+            self._describe_ends(told, np.flatnonzero(dones), infos)
+        obs, rewards = self._in_lanes(told.obs), self._in_lanes(told.reward).copy()
+        if self._level_changed:
+            return self._at_new_level(obs.copy(), infos), rewards, np.ones_like(dones), infos
+        return obs.copy(), rewards, dones, infos
+
+    def _describe_ends(self, told: Transition, lanes: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Fill in the infos of lanes whose episodes end."""
+        final_obs, truncated = self._in_lanes(told.final_obs)[lanes], self._in_lanes(told.truncated)[lanes]
+        returns, lengths = self._in_lanes(told.episode_return)[lanes], self._in_lanes(told.episode_length)[lanes]
+        success, goals = self._in_lanes(told.success)[lanes], self._in_lanes(told.goals_reached)[lanes]
+        lifelong, age = self._worlds.swarm.spec.on_goal == "next_goal", round(time.time() - self._born, 6)
+        columns = (lanes, returns, lengths, truncated, success, lifelong | (goals == success))
+        for row, (lane, r, length, cut, arrived, first) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+            info = infos[lane]
+            info["terminal_observation"] = final_obs[row]
+            info["TimeLimit.truncated"] = cut
+            info["episode"] = {"r": round(r, 6), "l": length, "t": age}
+            if first:
+                info["is_success"] = arrived
+
+    def _at_new_level(self, obs: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """Cut all episodes that are still going, and begin anew at the difficulty that has been set."""
+        for lane, info in enumerate(infos):
+            if not info:
+                info["terminal_observation"], info["TimeLimit.truncated"] = obs[lane], True
+        return self.reset()
+
+    def _in_lanes(self, rows: np.ndarray) -> np.ndarray:
+        """(worlds, agents, ...) to (lanes, ...)."""
+        return rows.reshape(self.num_envs, *rows.shape[2:])
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of all that decides what comes next, by name: a training that is saved with it can go on exactly."""
+        engine = {f"engine/{name}": array for name, array in self._worlds.engine.snapshot().items()}
+        draws = np.frombuffer(json.dumps(self._rng.bit_generator.state).encode(), np.uint8)
+        return engine | {"rng": draws, "difficulty": np.array(self.difficulty)}
+
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """Go on from the snapshot of such an environment. ValueError for one of another."""
+        engine = {name.removeprefix("engine/"): array for name, array in snapshot.items() if name.startswith("engine/")}
+        self._worlds.resume(int(snapshot["difficulty"]), engine)
+        self._rng.bit_generator.state = json.loads(np.asarray(snapshot["rng"]).tobytes())
+        self._level_changed = False
+
+    def get_images(self) -> list[np.ndarray]:
+        """One (H, W, 3) uint8 of every world; nothing without `render_mode="rgb_array"`."""
+        return list(self._worlds.frames() or ())
+
+    def render(self, mode: str | None = None) -> np.ndarray | None:
+        """All worlds in one picture (H, W, 3) uint8 in mode `rgb_array`; on the screen, and None, in mode `human`."""
+        if self.render_mode == "human" and mode in (None, "human"):
+            self._worlds.frames()
+            return None
+        return super().render(mode)
+
+    def close(self) -> None:
+        """Close the window."""
+        self._worlds.close()
+
+    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+        """An attribute of this object, the same for every lane of `indices`."""
+        return [getattr(self, attr_name)] * len(self._lanes(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+        """Set it for all lanes: they share their worlds. ValueError for some of them only."""
+        self._check_all(f"set_attr({attr_name!r})", indices)
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: None | int | Iterable[int] = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method once, since lanes share their worlds; its result for every lane of `indices`."""
+        result = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [result] * len(self._lanes(indices))
+
+    def env_is_wrapped(self, wrapper_class: type, indices: None | int | Iterable[int] = None) -> list[bool]:
+        """Nothing is, but what Monitor would report is reported."""
+        return [wrapper_class is Monitor] * len(self._lanes(indices))
+
+    def _lanes(self, indices: None | int | Iterable[int]) -> list[int]:
+        lanes = list(self._get_indices(indices))
+        if any(not -self.num_envs <= lane < self.num_envs for lane in lanes):
+            raise IndexError(f"{indices=} must be lanes from 0 to {self.num_envs - 1}")
+        return lanes
+
+    def _check_all(self, what: str, indices: None | int | Iterable[int]) -> None:
+        if len(set(self._lanes(indices))) < self.num_envs:
+            raise ValueError(f"{what} for some lanes: lanes share their worlds, so leave indices out")
