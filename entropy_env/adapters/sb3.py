@@ -74,7 +74,7 @@ class SwarmVecEnv(VecEnv):
         self.render_mode = render_mode
         spec = self._worlds.swarm.spec
         super().__init__(num_worlds * num_agents, observation_space(spec), action_space(spec))
-        self.metadata = {"render_modes": list(RENDER_MODES), "render_fps": self._worlds.render_fps}
+        self.metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": self._worlds.render_fps}
         self._rng = np.random.default_rng(seed)
         self._actions = np.zeros((num_worlds, num_agents, spec.action_dim), np.float32)
         self._level_changed = False
@@ -116,7 +116,8 @@ class SwarmVecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """One control period: observations (lanes, obs_dim), rewards (lanes,), dones (lanes,) bool, infos."""
         told = self._worlds.step(self._actions)
-        dones, infos = self._in_lanes(told.terminated | told.truncated), [{} for _ in range(self.num_envs)]
+        dones = self._in_lanes(told.terminated | told.truncated)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if dones.any():
             self._describe_ends(told, np.flatnonzero(dones), infos)
         obs, rewards = self._in_lanes(told.obs), self._in_lanes(told.reward).copy()
@@ -178,32 +179,32 @@ class SwarmVecEnv(VecEnv):
         """Close the window."""
         self._worlds.close()
 
-    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """An attribute of this object, the same for every lane of `indices`."""
         return [getattr(self, attr_name)] * len(self._lanes(indices))
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set it for all lanes: they share their worlds. ValueError for some of them only."""
         self._check_all(f"set_attr({attr_name!r})", indices)
         setattr(self, attr_name, value)
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: None | int | Iterable[int] = None, **method_kwargs: Any
+        self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method once, since lanes share their worlds; its result for every lane of `indices`."""
         result = getattr(self, method_name)(*method_args, **method_kwargs)
         return [result] * len(self._lanes(indices))
 
-    def env_is_wrapped(self, wrapper_class: type, indices: None | int | Iterable[int] = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
         """Nothing is, but what Monitor would report is reported."""
         return [wrapper_class is Monitor] * len(self._lanes(indices))
 
-    def _lanes(self, indices: None | int | Iterable[int]) -> list[int]:
+    def _lanes(self, indices: int | Iterable[int] | None) -> list[int]:
         lanes = list(self._get_indices(indices))
         if any(not -self.num_envs <= lane < self.num_envs for lane in lanes):
             raise IndexError(f"{indices=} must be lanes from 0 to {self.num_envs - 1}")
         return lanes
 
-    def _check_all(self, what: str, indices: None | int | Iterable[int]) -> None:
+    def _check_all(self, what: str, indices: int | Iterable[int] | None) -> None:
         if len(set(self._lanes(indices))) < self.num_envs:
             raise ValueError(f"{what} for some lanes: lanes share their worlds, so leave indices out")

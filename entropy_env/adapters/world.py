@@ -207,6 +207,13 @@ class Worlds(_Simulator):
         self._begun = True
         return obs.copy()
 
+    def resume(self, difficulty: int, snapshot: Mapping[str, np.ndarray]) -> None:
+        """Go on from a snapshot of such worlds' engine. ValueError for one of others."""
+        self.set_difficulty(difficulty)
+        self._use(*self._at(difficulty))
+        self.engine.restore(snapshot)
+        self._begun = True
+
     def step(self, action: np.ndarray) -> Transition:
         """One control period. action: (E, N, 2) finite. What it tells are views of the engine's arrays."""
         self._check_begun()
