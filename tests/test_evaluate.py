@@ -14,7 +14,8 @@ import scipy.stats
 from reference import arc
 
 from entropy_env import vector
-from trainers import evaluate as evaluation
+from trainers import evaluate as command
+from trainers.common import evaluation
 from trainers.common.checkpoint import CheckpointError, save_checkpoint
 from trainers.common.compilation import cache_compilations
 from trainers.common.episodes import Episode, episode_key, travelled
@@ -38,7 +39,7 @@ def make_ppo():
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch):
-    monkeypatch.setattr(evaluation, "cache_compilations", lambda: None)
+    monkeypatch.setattr(command, "cache_compilations", lambda: None)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """How well the policy of a run does on worlds it has never seen.
 
     python -m trainers.evaluate runs/open --episodes 256 --gif open.gif
+    python -m trainers.evaluate models/swarm_1.zip
 
 Every world is one episode, in which agents that arrive leave. Its key is folded out of `--seed` by a constant that no
 trainer uses, so that no seed repeats a world of training; world i of a seed is the same however many are evaluated.
@@ -11,43 +12,37 @@ printed and written to `evaluation.json` in the run folder.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
-import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from entropy_env import __version__
 from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.types import SwarmParams
 from entropy_env.video import MAX_GIF_FPS, write_video
+from trainers.common import episodes as feed_forward
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.compilation import cache_compilations
-from trainers.common.episodes import Episode, episode_key, film, play
+from trainers.common.episodes import episode_key
+from trainers.common.evaluation import Report, check_counts, episode_keys, evaluate_episodes, results_table
 from trainers.common.files import to_json, write_atomic
-from trainers.common.intervals import Interval, mean_interval, share_interval
 from trainers.common.policy import Policy, load_policy
-from trainers.common.shortest_path import shortest_paths, spl
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
-CHUNK = 1 << 22  # pairs of agents simulated at a time, what bounds the memory
 OVERRIDES = ("scenario", "difficulty", "num_agents")  # of the worlds of the run
 TRAIL = 40  # positions drawn behind each agent
-
-Report = Callable[[str], None]
+AnyPolicy = Any  # a Policy, or a LanePolicy of trainers.common.sb3, which needs torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Options:
     other worlds than those of the run, beside it."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of the run, whose newest checkpoint is evaluated."""
+    """Folder of the run, whose newest checkpoint is evaluated, or the zip of a model of trainers.sb3_lstm."""
     episodes: int = 256
     """Worlds, one episode each."""
     seed: int = 0
@@ -85,12 +80,12 @@ def evaluate(
     num_agents: int | None = None,
 ) -> dict[str, Any]:
     """What the command prints and writes, as a dict. Raises what `load_policy` raises, and ValueError."""
-    policy = load_policy(run_dir)
+    policy = load(Path(run_dir))
     env, params = make_env(policy, scenario=scenario, difficulty=difficulty, num_agents=num_agents)
     return evaluate_policy(policy, env, params, episodes, seed)
 
 
-def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
+def make_env(policy: AnyPolicy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
     """The simulator of the policy's task, in which agents that arrive leave; overrides that are None do not count.
 
     Raises ValueError where it does not exist or its observations are not what the policy expects.
@@ -103,101 +98,34 @@ def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
 
 
 def evaluate_policy(
-    policy: Policy, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
+    policy: AnyPolicy, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
 ) -> dict[str, Any]:
     """Figures of a policy over fresh worlds, each with its 95 % interval: sampled, and under `deterministic`."""
     check_counts(episodes, seed)
-    size = min(episodes, max(1, CHUNK // (env.spec.num_agents * max(env.spec.num_agents, 64))))
-    chunks = -(-episodes // size)
-    keys = jax.vmap(episode_key, (None, 0))(seed, jnp.arange(chunks * size)).reshape(chunks, size)
     report("compiling")
     started = time.perf_counter()
-    run = jax.jit(jax.vmap(partial(play, env), (None, None, 0, None))).lower(policy, params, keys[0], True).compile()
-    compiled = time.perf_counter()
-    played = {}
-    for sampled in (True, False):
-        parts = []
-        for index, some in enumerate(keys):
-            report(f"{'sampled' if sampled else 'deterministic'} episodes: {index * size} of {episodes}")
-            parts.append(jax.device_get(run(policy, params, some, sampled)))
-        played[sampled] = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:episodes], *parts)
-    run_seconds = time.perf_counter() - compiled
-
-    layouts, numpy_params = played[True].layout, jax.device_get(params)
-    if not np.all(layouts.valid):
-        raise ValueError(f"{np.sum(~layouts.valid)} of {episodes} layouts could not fit everything")
-    shortest = np.empty(played[True].path.shape)
-    for index in range(episodes):
-        report(f"shortest paths: {index} of {episodes}")
-        shortest[index] = shortest_paths(jax.tree.map(lambda leaf, i=index: leaf[i], layouts), numpy_params)
-    max_steps = int(params.max_steps)
-    return {
-        **summarise(played[True], shortest, max_steps),
-        "deterministic": summarise(played[False], shortest, max_steps),
-        "episodes": episodes,
-        "seed": seed,
-        "scenario": env.scenario.name,
-        "difficulty": int(params.difficulty),
-        "num_agents": env.spec.num_agents,
-        "max_steps": max_steps,
-        "checkpoint_step": int(policy.step),
-        "compile_seconds": round(compiled - started, 3),
-        "run_seconds": round(run_seconds, 3),
-        "device": jax.devices()[0].device_kind,
-        "versions": {
-            "entropy_env": __version__,
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
+    run = home(policy).player(policy, env, params, episode_keys(env, episodes, seed)[0])
+    compile_seconds = round(time.perf_counter() - started, 3)
+    results = evaluate_episodes(run, env, params, episodes, seed, report)
+    return results | {"checkpoint_step": int(policy.step), "compile_seconds": compile_seconds}
 
 
-def check_counts(episodes: int, seed: int) -> None:
-    if episodes < 1:
-        raise ValueError(f"{episodes=} must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"{seed=} must be from 0 to {2**32 - 1}")
+def load(path: Path) -> AnyPolicy:
+    """The policy of a run folder of `trainers.jax_ppo`, or of a zip of `trainers.sb3_lstm`."""
+    return recurrent().load_policy(path) if path.suffix == ".zip" else load_policy(path)
 
 
-def summarise(episodes: Episode, shortest: np.ndarray, max_steps: int) -> dict[str, Interval]:
-    """The figures of E episodes, each the mean over worlds of a mean over the agents of a world.
-
-    shortest: (E, N) m. `steps_to_goal` counts the agents that arrived, in the worlds that have any.
-    """
-    reached, steps = episodes.reached, episodes.steps
-    arrivals = reached.sum(axis=1)
-    steps_to_goal = np.sum(steps, axis=1, where=reached) / np.maximum(arrivals, 1)
-    return {
-        "success": share_interval(reached.mean(axis=1)),
-        "world_success": share_interval(reached.all(axis=1)),
-        "collision_rate": share_interval(episodes.contacts.sum(axis=1) / steps.sum(axis=1)),
-        "steps_to_goal": mean_interval(steps_to_goal[arrivals > 0], 1, max_steps),
-        "spl": share_interval(spl(reached, shortest, episodes.path).mean(axis=1)),
-        "return": mean_interval(episodes.total_reward.mean(axis=1)),
-    }
+def home(policy: AnyPolicy) -> ModuleType:
+    """The module that plays and films episodes with such a policy."""
+    return feed_forward if isinstance(policy, Policy) else recurrent()
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """Sampled and deterministic figures side by side."""
-    task = "{scenario}, difficulty {difficulty}, {num_agents} agents, checkpoint {checkpoint_step}"
-    sample = "{episodes} fresh worlds of seed {seed}, 95 % intervals over worlds"
-    table = Table(title=task.format(**results), caption=sample.format(**results))
-    for column in ("", "sampled", "deterministic"):
-        table.add_column(column, justify="right" if column else "left")
-    for name in results["deterministic"]:
-        table.add_row(name, *(_figure(figures[name]) for figures in (results, results["deterministic"])))
-    return table
+def recurrent() -> ModuleType:
+    """Imported where needed, since it needs torch. ModuleNotFoundError names the extra."""
+    return importlib.import_module("trainers.common.sb3.policy")
 
 
-def _figure(interval: Interval) -> str:
-    mean, low, high = (
-        "-" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}" for value in interval.values()
-    )
-    return f"{mean} ({low} to {high})"
-
-
-def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
+def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
     """What the options ask for, or an error that says what is wrong with them."""
     check_counts(options.episodes, options.seed)
     for path, suffix in ((options.gif, ".gif"), (options.mp4, ".mp4")):
@@ -207,7 +135,7 @@ def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
         Renderer()  # raises where pygame is missing
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        policy = load_policy(options.run_dir)
+        policy = load(options.run_dir)
     for warning in caught:
         print(f"evaluate: warning: {warning.message}", file=sys.stderr)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
@@ -226,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Console(stderr=True).status("") as status:
             results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
         Console().print(results_table(results))
-        write_atomic(options.run_dir / results_name(options), to_json(results, indent=2) + "\n")
+        write_atomic(results_path(options), to_json(results, indent=2) + "\n")
         if options.gif or options.mp4:
             show(options, policy, env, params)
     except (OSError, ValueError, RuntimeError) as error:
@@ -234,15 +162,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def results_name(options: Options) -> str:
-    """`evaluation.json`, or with other worlds than those of the run a name that tells which."""
+def results_path(options: Options) -> Path:
+    """`evaluation.json` in the run folder, beside a zip NAME-evaluation.json; with other worlds than those of the run the
+    name tells which."""
     overrides = (getattr(options, name) for name in OVERRIDES)
-    return "-".join(["evaluation", *(str(value) for value in overrides if value is not None)]) + ".json"
+    name = "-".join(["evaluation", *(str(value) for value in overrides if value is not None)]) + ".json"
+    path = options.run_dir
+    return path.with_name(f"{path.stem}-{name}") if path.suffix == ".zip" else path / name
 
 
-def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:
+def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> None:
     """Write the videos that the options ask for."""
-    states = film(env, policy, params, episode_key(options.seed, 0), sampled=not options.deterministic_video)
+    states = home(policy).film(
+        policy, env, params, episode_key(options.seed, 0), sampled=not options.deterministic_video
+    )
     for path in filter(None, (options.gif, options.mp4)):
         renderer = Renderer(trails=TRAIL)
         frames = (np.asarray(renderer.draw(state, params, title=env.scenario.name)) for state in states)

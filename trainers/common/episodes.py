@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from entropy_env.env import Swarm
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from trainers.common.policy import Policy
+
+Array = jax.Array | np.ndarray
 
 FRESH = 0x6576616C  # folded into an evaluation's key; no trainer folds it into its own
 
@@ -20,11 +24,11 @@ class Episode(struct.PyTreeNode):
     """What an episode came to; with a leading axis, those of E worlds."""
 
     layout: Layout
-    reached: jax.Array  # (N,) bool
-    steps: jax.Array  # (N,) int32, taken by each agent
-    contacts: jax.Array  # (N,) int32, of those in contact
-    path: jax.Array  # (N,) m
-    total_reward: jax.Array  # (N,)
+    reached: Array  # (N,) bool
+    steps: Array  # (N,) int32, taken by each agent
+    contacts: Array  # (N,) int32, of those in contact
+    path: Array  # (N,) m
+    total_reward: Array  # (N,)
 
 
 def episode_key(seed: int, index: int | jax.Array) -> jax.Array:
@@ -74,7 +78,15 @@ def travelled(before: SwarmState, after: SwarmState) -> jax.Array:
     return chord / jnp.sinc(turn / (2 * jnp.pi))
 
 
-def film(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
+def player(
+    policy: Policy, env: Swarm, params: SwarmParams, keys: jax.Array
+) -> Callable[[jax.Array, jax.Array | bool], Episode]:
+    """Plays an episode for each of as many keys as these (E,), compiled."""
+    play_all = jax.jit(jax.vmap(partial(play, env), (None, None, 0, None)))
+    return partial(play_all.lower(policy, params, keys, True).compile(), policy, params)
+
+
+def film(policy: Policy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
     """The states of one episode, NumPy."""
     k_world, k_actions = jax.random.split(key)
     obs, state = jax.jit(env.reset)(k_world, params)

@@ -1,0 +1,140 @@
+"""A trained recurrent policy: loading it from a zip, and playing whole episodes with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import torch as th
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+
+from entropy_env.engines import Transition, make_engine
+from entropy_env.env import Swarm
+from entropy_env.spaces import action_space, observation_space
+from entropy_env.types import Layout, SwarmParams, SwarmState
+from trainers.common.checkpoint import CheckpointError
+from trainers.common.episodes import Episode, travelled
+from trainers.common.policy import Task
+from trainers.common.sb3.checkpoint import Saved, unpack
+from trainers.common.sb3.lstm import LstmPolicy
+
+Memory = tuple[np.ndarray, ...] | None  # (layers, robots, units) each; None at the start of an episode
+EPSILON = 1e-8  # as VecNormalize has it
+CLIP = 10.0
+
+
+class LanePolicy:
+    """Maps the observations of any number of robots, and what each remembers, to their actions.
+
+    >>> policy = load_policy("models/swarm_1.zip")
+    >>> actions, memory = policy(obs, memory)
+
+    Every robot has its row in obs (robots, obs_dim) and in the memory, which is None when their episodes begin.
+    """
+
+    def __init__(
+        self, network: RecurrentActorCriticPolicy, task: Task, step: int, moments: dict[str, np.ndarray] | None = None
+    ) -> None:
+        """moments: `mean` and `var` (obs_dim,) that observations were normalised with, None for none."""
+        self.network, self.task, self.step, self._moments = network, task, step, moments
+
+    @property
+    def obs_dim(self) -> int:
+        return self.network.observation_space.shape[0]  # type: ignore[index]
+
+    def __call__(self, obs: np.ndarray, memory: Memory = None, sampled: bool = False) -> tuple[np.ndarray, Memory]:
+        """Actions (robots, action_dim) in [-1, 1], the mean or a sample around it, and the new memory."""
+        if self._moments is not None:
+            scale = np.sqrt(self._moments["var"] + EPSILON)
+            obs = np.clip((obs - self._moments["mean"]) / scale, -CLIP, CLIP).astype(np.float32)
+        starts = np.full(len(obs), memory is None)
+        return self.network.predict(obs, memory, starts, deterministic=not sampled)
+
+
+def load_policy(path: str | os.PathLike[str]) -> LanePolicy:
+    """The policy in a zip of `trainers.sb3_lstm`. Raises OSError where there is none, CheckpointError if it is damaged."""
+    saved = unpack(path)
+    try:
+        task, step = Task(**saved.about["env"]), int(saved.about["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not describe what it was trained in ({error}): it is not of this trainer"
+        ) from error
+    env, _ = task.make(on_goal="terminate")
+    network = LstmPolicy(observation_space(env.spec), action_space(env.spec), lambda _: 0.0, **shape_of(saved))
+    network.load_state_dict(saved.weights["policy"])
+    network.set_training_mode(False)
+    names = {name: f"normalizer/obs_{name}" for name in ("mean", "var")}
+    normalized = saved.about.get("config", {}).get("normalize_obs", False)
+    return LanePolicy(
+        network, task, step, {name: saved.arrays[key] for name, key in names.items()} if normalized else None
+    )
+
+
+def shape_of(saved: Saved) -> dict[str, Any]:
+    """The `policy_kwargs` that a network with these weights is made with."""
+    weights = saved.weights["policy"]
+    return {
+        "lstm_hidden_size": weights["lstm_actor.weight_hh_l0"].shape[1],
+        "n_lstm_layers": sum(name.startswith("lstm_actor.weight_hh_l") for name in weights),
+        "enable_critic_lstm": any(name.startswith("lstm_critic.") for name in weights),
+    }
+
+
+def player(
+    policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array
+) -> Callable[[jax.Array, bool], Episode]:
+    """Plays an episode for each of as many keys as these (E,)."""
+    return partial(play, policy, env, params)
+
+
+def play(policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array, sampled: bool) -> Episode:
+    """Episodes (E, N), one for each key (E,), in the worlds that `trainers.common.episodes.play` finds with those keys."""
+    zero = np.zeros((len(keys), env.spec.num_agents), np.int32)
+    reached, steps, contacts = zero > 0, zero.copy(), zero.copy()
+    path, total_reward = zero.astype(np.float32), zero.astype(np.float32)
+    for before, told, after in _steps(policy, env, params, keys, sampled):
+        reached |= told.terminated
+        steps += told.acted
+        contacts += told.collision
+        path += np.asarray(travelled(before, after))
+        total_reward += told.reward
+        layout = after.layout
+    return Episode(layout, reached, steps, contacts, path, total_reward)
+
+
+def film(policy: LanePolicy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
+    """The states of one episode, NumPy."""
+    states: list[SwarmState] = []
+    for before, _, after in _steps(policy, env, params, key[None], sampled):
+        states += [before, after] if not states else [after]
+    return [jax.tree.map(lambda leaf: leaf[0], state) for state in states]
+
+
+def _steps(
+    policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array, sampled: bool
+) -> Iterator[tuple[SwarmState, Transition, SwarmState]]:
+    """Every step of the episodes, until all agents have arrived or the time is up: the worlds before, what was told,
+    the worlds after."""
+    params = jax.device_get(params)
+    engine = make_engine(env, len(keys), params, autoreset=False)
+    obs = engine.reset_to(jax.device_get(_layouts(env, keys, params)))
+    memory, after, over = None, engine.state, np.array(False)
+    seed = int(jax.random.bits(keys[0]))
+    with th.random.fork_rng():
+        th.manual_seed(seed)
+        while not over.all():
+            actions, memory = policy(obs.reshape(-1, policy.obs_dim), memory, sampled)
+            before, told = after, engine.step(actions.reshape(*obs.shape[:2], -1))
+            after, obs, over = engine.state, told.obs, told.done
+            yield before, told, after
+
+
+@partial(jax.jit, static_argnums=0)
+def _layouts(env: Swarm, keys: jax.Array, params: SwarmParams) -> Layout:
+    worlds = jax.vmap(lambda key: jax.random.split(key)[0])(keys)  # the other half is for the actions
+    return jax.vmap(env.generate, (0, None))(worlds, params)
