@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -33,16 +34,43 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
         raise ValueError(f"cannot write {path.name!r}: the suffix must be {' or '.join(ENCODING)}")
     if not 0 < fps < float("inf") or (suffix == ".gif" and fps > MAX_GIF_FPS):
         raise ValueError(f"{fps=} must be positive" + f", at most {MAX_GIF_FPS} for a GIF" * (suffix == ".gif"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
-    try:
+    with _whole(path) as temporary:
         _encode(temporary, _checked(frames, even=suffix == ".mp4"), fps, ENCODING[suffix])
+    return path
+
+
+def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Path:
+    """Write two videos of one height next to each other into a GIF; return its path. The shorter one stands still at its
+    end. RuntimeError where one cannot be read."""
+    both = ENCODING[".gif"][1].replace("split", "[0][1]hstack[both];[both]split", 1)
+    with _whole(Path(path)) as temporary:
+        inputs = ["-i", os.fspath(left), "-i", os.fspath(right)]
+        done = subprocess.run(
+            [*_ffmpeg(), *inputs, "-filter_complex", both, temporary], capture_output=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write to, from which the file moves to path once it is whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix.lower()}")
+    try:
+        yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def _ffmpeg() -> list[str]:
+    import imageio_ffmpeg
+
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
 
 
 def _checked(frames: Iterable[np.ndarray], even: bool) -> Iterator[np.ndarray]:
@@ -60,14 +88,12 @@ def _checked(frames: Iterable[np.ndarray], even: bool) -> Iterator[np.ndarray]:
 
 
 def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, encoding: list[str]) -> None:
-    import imageio_ffmpeg
-
     first = next(frames, None)
     if first is None:
         raise ValueError("a video needs at least one frame")
     size, rate = f"{first.shape[1]}x{first.shape[0]}", str(Fraction(fps).limit_denominator(1000))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *encoding, str(path)]
+    command = [*_ffmpeg(), *source, *encoding, str(path)]
     ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert ffmpeg.stdin is not None
     try:

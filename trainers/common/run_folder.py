@@ -53,7 +53,7 @@ def prepare_run_folder(path: str | os.PathLike[str], resume: bool = False) -> Ru
     path = Path(path)
     _check(path, resume)
     path.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(path, _lock(path))
+    folder = RunFolder(path, lock_folder(path))
     try:
         _check(path, resume)  # again, now that no other process can interfere
         folder.checkpoints.mkdir(exist_ok=True)
@@ -76,8 +76,9 @@ def _check(path: Path, resume: bool) -> None:
         raise FileExistsError(f"{path} already holds a run: continue it with --resume, or choose another --run-dir")
 
 
-def _lock(path: Path) -> int:
-    """A lock the kernel drops with its process, however that ends; the file names the process for the message."""
+def lock_folder(path: Path) -> int:
+    """A lock the kernel drops with its process, however that ends; the file names the process for the message. The file
+    descriptor that holds it; BlockingIOError while another process does."""
     lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

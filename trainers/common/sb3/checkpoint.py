@@ -24,7 +24,7 @@ import torch as th
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from entropy_env import __version__
 from trainers.common.checkpoint import CheckpointError
@@ -176,10 +176,3 @@ def set_normalizer(normalizer: VecNormalize, arrays: Mapping[str, np.ndarray]) -
             value = arrays[f"normalizer/{of}_{name}"]
             setattr(rms, name, value.copy() if value.ndim else value.item())
     normalizer.returns = arrays["normalizer/returns"].copy()
-
-
-def env_of(model: RecurrentPPO) -> VecEnv:
-    """The environment under SB3's wrappers."""
-    env = model.get_env()
-    assert env is not None
-    return env.unwrapped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,9 +37,14 @@ class LanePolicy:
     """
 
     def __init__(
-        self, network: RecurrentActorCriticPolicy, task: Task, step: int, moments: dict[str, np.ndarray] | None = None
+        self,
+        network: RecurrentActorCriticPolicy,
+        task: Task,
+        step: int,
+        moments: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """moments: `mean` and `var` (obs_dim,) that observations were normalised with, None for none."""
+        """moments: arrays with the `normalizer/obs_mean` and `normalizer/obs_var` (obs_dim,) of the observations it was
+        trained on, or None."""
         self.network, self.task, self.step, self._moments = network, task, step, moments
 
     @property
@@ -49,8 +54,8 @@ class LanePolicy:
     def __call__(self, obs: np.ndarray, memory: Memory = None, sampled: bool = False) -> tuple[np.ndarray, Memory]:
         """Actions (robots, action_dim) in [-1, 1], the mean or a sample around it, and the new memory."""
         if self._moments is not None:
-            scale = np.sqrt(self._moments["var"] + EPSILON)
-            obs = np.clip((obs - self._moments["mean"]) / scale, -CLIP, CLIP).astype(np.float32)
+            mean, var = (self._moments[f"normalizer/obs_{name}"] for name in ("mean", "var"))
+            obs = np.clip((obs - mean) / np.sqrt(var + EPSILON), -CLIP, CLIP).astype(np.float32)
         starts = np.full(len(obs), memory is None)
         return self.network.predict(obs, memory, starts, deterministic=not sampled)
 
@@ -68,11 +73,8 @@ def load_policy(path: str | os.PathLike[str]) -> LanePolicy:
     network = LstmPolicy(observation_space(env.spec), action_space(env.spec), lambda _: 0.0, **shape_of(saved))
     network.load_state_dict(saved.weights["policy"])
     network.set_training_mode(False)
-    names = {name: f"normalizer/obs_{name}" for name in ("mean", "var")}
     normalized = saved.about.get("config", {}).get("normalize_obs", False)
-    return LanePolicy(
-        network, task, step, {name: saved.arrays[key] for name, key in names.items()} if normalized else None
-    )
+    return LanePolicy(network, task, step, saved.arrays if normalized else None)
 
 
 def shape_of(saved: Saved) -> dict[str, Any]:

@@ -1,0 +1,417 @@
+"""Recurrent PPO of Stable-Baselines3 (sb3-contrib) on a swarm that shares one network with memory.
+
+    python -m trainers.sb3_lstm --preset multi
+    python -m trainers.sb3_lstm --preset single --scenario rooms --folder runs/rooms_lstm
+
+The pipeline of Entropy V2. Its folder holds `checkpoints/checkpoint.zip` while it trains, `models/` of finished trainings,
+`runs/` with metrics and TensorBoard events, and `videos/`. The same command after a crash, a kill or Ctrl-C goes on from
+the checkpoint, exactly as if nothing had happened. At the end the model goes to `models/` under the next free number, the
+checkpoint is deleted, and the model is evaluated on fresh worlds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import sys
+import uuid
+import warnings
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from rich.console import Console
+
+from entropy_env.render import Renderer
+from entropy_env.video import MAX_GIF_FPS, side_by_side, write_video
+from trainers.common.checkpoint import CheckpointError
+from trainers.common.config import parse_config
+from trainers.common.curriculum import Curriculum
+from trainers.common.dashboard import Dashboard
+from trainers.common.episodes import episode_key
+from trainers.common.evaluation import episode_keys, evaluate_episodes, results_table
+from trainers.common.files import to_json, write_atomic
+from trainers.common.loggers import MetricsLogger
+from trainers.common.policy import Task
+from trainers.common.tracking import Tracker
+
+try:
+    import trainers.common.sb3  # noqa: F401 - says which extra is missing
+except ModuleNotFoundError as error:
+    if __name__ == "__main__":
+        sys.exit(f"error: {error}")
+    raise
+
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from entropy_env.adapters.sb3 import SwarmVecEnv
+from trainers.common.sb3.callbacks import Checkpoints, Figures, Levels, TrainingDivergedError
+from trainers.common.sb3.checkpoint import (
+    Saved,
+    load_weights,
+    normalizer_arrays,
+    pack,
+    progress_of,
+    resume_progress,
+    set_normalizer,
+    unpack,
+)
+from trainers.common.sb3.lstm import LstmPolicy
+from trainers.common.sb3.policy import LanePolicy, film, load_policy, player
+from trainers.common.sb3.workspace import Workspace, open_workspace
+
+TRAIL = 40  # positions drawn behind each robot
+PRESETS: dict[str, dict[str, int]] = {
+    "multi": {"num_worlds": 8, "n_steps": 512, "batch_size": 4096},
+    "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
+}
+MAY_CHANGE = {
+    "folder", "total_steps", "checkpoint_interval", "base_model", "videos", "eval_episodes", "wandb", "wandb_project",
+    "device",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LstmConfig:
+    """Options of recurrent PPO."""
+
+    preset: Literal["multi", "single"] = "multi"
+    """Entropy V2's settings. multi: 8 worlds, n_steps 512, batch_size 4096; single: 1 world, 2048 and 256."""
+    num_worlds: int | None = None
+    """Worlds side by side; by default the preset's."""
+    num_agents: int = 10
+    """Robots in each world, all of which share one network."""
+    n_steps: int | None = None
+    """Control periods between updates; by default the preset's."""
+    batch_size: int | None = None
+    """Samples of a minibatch; by default the preset's."""
+    scenario: str = "open"
+    """Family of layouts: open, obstacles, rooms, maze, corridor, crossing, circle or curriculum."""
+    difficulty: int = 1
+    """1 to 4 within the family."""
+    curriculum: bool = False
+    """Raise the difficulty up to 4, one level each time that 80 % of 100 episodes reach their first goal."""
+    total_steps: int = 1_000_000
+    """Agent steps to train for, over all lanes; rounded up to whole rollouts."""
+    seed: int = 0
+    """Decides the weights, the layouts and the noise."""
+    folder: Path = Path(".")
+    """Where checkpoints, models, runs and videos go."""
+    base_model: Path | None = None
+    """Zip of a model to begin with instead of fresh weights, where there is no checkpoint."""
+    checkpoint_interval: int = 50_000
+    """Agent steps between checkpoints, each at the end of a rollout."""
+    reward: str = "shaped"
+    """Preset of reward weights: shaped or seed."""
+    env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """Other numbers of the world, for example max_wheel_speed 0.8."""
+    learning_rate: float = 3e-4
+    """Of Adam."""
+    n_epochs: int = 10
+    """Passes over each rollout."""
+    gamma: float = 0.99
+    """Discount per control period."""
+    gae_lambda: float = 0.95
+    """Decay of the advantage estimate."""
+    clip_range: float = 0.2
+    """How far an update may move the probability of an action, as a ratio."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: float = 0.5
+    """Weight of the critic's loss."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this global norm."""
+    lstm_hidden_size: int = 256
+    """Units of the memory of the actor, and of the critic."""
+    normalize_obs: bool = False
+    """Scale observations by their running mean and deviation (VecNormalize)."""
+    normalize_reward: bool = False
+    """Scale rewards by the running deviation of the return (VecNormalize)."""
+    videos: bool = True
+    """Film an episode at the start and at the end, and both side by side."""
+    eval_episodes: int = 256
+    """Fresh worlds to evaluate the finished model on; 0 for none."""
+    wandb: bool = False
+    """Track the training with Weights & Biases, offline where there is no key."""
+    wandb_project: str = "entropy-env"
+    """Its project there."""
+    device: str = "auto"
+    """Of torch: auto, cpu, cuda."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r} must be one of {', '.join(PRESETS)}")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value} must be finite")
+        counts = ("num_worlds", "num_agents", "n_steps", "batch_size", "total_steps", "checkpoint_interval", "n_epochs")
+        for name in (*counts, "lstm_hidden_size", "learning_rate", "clip_range", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("ent_coef", "vf_coef", "eval_episodes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        if self.batch_size > self.steps_per_rollout:  # type: ignore[operator]
+            raise ValueError(f"batch_size={self.batch_size} is more than a rollout of {self.steps_per_rollout} steps")
+        if self.batch_size < 2:  # type: ignore[operator]
+            raise ValueError(f"batch_size={self.batch_size} must be at least 2, to normalise advantages")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
+
+    @property
+    def lanes(self) -> int:
+        """Robots in all worlds."""
+        return self.num_worlds * self.num_agents  # type: ignore[operator]
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Agent steps, over all lanes."""
+        return self.n_steps * self.lanes  # type: ignore[operator]
+
+    @property
+    def whole_steps(self) -> int:
+        """Agent steps of the whole training, rollouts being whole."""
+        return -(-self.total_steps // self.steps_per_rollout) * self.steps_per_rollout
+
+
+class Training:
+    """A model, the worlds it learns in, and where it leaves what comes of it."""
+
+    def __init__(self, config: LstmConfig, workspace: Workspace) -> None:
+        self.config, self.workspace = config, workspace
+        self.model = make_model(config)
+        self.curriculum = Curriculum(level=config.difficulty)
+        self.name, self.track_id = workspace.next_name(), uuid.uuid4().hex[:8]
+
+    @property
+    def task(self) -> Task:
+        """What the model has come to."""
+        config = self.config
+        level = self.curriculum.level if config.curriculum else config.difficulty
+        return Task(config.scenario, level, config.num_agents, reward=config.reward, params=config.env_params)
+
+    @property
+    def worlds(self) -> SwarmVecEnv:
+        return self.model.get_env().unwrapped  # type: ignore[union-attr, return-value]
+
+    def begin(self) -> None:
+        """Go on from the checkpoint, if there is one, or else from the base model, if that is given."""
+        saved = self.workspace.find_checkpoint()
+        if saved:
+            check_same_training(saved, self.config)
+            self.resume(saved)
+            print(f"Resuming from checkpoint at {self.model.num_timesteps:,} steps", flush=True)
+        elif self.config.base_model:
+            base = unpack(self.config.base_model)
+            load_weights(self.model, base, optimizer=False)
+            normalizer = self.model.get_vec_normalize_env()
+            if normalizer and "normalizer/returns" in base.arrays:
+                set_normalizer(normalizer, base.arrays | {"normalizer/returns": normalizer.returns})
+            print(f"Training {self.name} from {self.config.base_model}", flush=True)
+        else:
+            print(f"Training {self.name} from nothing", flush=True)
+
+    def resume(self, saved: Saved) -> None:
+        """Continue where `pack` looked."""
+        load_weights(self.model, saved, optimizer=True)
+        resume_progress(self.model, saved.arrays)
+        prefix = "worlds/"
+        self.worlds.restore({n.removeprefix(prefix): a for n, a in saved.arrays.items() if n.startswith(prefix)})
+        self.curriculum = Curriculum(**saved.about["curriculum"])
+        self.name, self.track_id = saved.about["name"], saved.about["track_id"]
+
+    def pack(self, progress: bool) -> bytes:
+        """The zip of the model; with all that a training needs to go on, or without."""
+        arrays: dict[str, np.ndarray] = {}
+        normalizer = self.model.get_vec_normalize_env()
+        if progress:
+            arrays = progress_of(self.model) | {f"worlds/{n}": a for n, a in self.worlds.snapshot().items()}
+        elif normalizer:
+            arrays = normalizer_arrays(normalizer)
+        about = {
+            "name": self.name,
+            "track_id": self.track_id,
+            "step": self.model.num_timesteps,
+            "env": dataclasses.asdict(self.task),
+            "config": dataclasses.asdict(self.config),
+            "curriculum": vars(self.curriculum),
+        }
+        return pack(self.model, about, arrays)
+
+    def learn(self, tracker: Tracker | None) -> None:
+        """To the end. After Ctrl-C, KeyboardInterrupt once the state before the current rollout is saved."""
+        config, done = self.config, self.model.num_timesteps
+        if done >= config.total_steps:
+            return
+        checkpoints = Checkpoints(
+            config.checkpoint_interval, partial(self.pack, progress=True), self.workspace.save_checkpoint
+        )
+        title = f"{self.name}: {config.num_agents} robots in {config.num_worlds} worlds, {config.scenario}"
+        try:
+            with (
+                MetricsLogger(self.workspace.run(self.name), done) as files,
+                Dashboard(config.whole_steps, done, title=title) as dashboard,
+            ):
+                callbacks: list[BaseCallback] = [Figures(files, dashboard, tracker), checkpoints]
+                callbacks += [Levels(self.curriculum)] if config.curriculum else []
+                self.model.learn(
+                    config.total_steps - done, callbacks, log_interval=sys.maxsize, reset_num_timesteps=False
+                )
+        except KeyboardInterrupt:
+            if checkpoints.save_now():
+                print(
+                    f"Stopped and saved at {checkpoints.steps:,} steps. The same command goes on from there.",
+                    flush=True,
+                )
+            raise
+
+    def finish(self) -> Path:
+        """Put the model on the shelf and drop the checkpoint."""
+        path = self.workspace.save_model(self.pack(progress=False), self.name)
+        self.workspace.drop_checkpoints()
+        print(f"Trained {self.model.num_timesteps:,} agent steps: {path}", flush=True)
+        return path
+
+    def film(self, moment: Literal["start", "end"], tracker: Tracker | None) -> None:
+        """An episode with the model as it is; at the end, beside that of the start."""
+        paths = {kind: self.workspace.videos / f"{self.name}_{kind}.gif" for kind in ("start", "end", "comparison")}
+        try:
+            write_episode(paths[moment], self.policy(), self.config.seed)
+            made: list[str] = [moment]
+            if moment == "end" and paths["start"].exists():
+                side_by_side(paths["comparison"], paths["start"], paths["end"])
+                made.append("comparison")
+        except (OSError, RuntimeError) as error:
+            warnings.warn(f"no video of the {moment}: {error}", stacklevel=2)
+            return
+        for kind in made:
+            print(f"Filmed {paths[kind]}", flush=True)
+            if tracker:
+                tracker.log_video(f"video/{kind}", paths[kind])
+
+    def policy(self) -> LanePolicy:
+        """The model as it is."""
+        normalizer = self.model.get_vec_normalize_env()
+        arrays = normalizer_arrays(normalizer) if normalizer and self.config.normalize_obs else None
+        return LanePolicy(cast(LstmPolicy, self.model.policy), self.task, self.model.num_timesteps, arrays)
+
+
+def make_model(config: LstmConfig) -> RecurrentPPO:
+    """A fresh model with its worlds."""
+    settings: dict[str, Any] = {"scenario": config.scenario, "difficulty": config.difficulty, "reward": config.reward}
+    settings |= {"num_worlds": config.num_worlds, "num_agents": config.num_agents, **config.env_params}
+    env: VecEnv = SwarmVecEnv(**settings)
+    if config.normalize_obs or config.normalize_reward:
+        env = VecNormalize(env, norm_obs=config.normalize_obs, norm_reward=config.normalize_reward, gamma=config.gamma)
+    names = (
+        "n_steps", "batch_size", "learning_rate", "n_epochs", "gamma", "gae_lambda", "clip_range", "ent_coef", "vf_coef",
+        "max_grad_norm", "seed", "device",
+    )  # fmt: skip
+    given: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return RecurrentPPO(LstmPolicy, env, policy_kwargs={"lstm_hidden_size": config.lstm_hidden_size}, **given)
+
+
+def check_same_training(saved: Saved, config: LstmConfig) -> None:
+    """ValueError naming what a training cannot change when it is resumed."""
+    kept = saved.about.get("config")
+    if kept is None:
+        raise CheckpointError(
+            f"{saved.path} is not of this trainer: to begin with its weights, give it as --base-model"
+        )
+    lanes = len(saved.arrays["last_episode_starts"])
+    now = json.loads(to_json(dataclasses.asdict(config)))
+    for name in now.keys() - MAY_CHANGE:
+        if now[name] != kept.get(name):
+            raise ValueError(
+                f"{name}={now[name]!r} is not what {saved.path} ({lanes} lanes, {saved.obs_dim} observations) was begun "
+                f"with, {kept.get(name)!r}. Give the same options, another --folder, or delete the checkpoint"
+            )
+
+
+def write_episode(path: Path, policy: LanePolicy, seed: int) -> None:
+    """Film the first world of a seed's evaluation."""
+    env, params = policy.task.make(on_goal="terminate")
+    renderer = Renderer(trails=TRAIL)
+    states = film(policy, env, params, episode_key(seed, 0), sampled=True)
+    title = f"{policy.step:,} steps"
+    frames = (np.asarray(renderer.draw(state, params, title=title)) for state in states)
+    write_video(path, frames, fps=min(1 / float(params.dt), MAX_GIF_FPS))
+
+
+def report(path: Path, episodes: int) -> None:
+    """Evaluate a finished model on fresh worlds: a table, and its figures beside the model."""
+    policy = load_policy(path)
+    env, params = policy.task.make(on_goal="terminate")
+    with Console(stderr=True).status("") as status:
+        run = player(policy, env, params, episode_keys(env, episodes, 0)[0])
+        results = evaluate_episodes(run, env, params, episodes, 0, status.update) | {"checkpoint_step": policy.step}
+    Console().print(results_table(results))
+    write_atomic(path.with_name(f"{path.stem}-evaluation.json"), to_json(results, indent=2) + "\n")
+
+
+def train(config: LstmConfig) -> Path:
+    """Train to `config.total_steps`, or go on to there from the checkpoint in the folder; the path of the model.
+
+    Raises ValueError for a swarm that cannot be or a checkpoint of other options, CheckpointError for a damaged one,
+    OSError where the folder cannot be used, TrainingDivergedError as soon as a loss is not finite, and KeyboardInterrupt,
+    once all is saved, after Ctrl-C.
+    """
+    with open_workspace(config.folder) as workspace:
+        training = Training(config, workspace)
+        training.begin()
+        with training_tracker(training) as tracker:
+            if config.videos and training.model.num_timesteps == 0:
+                training.film("start", tracker)
+            training.learn(tracker)
+            path = training.finish()
+            if config.videos:
+                training.film("end", tracker)
+    if config.eval_episodes:
+        report(path, config.eval_episodes)
+    return path
+
+
+def training_tracker(training: Training) -> AbstractContextManager[Tracker | None]:
+    """W&B where it is asked for."""
+    config = training.config
+    if not config.wandb:
+        return contextlib.nullcontext()
+    tracker = Tracker(
+        config.folder, config.wandb_project, f"{training.name}-{training.track_id}", dataclasses.asdict(config)
+    )
+    print(f"W&B: {tracker.where}", flush=True)
+    return tracker
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    config = parse_config(LstmConfig, argv, prog="python -m trainers.sb3_lstm", description=__doc__)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr, flush=True)
+        try:
+            train(config)
+        except KeyboardInterrupt:
+            return 130
+        except (ValueError, OSError, CheckpointError, ModuleNotFoundError, TrainingDivergedError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1 if isinstance(error, TrainingDivergedError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
