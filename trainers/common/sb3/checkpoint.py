@@ -58,7 +58,7 @@ def pack(model: RecurrentPPO, about: Mapping[str, Any], arrays: Mapping[str, np.
     info = {"format": FORMAT, "version": __version__, **about}
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(ABOUT, to_json(info, indent=2))
-        archive.writestr(ARRAYS, safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+        archive.writestr(ARRAYS, safetensors.numpy.save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
     return buffer.getvalue()
 
 
