@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,7 @@ class SwarmVecEnv(VecEnv):
         self.metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": self._worlds.render_fps}
         self._rng = np.random.default_rng(seed)
         self._actions = np.zeros((num_worlds, num_agents, spec.action_dim), np.float32)
+        self._lifelong = spec.on_goal == "next_goal"
         self._level_changed = False
         self._born = time.time()
 
@@ -98,14 +99,22 @@ class SwarmVecEnv(VecEnv):
             self._worlds.set_difficulty(difficulty)
             self._level_changed = True
 
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Of the layouts, from the next reset on; None for any. One for each lane comes back, of which the first counts."""
+        seeds = super().seed(seed)
+        self._rng = np.random.default_rng(seeds[0])
+        return seeds
+
     def reset(self) -> np.ndarray:
-        """New episodes everywhere: observations (lanes, obs_dim). After `seed`, of that seed; else the stream goes on."""
-        if self._seeds[0] is not None:
-            self._rng = np.random.default_rng(self._seeds[0])
-        obs = self._worlds.reset(self._rng, self._options[0])
+        """New episodes everywhere: observations (lanes, obs_dim). `set_options` may have given a `difficulty`, which holds
+        until the next call; ValueError where it gave lanes different ones."""
+        options = self._options[0]
+        if any(others != options for others in self._options):
+            raise ValueError("lanes share their worlds, so give set_options one dict for all of them")
+        obs = self._worlds.reset(self._rng, options)
+        self._level_changed = False
         self._reset_seeds()
         self._reset_options()
-        self._level_changed = False
         return self._in_lanes(obs)
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -116,36 +125,33 @@ class SwarmVecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """One control period: observations (lanes, obs_dim), rewards (lanes,), dones (lanes,) bool, infos."""
         told = self._worlds.step(self._actions)
+        obs, rewards = self._in_lanes(told.obs).copy(), self._in_lanes(told.reward).copy()
         dones = self._in_lanes(told.terminated | told.truncated)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if dones.any():
-            self._describe_ends(told, np.flatnonzero(dones), infos)
-        obs, rewards = self._in_lanes(told.obs), self._in_lanes(told.reward).copy()
+        for lane in dones.nonzero()[0].tolist():
+            infos[lane] = self._describe_end(told, divmod(lane, self.num_agents))
         if self._level_changed:
-            return self._at_new_level(obs.copy(), infos), rewards, np.ones_like(dones), infos
-        return obs.copy(), rewards, dones, infos
+            return self._at_new_level(obs, infos), rewards, np.ones_like(dones), infos
+        return obs, rewards, dones, infos
 
-    def _describe_ends(self, told: Transition, lanes: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Fill in the infos of lanes whose episodes end."""
-        final_obs, truncated = self._in_lanes(told.final_obs)[lanes], self._in_lanes(told.truncated)[lanes]
-        returns, lengths = self._in_lanes(told.episode_return)[lanes], self._in_lanes(told.episode_length)[lanes]
-        success, goals = self._in_lanes(told.success)[lanes], self._in_lanes(told.goals_reached)[lanes]
-        lifelong, age = self._worlds.swarm.spec.on_goal == "next_goal", round(time.time() - self._born, 6)
-        columns = (lanes, returns, lengths, truncated, success, lifelong | (goals == success))
-        for row, (lane, r, length, cut, arrived, first) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            info = infos[lane]
-            info["terminal_observation"] = final_obs[row]
-            info["TimeLimit.truncated"] = cut
-            info["episode"] = {"r": round(r, 6), "l": length, "t": age}
-            if first:
-                info["is_success"] = arrived
+    def _describe_end(self, told: Transition, at: tuple[int, int]) -> dict[str, Any]:
+        """The info of a lane, given as (world, agent), whose episode ends."""
+        success, age = told.success.item(at), round(time.time() - self._born, 6)
+        info = {
+            "terminal_observation": told.final_obs[at].copy(),
+            "TimeLimit.truncated": told.truncated.item(at),
+            "episode": {"r": round(told.episode_return.item(at), 6), "l": told.episode_length.item(at), "t": age},
+        }
+        first = told.goals_reached.item(at) == success
+        return info | {"is_success": success} if first or self._lifelong else info
 
     def _at_new_level(self, obs: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        """Cut all episodes that are still going, and begin anew at the difficulty that has been set."""
+        """Cut what goes on at these observations (lanes, obs_dim), and begin at the difficulty that has been set."""
         for lane, info in enumerate(infos):
             if not info:
                 info["terminal_observation"], info["TimeLimit.truncated"] = obs[lane], True
-        return self.reset()
+        self._level_changed = False
+        return self._in_lanes(self._worlds.reset(self._rng))
 
     def _in_lanes(self, rows: np.ndarray) -> np.ndarray:
         """(worlds, agents, ...) to (lanes, ...)."""
@@ -153,23 +159,23 @@ class SwarmVecEnv(VecEnv):
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Copies of all that decides what comes next, by name: a training that is saved with it can go on exactly."""
-        engine = {f"engine/{name}": array for name, array in self._worlds.engine.snapshot().items()}
-        draws = np.frombuffer(json.dumps(self._rng.bit_generator.state).encode(), np.uint8)
-        return engine | {"rng": draws, "difficulty": np.array(self.difficulty)}
+        rng = np.frombuffer(json.dumps(self._rng.bit_generator.state).encode(), np.uint8)
+        return self._worlds.snapshot() | {"rng": rng.copy(), "level_changed": np.array(self._level_changed)}
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from the snapshot of such an environment. ValueError for one of another."""
-        engine = {name.removeprefix("engine/"): array for name, array in snapshot.items() if name.startswith("engine/")}
-        self._worlds.resume(int(snapshot["difficulty"]), engine)
+        """Go on from the snapshot of an environment made with the same settings. ValueError for one of another."""
+        own = ("rng", "level_changed")
+        self._worlds.restore({name: array for name, array in snapshot.items() if name not in own})
         self._rng.bit_generator.state = json.loads(np.asarray(snapshot["rng"]).tobytes())
-        self._level_changed = False
+        self._level_changed = bool(snapshot["level_changed"])
 
     def get_images(self) -> list[np.ndarray]:
         """One (H, W, 3) uint8 of every world; nothing without `render_mode="rgb_array"`."""
         return list(self._worlds.frames() or ())
 
     def render(self, mode: str | None = None) -> np.ndarray | None:
-        """All worlds in one picture (H, W, 3) uint8 in mode `rgb_array`; on the screen, and None, in mode `human`."""
+        """All worlds in one picture (H, W, 3) uint8 in mode `rgb_array`; None, and the first world in a window, in mode
+        `human`."""
         if self.render_mode == "human" and mode in (None, "human"):
             self._worlds.frames()
             return None
@@ -192,8 +198,8 @@ class SwarmVecEnv(VecEnv):
         self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method once, since lanes share their worlds; its result for every lane of `indices`."""
-        result = getattr(self, method_name)(*method_args, **method_kwargs)
-        return [result] * len(self._lanes(indices))
+        lanes = self._lanes(indices)
+        return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(lanes)
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
         """Nothing is, but what Monitor would report is reported."""

@@ -18,6 +18,7 @@ from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 
 RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
+TILE = (480, 360)  # px, the most that each of several worlds takes of a picture
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
 
 
@@ -107,20 +108,21 @@ class _Simulator:
         return round(1 / float(self.params.dt))
 
     def frames(self) -> tuple[np.ndarray, ...] | None:
-        """One (H, W, 3) uint8 of every world, or None once they are on the screen, and without a render mode."""
+        """One (H, W, 3) uint8 of every world; None without a render mode, and in mode `human`, which puts the first world
+        on the screen."""
         worlds = self.state
         if self.render_mode is None:
             warnings.warn(NO_RENDER_MODE, stacklevel=4)
             return None
+        on_screen = self.render_mode == "human"
+        shown = 1 if on_screen else self.engine.num_envs
         if self._renderer is None:
             from entropy_env.render import Renderer
 
-            self._renderer = Renderer("human" if self.render_mode == "human" else "rgb_array")
-        frames = [
-            self._renderer.draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params)
-            for e in range(self.engine.num_envs)
-        ]
-        return None if self.render_mode == "human" else tuple(frames)
+            size = {} if shown == 1 else {"max_size": TILE}
+            self._renderer = Renderer("human" if on_screen else "rgb_array", **size)
+        frames = [self._renderer.draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params) for e in range(shown)]
+        return None if on_screen else tuple(frames)
 
     def close(self) -> None:
         """Take the window down; a later frame opens another."""
@@ -207,11 +209,19 @@ class Worlds(_Simulator):
         self._begun = True
         return obs.copy()
 
-    def resume(self, difficulty: int, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from a snapshot of such worlds' engine. ValueError for one of others."""
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of all that decides what comes next, by name: the engine's, and the difficulty of the next reset, that of
+        the current episodes, and the one that sizes are for."""
+        self._check_begun()
+        levels = self.difficulty, int(self.params.difficulty), self.swarm.scenario.difficulty
+        return self.engine.snapshot() | {"levels": np.array(levels)}
+
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """Go on from the snapshot of such worlds. ValueError for one of others."""
+        difficulty, current, self._largest = snapshot["levels"].tolist()
+        self._use(*self._at(current))
+        self.engine.restore({name: array for name, array in snapshot.items() if name != "levels"})
         self.set_difficulty(difficulty)
-        self._use(*self._at(difficulty))
-        self.engine.restore(snapshot)
         self._begun = True
 
     def step(self, action: np.ndarray) -> Transition:

@@ -51,6 +51,7 @@ CELLS_PER_AGENT = 4
 TEAM_FROM = 4096  # agents of a world whose stages several threads share, where there are few worlds
 LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
 CHUNK = 64  # agents worth a call of a kernel: 20 us
+SHARED_FROM = 256  # agents of all worlds, whom one thread has moved before another would have woken up
 
 
 class NumbaEngine:
@@ -248,11 +249,12 @@ class NumbaEngine:
         if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
             return sum(self._run_as_team(args, first, stop, which, e) for e in range(self.num_envs) if which[e])
         chunk = max(CHUNK // num_agents, 1)
+        num_threads = self.num_threads if self.num_envs * num_agents >= SHARED_FROM else 1
 
         def worlds(slot: int, part: tuple[int, int]) -> int:
             return run(*args, slot, which, part, (first, stop), (0, num_agents))
 
-        return share(worlds, self.num_envs, chunk, self.num_threads)
+        return share(worlds, self.num_envs, chunk, num_threads)
 
     def _run_as_team(self, args: tuple, first: int, stop: int, which: np.ndarray, e: int) -> int:
         """As `_run`, in one world, stage by stage, each shared out by agents where it can be."""
