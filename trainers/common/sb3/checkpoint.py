@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,7 @@ def unpack(path: str | os.PathLike[str]) -> Saved:
                 )
             arrays = safetensors.numpy.load(archive.read(ARRAYS)) if ARRAYS in names else {}
             weights = {
-                name.removesuffix(".pth"): th.load(io.BytesIO(archive.read(name)), "cpu", weights_only=True)
+                name.removesuffix(".pth"): _load(archive.read(name))
                 for name in ("policy.pth", "policy.optimizer.pth")
                 if name in names
             }
@@ -107,6 +108,11 @@ def unpack(path: str | os.PathLike[str]) -> Saved:
     except Exception as error:  # damage can trip the parsers anywhere
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     return Saved(path, weights, about, arrays)
+
+
+def _load(data: bytes) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # about a pickle that it refuses anyway
+        return th.load(io.BytesIO(data), "cpu", weights_only=True)
 
 
 def load_state(policy: RecurrentActorCriticPolicy, saved: Saved) -> None:
