@@ -73,19 +73,25 @@ RISING = dataclasses.replace(  # every robot stands on its goal, so the difficul
 TIMED = {"train/fps", "system/cpu_memory", "system/gpu_memory"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_the_usual_signals():
-    threads, handler = th.get_num_threads(), signal.getsignal(signal.SIGTERM)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums are rounded otherwise with more, and tests beside each other crawl."""
+    threads = th.get_num_threads()
     th.set_num_threads(1)
     yield
     th.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def usual_signals():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
     signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a finished training, which tests must not change."""
-    th.set_num_threads(1)
     config = dataclasses.replace(TINY, folder=tmp_path_factory.mktemp("trained"))
     with contextlib.redirect_stdout(io.StringIO()):
         train(config)

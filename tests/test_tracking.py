@@ -22,9 +22,13 @@ def nobody(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
 
 
-def logged(folder):
-    """The bytes of the only run in a folder of W&B."""
+def logged(folder, what):
+    """The bytes of the only run in a folder of W&B, once its service has written what is looked for."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    for _ in range(200):
+        if what in file.read_bytes():
+            break
+        time.sleep(0.05)
     return file.read_bytes()
 
 
@@ -34,7 +38,7 @@ def test_without_a_key_a_run_is_kept_on_disk(tmp_path):
         tracker.log(5, {"loss/total": 1.25})
         (tmp_path / "a.gif").write_bytes(b"GIF89a")
         tracker.log_video("video/start", tmp_path / "a.gif")
-    data = logged(tmp_path)
+    data = logged(tmp_path, b"loss/total")
     assert b"loss/total" in data
     assert b"1.25" in data
     assert b"swarm_1-abc" in data
@@ -57,19 +61,20 @@ def test_a_server_out_of_reach_costs_one_warning_and_the_run_is_kept_on_disk(tmp
     assert len(caught) == 1
     assert "W&B does not work online" in str(caught[0].message)
     assert tracker.where.startswith("offline")
-    assert b"loss/total" in logged(tmp_path)
+    assert b"loss/total" in logged(tmp_path, b"loss/total")
 
 
 def test_what_fails_later_costs_one_warning(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError("gone")
 
-    with Tracker(tmp_path, "project", "swarm_2", {}) as tracker:
-        with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            patch.setattr(type(tracker._run), "log", fail)
-            for step in range(3):
-                tracker.log(step, {})
+    tracker = Tracker(tmp_path, "project", "swarm_2", {})
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(wandb.Run, "log", fail)
+        for step in range(3):
+            tracker.log(step, {})
+    tracker.close()
     wandb.finish()
     assert len(caught) == 1
     assert "nothing more is tracked" in str(caught[0].message)
