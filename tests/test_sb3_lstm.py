@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 import pytest
 import torch as th
+from disk import full_disk
 from sb3_contrib import RecurrentPPO
 
 from entropy_env.adapters.sb3 import SwarmVecEnv
@@ -619,26 +619,15 @@ def test_no_pickle_of_a_zip_is_run(stopped, tmp_path, capsys):
     assert not trace.exists()
 
 
-@contextlib.contextmanager
-def full_disk(room=20_000):
-    """No file may grow beyond this many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_costs_no_checkpoint_and_one_warning(half_way, trained, tmp_path, capsys):
     before = content(half_way / "checkpoints" / "checkpoint.zip")
     flags = [*FLAGS, "--folder", str(half_way), "--total-steps", "512"]
-    with full_disk():
+    with full_disk(20_000):
         assert main(flags) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 2
     assert error[0].startswith("warning: the checkpoint at 256 steps could not be written ([Errno")
-    assert error[1].startswith("error: [Errno")
+    assert error[1].startswith("error: swarm_1 could not be saved ([Errno")
     assert {path.name for path in (half_way / "checkpoints").iterdir()} == {".lock", "checkpoint.zip", "previous.zip"}
     for name, array in content(half_way / "checkpoints" / "checkpoint.zip").items():
         np.testing.assert_array_equal(array, before[name])
@@ -648,7 +637,7 @@ def test_a_full_disk_costs_no_checkpoint_and_one_warning(half_way, trained, tmp_
 
 
 def test_ctrl_c_with_a_full_disk_says_that_nothing_was_saved(half_way, capsys):
-    with full_disk(), failing_after(10, KeyboardInterrupt()):
+    with full_disk(20_000), failing_after(10, KeyboardInterrupt()):
         assert main([*FLAGS, "--folder", str(half_way), "--total-steps", "512"]) == 130
     printed = capsys.readouterr()
     assert "stopped, but not saved" in printed.err

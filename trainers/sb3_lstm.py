@@ -304,7 +304,10 @@ class Training:
 
     def finish(self) -> Path:
         """Put the model on the shelf and drop the checkpoint."""
-        path = self.workspace.save_model(self.pack(progress=False), self.name, self.track_id)
+        try:
+            path = self.workspace.save_model(self.pack(progress=False), self.name, self.track_id)
+        except OSError as error:
+            raise OSError(f"{self.name} could not be saved ({error}). The same command tries again") from error
         self.workspace.drop_checkpoints()
         print(f"Trained {self.model.num_timesteps:,} agent steps: {path}", flush=True)
         return path
