@@ -40,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 TINY = LstmConfig(
     num_worlds=2, num_agents=2, n_steps=8, batch_size=16, n_epochs=2, lstm_hidden_size=8, total_steps=8 * 32,
     checkpoint_interval=64, videos=False, eval_episodes=0, env_params={"max_steps": 12.0},
+    device="cpu",
 )  # fmt: skip
 FLAGS = [
     "--num-worlds",
@@ -70,6 +71,7 @@ RISING = dataclasses.replace(  # every robot stands on its goal, so the difficul
     LONG, curriculum=True, normalize_obs=True, normalize_reward=True,
     env_params={"max_steps": 2.0, "goal_radius": 20.0},
 )  # fmt: skip
+NORMALISED = dataclasses.replace(LONG, normalize_obs=True, normalize_reward=True)
 TIMED = {"train/fps", "system/cpu_memory", "system/gpu_memory"}
 
 
@@ -291,7 +293,7 @@ def test_steps_are_rounded_up_to_whole_rollouts(tmp_path, capsys):
     assert "Trained 64 agent steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", [LONG, RISING], ids=["plain", "curriculum"])
+@pytest.mark.parametrize("config", [LONG, NORMALISED, RISING], ids=["plain", "normalised", "curriculum"])
 def test_a_training_cut_anywhere_and_resumed_ends_as_one_left_alone(config, tmp_path, capsys):
     rng = np.random.default_rng(0)
     whole, parts = (dataclasses.replace(config, folder=tmp_path / name) for name in ("whole", "parts"))
@@ -854,6 +856,19 @@ def test_without_torch_or_sb3_the_extra_is_named(missing, command):
     assert "Traceback" not in done.stderr
 
 
+def test_w_and_b_without_a_key_keeps_the_run_on_disk_and_disturbs_nothing(trained, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    config = dataclasses.replace(TINY, folder=tmp_path, wandb=True)
+    stop(config, after=3.5)
+    train(config)
+    assert capsys.readouterr().out.count(f"W&B: offline, in {tmp_path}/wandb") == 2
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 2
+    assert_same(tmp_path, trained)
+
+
 def test_without_wandb_the_extra_is_named_before_anything_is_trained(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "entropy-env[tracking]" in refused(tmp_path, capsys, "--wandb")
@@ -891,16 +906,21 @@ def test_start_end_and_both_side_by_side_are_filmed_and_disturb_nothing(tmp_path
     (_, height, width, _), both = frames["start"].shape, frames["comparison"].shape
     assert both[1:3] == (height, 2 * width)
     assert both[0] == max(len(frames["start"]), len(frames["end"]))
-    halves = frames["comparison"][0, :, :width], frames["comparison"][0, :, width:]
-    for half, kind in zip(halves, ("start", "end"), strict=True):
-        assert np.mean(np.abs(half.astype(int) - frames[kind][0])) < 2
+    halves = [frames["comparison"][0, :, cut].astype(int) for cut in (np.s_[:width], np.s_[width:])]
+    difference = [[np.abs(half - frames[kind][0]).mean() for kind in ("start", "end")] for half in halves]
+    assert np.argmin(difference, axis=1).tolist() == [0, 1]  # their titles tell them apart
     assert_same(tmp_path, trained)  # which was not filmed
 
 
-def test_a_curriculum_is_filmed_in_the_same_world_at_both_ends(tmp_path, capsys):
-    config = dataclasses.replace(RISING, folder=tmp_path, videos=True, total_steps=12 * 32)
-    path = train(config)
+def test_a_curriculum_is_filmed_in_the_same_world_at_both_ends(tmp_path, monkeypatch):
+    tasks, film = [], sb3_lstm.film
+    monkeypatch.setattr(
+        sb3_lstm, "film", lambda policy, *given, **how: tasks.append(policy.task) or film(policy, *given, **how)
+    )
+    path = train(dataclasses.replace(RISING, folder=tmp_path, videos=True, total_steps=12 * 32))
     assert unpack(path).about["env"]["difficulty"] > 1
+    assert [task.difficulty for task in tasks] == [1, 1]
+    assert tasks[0] == tasks[1]
     assert (tmp_path / "videos" / "swarm_1_comparison.gif").exists()
 
 
