@@ -365,7 +365,7 @@ def check_same_training(saved: Saved, config: LstmConfig) -> None:
         if name not in MAY_CHANGE and now[name] != kept.get(name):
             raise ValueError(
                 f"{name}={now[name]!r} is not what {saved.path} ({lanes} lanes, {saved.obs_dim} observations) was begun "
-                f"with, {kept.get(name)!r}. Give the same options, another --folder, or delete the checkpoint"
+                f"with, {kept.get(name)!r}. Give the same options, another --folder, or delete {saved.path.parent}"
             )
 
 
