@@ -48,6 +48,11 @@ class Saved:
     arrays: dict[str, np.ndarray]
 
     @property
+    def is_checkpoint(self) -> bool:
+        """Whether a training can go on from it; a finished model has nothing of its own."""
+        return "last_episode_starts" in self.arrays and "policy.optimizer" in self.weights
+
+    @property
     def obs_dim(self) -> int:
         return self.weights["policy"]["lstm_actor.weight_ih_l0"].shape[1]
 

@@ -75,6 +75,8 @@ class Workspace:
         for path in (self.checkpoint, self.previous):
             try:
                 saved = unpack(path)
+                if not saved.is_checkpoint:
+                    raise CheckpointError(f"{path} is no checkpoint (a model is begun with as --base-model)")
             except FileNotFoundError:
                 continue
             except CheckpointError as error:
