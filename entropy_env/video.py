@@ -45,7 +45,7 @@ def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], rig
     both = ENCODING[".gif"][1].replace("split", "[0][1]hstack[both];[both]split", 1)
     with _whole(Path(path)) as temporary:
         inputs = ["-i", os.fspath(left), "-i", os.fspath(right)]
-        command = [*_ffmpeg(), *inputs, "-filter_complex", both, temporary]
+        command = [*_ffmpeg(), *inputs, "-filter_complex", both, os.fspath(temporary)]
         # ffmpeg takes keys from a terminal, and stops in the background for want of one
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:

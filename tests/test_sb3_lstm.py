@@ -697,6 +697,11 @@ def test_a_base_model_brings_its_normaliser_to_any_number_of_lanes(tmp_path, cap
         moments = training.model.get_vec_normalize_env().obs_rms
         np.testing.assert_array_equal(moments.mean, unpack(base).arrays["normalizer/obs_mean"])
     train(more)
+    rewards = dataclasses.replace(config, normalize_obs=False, normalize_reward=True, total_steps=32)
+    base = train(dataclasses.replace(rewards, folder=tmp_path / "d"))
+    with pytest.warns(UserWarning, match="normalize-obs"):
+        train(dataclasses.replace(config, folder=tmp_path / "e", base_model=base, total_steps=32))
+    base = more.base_model
     with pytest.warns(UserWarning, match="normalize-obs"):
         train(dataclasses.replace(TINY, folder=tmp_path / "c", base_model=base, total_steps=32))
 

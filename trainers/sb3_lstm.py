@@ -231,8 +231,9 @@ class Training:
             normalizer = self.model.get_vec_normalize_env()
             if base.about.get("config", {}).get("normalize_obs", False) != self.config.normalize_obs and base.about:
                 warnings.warn(f"{base.path} was trained with --normalize-obs the other way", stacklevel=2)
-            if normalizer and "normalizer/returns" in base.arrays:
-                set_normalizer(normalizer, base.arrays | {"normalizer/returns": normalizer.returns})
+            if normalizer:
+                moments = {name: array for name, array in base.arrays.items() if name != "normalizer/returns"}
+                set_normalizer(normalizer, normalizer_arrays(normalizer) | moments)
             print(f"Training {self.name} from {self.config.base_model}", flush=True)
         else:
             print(f"Training {self.name} from nothing", flush=True)

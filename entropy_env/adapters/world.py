@@ -119,7 +119,7 @@ class _Simulator:
         if self._renderer is None:
             from entropy_env.render import Renderer
 
-            size = {} if shown == 1 else {"max_size": TILE}
+            size: dict[str, Any] = {} if shown == 1 else {"max_size": TILE}
             self._renderer = Renderer("human" if on_screen else "rgb_array", **size)
         frames = [self._renderer.draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params) for e in range(shown)]
         return None if on_screen else tuple(frames)
