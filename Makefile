@@ -49,5 +49,5 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) -e '.[dev]'
+	$(INSTALL) -e '.[dev,sb3,supersuit,tracking]'
 	@touch $@
