@@ -151,7 +151,8 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return everybody
 
     def state(self) -> np.ndarray:
-        """(num_agents * 8,) float32, agent by agent, zero for those who have left: see `Swarm.global_state`."""
+        """(num_agents * 8,) float32, with the force drive 9, agent by agent, zero for those who have left: see
+        `Swarm.global_state`."""
         return self._world.global_state()
 
     def set_difficulty(self, difficulty: int) -> None:

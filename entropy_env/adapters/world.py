@@ -178,7 +178,7 @@ class World(_Simulator):
             raise RuntimeError("no episode is running: call reset() before step()")
 
     def global_state(self) -> np.ndarray:
-        """(N * 8,) float32, see `Swarm.global_state`."""
+        """(N * spec.state_dim,) float32, see `Swarm.global_state`."""
         self._check_begun()
         return self.engine.global_state()[0]
 
