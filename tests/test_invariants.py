@@ -127,7 +127,8 @@ def test_agents_put_anywhere_even_into_walls_never_pass_one(name, drive, seed, w
     anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * np.asarray(start.layout.size)[:, None]
     start = start.replace(position=jnp.asarray(anywhere, jnp.float32))
     _, history = chase(ENVS[drive], start, where, wild, seed)
-    longest = DT * (top_speed(ENVS[drive].make_params(), ENVS[drive].spec) if drive == "force" else 1)
+    env = ENVS[drive]
+    longest = DT * float(top_speed(env.make_params(), env.spec))
     assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 1.1 * longest
     check_nobody_passed_a_wall(start.layout, history, margin=longest)
 
