@@ -51,10 +51,12 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from entropy_env.adapters.presets import with_preset
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from trainers.common.sb3.callbacks import Checkpoints, Figures, Levels, TrainingDivergedError
 from trainers.common.sb3.checkpoint import (
     Saved,
+    fit_goals_of_v2,
     load_weights,
     normalizer_arrays,
     pack,
@@ -73,7 +75,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
 }
 MAY_CHANGE = {
-    "folder", "total_steps", "checkpoint_interval", "base_model", "videos", "eval_episodes", "wandb", "wandb_project",
+    "folder", "total_steps", "checkpoint_interval", "base_model", "base_from_v2", "videos", "eval_episodes", "wandb", "wandb_project",
     "device",
 }  # fmt: skip
 
@@ -106,10 +108,14 @@ class LstmConfig:
     """Where checkpoints, models, runs and videos go."""
     base_model: Path | None = None
     """Zip of a model to begin with instead of fresh weights, where there is no checkpoint."""
+    base_from_v2: bool = False
+    """The base model is of Entropy V2: fit its goal inputs, which had another scale."""
     checkpoint_interval: int = 50_000
     """Agent steps between checkpoints, each at the end of a rollout."""
-    reward: str = "shaped"
-    """Preset of reward weights: shaped or seed."""
+    physics: Literal["kinematic", "v2"] = "kinematic"
+    """kinematic: robots driven by wheel speeds. v2: the forces, observed velocity, reward and clock of Entropy V2."""
+    reward: str | None = None
+    """Preset of reward weights, shaped or seed; by default shaped, or what the physics has."""
     env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
     """Other numbers of the world, for example max_wheel_speed 0.8."""
     learning_rate: float = 3e-4
@@ -173,6 +179,11 @@ class LstmConfig:
             raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
 
     @property
+    def preset_of_worlds(self) -> str | None:
+        """Of `SwarmVecEnv`."""
+        return "v2" if self.physics == "v2" else None
+
+    @property
     def lanes(self) -> int:
         """Robots in all worlds."""
         return self.num_worlds * self.num_agents  # type: ignore[operator]
@@ -202,7 +213,11 @@ class Training:
         """What the model has come to."""
         config = self.config
         level = self.curriculum.level if config.curriculum else config.difficulty
-        return Task(config.scenario, level, config.num_agents, reward=config.reward, params=config.env_params)
+        settings = with_preset(config.preset_of_worlds, {"reward": config.reward, **config.env_params})
+        known = {field.name for field in dataclasses.fields(Task)}
+        chosen = {name: settings.pop(name) for name in known & settings.keys()}
+        params = {name: value for name, value in settings.items() if name != "on_goal"}
+        return Task(config.scenario, level, config.num_agents, params=params, **chosen)
 
     @property
     def worlds(self) -> SwarmVecEnv:
@@ -217,6 +232,8 @@ class Training:
             print(f"Resuming from checkpoint at {self.model.num_timesteps:,} steps", flush=True)
         elif self.config.base_model:
             base = unpack(self.config.base_model)
+            if self.config.base_from_v2:
+                base = fit_goals_of_v2(base)
             load_weights(self.model, base, optimizer=False)
             normalizer = self.model.get_vec_normalize_env()
             if normalizer and "normalizer/returns" in base.arrays:
@@ -313,6 +330,7 @@ class Training:
 def make_model(config: LstmConfig) -> RecurrentPPO:
     """A fresh model with its worlds."""
     settings: dict[str, Any] = {"scenario": config.scenario, "difficulty": config.difficulty, "reward": config.reward}
+    settings["preset"] = config.preset_of_worlds
     settings |= {"num_worlds": config.num_worlds, "num_agents": config.num_agents, **config.env_params}
     env: VecEnv = SwarmVecEnv(**settings)
     if config.normalize_obs or config.normalize_reward:
