@@ -2,8 +2,8 @@
 
     python examples/rllib_ppo.py --scenario obstacles --iterations 20
 
-It needs Ray, which no extra brings: `pip install 'ray[rllib]' torch`. Written for Ray 2.60 and its new API stack. Ray
-2.60 asks for Gymnasium 1.2.2, with which all of entropy-env works.
+It needs Ray, which no extra brings: `pip install 'ray[rllib]' torch`, without constraints.txt, as Ray 2.60 asks for
+Gymnasium 1.2.2, which is fine with entropy-env. Written for Ray 2.60 and its new API stack.
 
 Robots that arrive start again elsewhere, so that all end together. With `on_goal="terminate"` RLlib's wrapper copes with
 robots that leave one after the other, but where some arrive in the very step in which the time limit ends the others, it
