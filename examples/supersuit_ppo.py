@@ -11,7 +11,7 @@ than ten times as fast, and without any of these limits of SuperSuit 3.11 with S
 - `PPO(..., seed=0)` raises AttributeError, as do `seed` and `reset(seed=0)`. What repeats a run is
   `stable_baselines3.common.utils.set_random_seed(0)` and, before `learn`, `worlds.venv.reset(seed=0)`.
 - `get_attr`, `set_attr` and `env_method` raise AttributeError too: nothing can be asked of a world or changed in it.
-- The worlds are copies of the one that was wrapped. Had that been reset before, all would stay the same for ever.
+- The worlds are copies of the one that was wrapped. Had that been reset before, all would draw the same layouts for ever.
 - `TimeLimit.truncated` is never set, so PPO takes the time limit for a failure, after which nothing more can be earned.
 - An assertion fails once an agent leaves before the others, as all do who arrive with `on_goal="terminate"`.
 - `num_cpus=1` starts no process. From 2 on, workers start in Python's usual way: by a fork, on Linux before Python 3.14,
