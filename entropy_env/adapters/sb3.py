@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
         f"SwarmVecEnv needs Stable-Baselines3 ({error}): pip install 'entropy-env[sb3]'", name=error.name
     ) from error
 
-from entropy_env.adapters.world import RENDER_MODES, Worlds, check_action
+from entropy_env.adapters.world import RENDER_MODES, Worlds, check_action, take
 from entropy_env.engines import EngineName, Transition
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
@@ -164,10 +164,11 @@ class SwarmVecEnv(VecEnv):
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """Go on from the snapshot of an environment made with the same settings. ValueError for one of another."""
-        own = ("rng", "level_changed")
-        self._worlds.restore({name: array for name, array in snapshot.items() if name not in own})
-        self._rng.bit_generator.state = json.loads(np.asarray(snapshot["rng"]).tobytes())
-        self._level_changed = bool(snapshot["level_changed"])
+        rest = dict(snapshot)
+        rng, level_changed = take(rest, "rng"), take(rest, "level_changed")
+        self._worlds.restore(rest)
+        self._rng.bit_generator.state = json.loads(rng.tobytes())
+        self._level_changed = bool(level_changed)
 
     def get_images(self) -> list[np.ndarray]:
         """One (H, W, 3) uint8 of every world; nothing without `render_mode="rgb_array"`."""
