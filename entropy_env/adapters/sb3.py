@@ -42,7 +42,8 @@ class SwarmVecEnv(VecEnv):
       time is up. Half of what such lanes collect is waiting: train with `respawn`.
     - `next_goal`: it does not end the episode; the robot turns to its next goal until the time limit.
 
-    Steps of waiting belong to the episode that follows, but are not counted in its length. `is_success` is in `infos` at
+    Steps of waiting belong to the episode that follows, but are not counted in its length; nothing ends for a lane that
+    waits while the time runs out. `is_success` is in `infos` at
     the end of a robot's first episode in its world only: later ones have what is left of the world's time, and would bias
     the rate that SB3 shows.
     """
@@ -53,21 +54,21 @@ class SwarmVecEnv(VecEnv):
         num_agents: int = 10,
         scenario: str | Scenario = "open",
         difficulty: int = 1,
-        on_goal: OnGoal | None = None,
+        on_goal: OnGoal = "respawn",
         render_mode: str | None = None,
         max_steps: int | None = None,
         engine: EngineName = "auto",
         seed: int | None = None,
         **settings: Any,
     ) -> None:
-        """on_goal: see above, `respawn` by default. seed: of the layouts; None for a new one each time.
+        """on_goal: see above. seed: of the layouts; None for a new one each time.
 
         The other keywords are those of `swarm_v0.parallel_env`, without `layout`.
         """
         if "layout" in settings:
             raise ValueError("layout: give a Scenario of your own, since all worlds are drawn from one")
         self._worlds = Worlds(
-            num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal or "respawn",
+            num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal,
             render_mode=render_mode, max_steps=max_steps, engine=engine, **settings,
         )  # fmt: skip
         self.num_worlds, self.num_agents = num_worlds, num_agents
@@ -93,7 +94,8 @@ class SwarmVecEnv(VecEnv):
     def set_difficulty(self, difficulty: int) -> None:
         """Draw layouts of this level (1 to 4) from now on: the next step truncates all episodes and begins new ones.
 
-        ValueError where the scenario cannot be had at this level.
+        Lanes that wait are truncated too. What is cut is no episode to report: its infos have neither `episode` nor
+        `is_success`. ValueError where the scenario cannot be had at this level.
         """
         if difficulty != self.difficulty:
             self._worlds.set_difficulty(difficulty)
