@@ -43,9 +43,8 @@ class SwarmVecEnv(VecEnv):
     - `next_goal`: it does not end the episode; the robot turns to its next goal until the time limit.
 
     Steps of waiting belong to the episode that follows, but are not counted in its length; nothing ends for a lane that
-    waits while the time runs out. `is_success` is in `infos` at
-    the end of a robot's first episode in its world only: later ones have what is left of the world's time, and would bias
-    the rate that SB3 shows.
+    waits while the time runs out. `is_success` is in `infos` at the end of a robot's first episode in its world only:
+    later ones have what is left of the world's time, and would bias the rate that SB3 shows.
     """
 
     def __init__(
