@@ -93,6 +93,14 @@ def test_the_simulator_knows_no_trainer(path):
     assert not [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
 
 
+def test_one_adapter_alone_knows_stable_baselines():
+    optional = {"torch", "stable_baselines3", "sb3_contrib"}
+    users = [
+        path.name for path in PACKAGE.rglob("*.py") if optional & {name.split(".")[0] for name in imports_of(path)}
+    ]
+    assert users == ["sb3.py"]
+
+
 @pytest.mark.parametrize("path", sorted(TRAINERS.rglob("*.py")), ids=name_of)
 def test_trainers_share_code_through_common_alone(path):
     others = [name for name in imports_of(path) if name.split(".")[0] == "trainers"]

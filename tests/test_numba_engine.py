@@ -297,6 +297,7 @@ def same_bits(a, b):
 @pytest.mark.parametrize("drive", DRIVES)
 def test_any_number_of_threads_gives_the_same_bits(drive, num_threads, monkeypatch):
     monkeypatch.setattr(engine_module, "CHUNK", 64)
+    monkeypatch.setattr(engine_module, "SHARED_FROM", 0)
     env, state = crowds(64, 5, drive)
     expected = transitions(env, state, 6, max_steps=4)
     same_bits(transitions(env, state, 6, num_threads, max_steps=4), expected)

@@ -122,7 +122,7 @@ class _Simulator:
         if self._renderer is None:
             from entropy_env.render import Renderer
 
-            size = {} if shown == 1 else {"max_size": TILE}
+            size: dict[str, Any] = {} if shown == 1 else {"max_size": TILE}
             self._renderer = Renderer("human" if on_screen else "rgb_array", **size)
         frames = [self._renderer.draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params) for e in range(shown)]
         return None if on_screen else tuple(frames)
@@ -221,9 +221,10 @@ class Worlds(_Simulator):
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """Go on from the snapshot of such worlds. ValueError for one of others."""
-        difficulty, current, self._largest = snapshot["levels"].tolist()
+        engine = dict(snapshot)
+        difficulty, current, self._largest = take(engine, "levels").tolist()
         self._use(*self._at(current))
-        self.engine.restore({name: array for name, array in snapshot.items() if name != "levels"})
+        self.engine.restore(engine)
         self.set_difficulty(difficulty)
         self._begun = True
 
@@ -265,6 +266,13 @@ def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmPa
     layout = pad_layout(layout, swarm.spec)
     check_layout(layout, params)
     return swarm, layout
+
+
+def take(snapshot: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Take it out of there. ValueError where there is none."""
+    if name not in snapshot:
+        raise ValueError(f"snapshot has no {name!r}")
+    return np.asarray(snapshot.pop(name))
 
 
 def draw_seed(rng: np.random.Generator) -> np.ndarray:
