@@ -61,9 +61,18 @@ def test_core_modules_import_only_what_is_below_them(name, path):
 
 
 def test_the_whole_core_is_looked_at():
-    assert {"types", "geometry", "neighbours", "double_float", "dynamics", "lidar", "rewards", "scenarios", "env", "vector"} <= {
-        name for name, _ in CORE
-    }
+    assert {
+        "types",
+        "geometry",
+        "neighbours",
+        "double_float",
+        "dynamics",
+        "lidar",
+        "rewards",
+        "scenarios",
+        "env",
+        "vector",
+    } <= {name for name, _ in CORE}
 
 
 ENGINES = [PACKAGE / "engines.py", PACKAGE / "jax_engine.py", *sorted((PACKAGE / "numba_engine").glob("*.py"))]
