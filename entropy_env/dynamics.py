@@ -130,7 +130,8 @@ def _bodies(
         dx = jnp.where(square < TINY, jnp.where(i > index, SMALL, -SMALL), dx)
         inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
         gap = jnp.where(touchable & there & (index != i), square * inverse - 2 * params.agent_radius, jnp.inf)
-        nx, ny, share = dx * inverse, dy * inverse, 0.5
+        nx, ny = dx * inverse, dy * inverse
+        share: jax.Array | float = 0.5
         if wanted is not None:
             mine, theirs = wanted[0] * nx + wanted[1] * ny, -(wanted[0][i] * nx + wanted[1][i] * ny)
             share = _share_of_gap(gap, mine, theirs)
@@ -141,10 +142,12 @@ def _bodies(
 
 def _fixed_bodies(x: jax.Array, y: jax.Array, layout: Layout, params: SwarmParams) -> Bodies:
     """Those that agents at x, y (P,) m can touch."""
-    return [
-        (count, lambda i, of=separation: Body(*of(i, (x, y)), 1.0, None))
-        for count, separation in _fixed(layout, params)
-    ]
+
+    def body(separation: Callable[..., Separation], i: jax.Array) -> Body:
+        gap, nx, ny = separation(i, (x, y))
+        return Body(gap, nx, ny, 1.0, None)
+
+    return [(count, partial(body, separation)) for count, separation in _fixed(layout, params)]
 
 
 def _padded(value: jax.Array) -> jax.Array:
@@ -247,24 +250,24 @@ def resolve_contacts(
 
 
 def collide(
-    x: jax.Array, y: jax.Array, before: Motion, after: Motion, active: jax.Array, near: Neighbours, layout: Layout,
-    params: SwarmParams,
+    x: jax.Array, y: jax.Array, before: tuple[jax.Array, jax.Array], after: Motion, active: jax.Array, near: Neighbours,
+    layout: Layout, params: SwarmParams,
 ) -> Motion:  # fmt: skip
     """What the contacts of agents at x, y (N,) m, where they overlap, add to their motion.
 
-    before, after: damping and motors in this substep. A contact gives two agents, discs of equal mass, a speed apart of
-    `restitution` times that at which they approached before, and its friction (Coulomb) acts at the rim, on an inertia of
-    m r^2 / 2. All contacts act at once, each on the share of an agent's mass that its number of contacts leaves, so that
+    before, after: damping and motors in this substep; before them, vx and vy alone. A contact gives two agents, discs of
+    equal mass, a speed apart of `restitution` times that at which they approached before, and its friction (Coulomb) acts
+    at the rim, on an inertia of m r^2 / 2. All contacts act at once, each on the share of an agent's mass that its number of contacts leaves, so that
     together they add no energy (Tonge et al. 2012). A round settles a single contact; further ones, several.
     """
     num_agents = x.shape[0]
     x, y, active = _padded(x), _padded(y), _padded(active)
-    vx, vy, turn = (_padded(value) for value in before)
+    vx, vy = _padded(before[0]), _padded(before[1])
     bodies = _bodies(x, y, active, near, layout, params)
     count = _visit(bodies, lambda count, body: count + (body.gap < 0).astype(jnp.float32), jnp.zeros_like(x))
-    motion = start = tuple(_padded(value) for value in after)
+    motion = start = _padded(after[0]), _padded(after[1]), _padded(after[2])
 
-    def push(change, body):
+    def push(change: Motion, body: Body) -> Motion:
         i = body.agent
         if i is None:
             restitution, friction = params.wall_restitution, params.wall_friction
@@ -277,10 +280,9 @@ def collide(
         approach = relative_before[0] * body.nx + relative_before[1] * body.ny
         excess = relative[0] * body.nx + relative[1] * body.ny + restitution * jnp.maximum(approach, 0.0)
         slip = relative[1] * body.nx - relative[0] * body.ny + params.agent_radius * rim
-        normal = jnp.where(
-            body.gap < 0, jnp.maximum(excess, 0.0) / jnp.maximum(contacts, 1.0), 0.0
-        )  # impulses over mass
-        tangential = slip / (3 * jnp.maximum(contacts, 1.0))  # 1 / m + r^2 / inertia = 3 / m
+        # impulses over the mass; 1 / m + r^2 / inertia = 3 / m
+        normal = jnp.where(body.gap < 0, jnp.maximum(excess, 0.0) / jnp.maximum(contacts, 1.0), 0.0)
+        tangential = slip / (3 * jnp.maximum(contacts, 1.0))
         tangential = jnp.clip(tangential, -friction * normal, friction * normal)
         return (
             change[0] - normal * body.nx + tangential * body.ny,
@@ -290,7 +292,8 @@ def collide(
 
     for _ in range(IMPULSE_ROUNDS):
         motion = _visit(bodies, push, motion)
-    return tuple((new - old)[:num_agents] for new, old in zip(motion, start, strict=True))
+    vx, vy, turn_rate = ((new - old)[:num_agents] for new, old in zip(motion, start, strict=True))
+    return vx, vy, turn_rate
 
 
 def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
@@ -332,17 +335,12 @@ def thrust(heading: jax.Array, motors: jax.Array, h: Pair, params: SwarmParams) 
     Each pulls along the heading (N,) rad, the left one at (0, -r) in the robot's frame and the right one at (0, r), as the
     older engine has it, whose y points down: so the left motor turns it counter-clockwise. motors: (N, 2).
     """
-    speed = double_float.divide(double_float.multiply((params.motor_force, 0.0), h), (params.mass, 0.0))
-    turn = double_float.divide(
-        double_float.multiply(speed, (2.0, 0.0)), (params.agent_radius, 0.0)
-    )  # inertia m r^2 / 2
-    both = double_float.multiply(double_float.two_sum(motors[:, 0], motors[:, 1]), speed)
-    odds = double_float.multiply(double_float.two_sum(motors[:, 0], -motors[:, 1]), turn)
-    return (
-        double_float.multiply(both, (jnp.cos(heading), 0.0)),
-        double_float.multiply(both, (jnp.sin(heading), 0.0)),
-        odds,
-    )
+    divide, multiply, two_sum = double_float.divide, double_float.multiply, double_float.two_sum
+    speed = divide(multiply((params.motor_force, 0.0), h), (params.mass, 0.0))
+    turn_rate = divide(multiply(speed, (2.0, 0.0)), (params.agent_radius, 0.0))  # torque r F, inertia m r^2 / 2
+    pull = multiply(two_sum(motors[:, 0], motors[:, 1]), speed)
+    turn = multiply(two_sum(motors[:, 0], -motors[:, 1]), turn_rate)
+    return multiply(pull, (jnp.cos(heading), 0.0)), multiply(pull, (jnp.sin(heading), 0.0)), turn
 
 
 def _wrap_pair(angle: Pair) -> Pair:
@@ -360,16 +358,16 @@ def _glide(
     """A control period with the force drive. Its numbers are pairs, for 1e-5 m of accuracy."""
     add, multiply, active = double_float.add, double_float.multiply, state.active
     h = double_float.divide((params.dt, 0.0), (float(spec.substeps), 0.0))
-    lost = double_float.negative(double_float.lost_by_decay(params.damping, h))
+    lost = double_float.negative(double_float.lost_by_decay(jnp.asarray(params.damping), h))
     longest = longest_move(h[0], params, spec)
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         (x, y, heading), motion, gain, collided = carry
-        before = tuple(rate[0] for rate in motion)
+        before = motion[0][0], motion[1][0]
         dx, dy = _shortened(before[0] * h[0], before[1] * h[0], longest)
         new_heading = _wrap_pair(add(heading, multiply(motion[2], h)))
         new_motion = tuple(add(add(rate, multiply(rate, lost)), more) for rate, more in zip(motion, gain, strict=True))
-        after = tuple(rate[0] for rate in new_motion)
+        after: Any = tuple(rate[0] for rate in new_motion)
         change = collide(x[0] + dx, y[0] + dy, before, after, active, near, state.layout, params)
         new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
         dx, dy, touched = resolve_contacts(x[0], y[0], dx, dy, active, piled, near, state.layout, h[0], params, spec)

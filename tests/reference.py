@@ -261,7 +261,7 @@ class ForceDrive:
     damping: float = 0.5  # share of the velocity left after 1 s
     restitution: tuple[float, float] = (0.04, 0.1)  # of two agents, of an agent and a fixed body
     friction: tuple[float, float] = (0.49, 0.35)
-    iterations: int = 4
+    rounds: int = 2  # of impulses in a substep
 
     @property
     def h(self):
@@ -315,7 +315,7 @@ def collide(position, before, velocity, spin, active, world, p):
                 bodies.append((length - 2 * p.radius, normal, j))
         contacts += [(i, j, normal) for gap, normal, j in bodies if gap < 0]
     count = np.bincount([i for i, _, _ in contacts], minlength=n)
-    for _ in range(p.iterations):
+    for _ in range(p.rounds):
         change, change_spin = np.zeros((n, 2)), np.zeros(n)
         for i, j, normal in contacts:
             tangent = np.array([-normal[1], normal[0]])

@@ -79,11 +79,16 @@ def find_neighbours(w, p, e, i):
 
 
 @inlined
+def clipped(motor):
+    """To [-1, 1]; what is not finite is zero."""
+    return min(max(motor, -ONE), ONE) if math.isfinite(motor) else ZERO
+
+
+@inlined
 def set_command(me, motors, p):
-    """The wheel speeds wanted: beyond [-1, 1] motors (2,) are clipped, non-finite they are zero."""
+    """The wheel speeds that motors (2,) want."""
     for wheel in range(2):
-        motor = motors[wheel]
-        me.command[wheel] = min(max(motor, -ONE), ONE) * p.max_wheel_speed if math.isfinite(motor) else ZERO
+        me.command[wheel] = clipped(motors[wheel]) * p.max_wheel_speed
         me.move[wheel] = ZERO
 
 
@@ -114,20 +119,20 @@ def propose(me, p, h, longest):
 
 @inlined
 def set_thrust(me, motion, motors, p, choices):
-    """What the motors will add in the first substep (`dynamics.thrust`); commands as in `set_command`."""
+    """What motors (2,) will add in the first substep (`dynamics.thrust`)."""
     me.move[0], me.move[1] = ZERO, ZERO
-    left, right = 0.0, 0.0
-    if math.isfinite(motors[0]):
-        left = np.float64(min(max(motors[0], -ONE), ONE))
-    if math.isfinite(motors[1]):
-        right = np.float64(min(max(motors[1], -ONE), ONE))
+    left, right, heading = np.float64(clipped(motors[0])), np.float64(clipped(motors[1])), np.float64(me.heading)
     speed = np.float64(p.motor_force) * p.dt / choices.substeps / p.mass
-    heading = np.float64(me.heading)
-    motion.thrust[0], motion.thrust[1] = (
-        (left + right) * speed * math.cos(heading),
-        (left + right) * speed * math.sin(heading),
-    )
-    motion.thrust[2] = (left - right) * speed * 2.0 / p.agent_radius
+    pull = (left + right) * speed
+    motion.thrust[0], motion.thrust[1] = pull * math.cos(heading), pull * math.sin(heading)
+    motion.thrust[2] = (left - right) * speed * 2.0 / p.agent_radius  # torque r F, inertia m r^2 / 2
+
+
+@inlined
+def as_pair(value):
+    """A double as the nearest float32 and what that is off by."""
+    nearest = np.float32(value)
+    return nearest, np.float32(value - nearest)
 
 
 @inlined
@@ -151,16 +156,12 @@ def glide(me, motion, p, choices, lost, longest):
     rate = np.float64(turn) + rounding[5]
     heading = np.float64(me.heading) + rounding[2] + rate * h
     heading -= TWO_PI * math.ceil((heading - math.pi) / TWO_PI)
-    me.heading = np.float32(heading)
-    rounding[2] = np.float32(heading - me.heading)
+    me.heading, rounding[2] = as_pair(heading)
     for k in range(2):
         new = np.float64(velocity[k]) + rounding[3 + k]
         new += motion.thrust[k] - new * lost
-        velocity[k] = np.float32(new)
-        rounding[3 + k] = np.float32(new - velocity[k])
-    rate += motion.thrust[2] - rate * lost
-    motion.angular_velocity = np.float32(rate)
-    rounding[5] = np.float32(rate - motion.angular_velocity)
+        velocity[k], rounding[3 + k] = as_pair(new)
+    motion.angular_velocity, rounding[5] = as_pair(rate + (motion.thrust[2] - rate * lost))
     for k in range(3):
         motion.thrust[k] = 0.0  # forces last one substep
     motion.num_contacts = 0
@@ -173,8 +174,7 @@ def settle_pair(me, motion):
     """Make the move of a substep with the force drive."""
     for k in range(2):
         new = np.float64(me.position[k]) + motion.rounding[k] + me.move[k]
-        me.position[k] = np.float32(new)
-        motion.rounding[k] = np.float32(new - me.position[k])
+        me.position[k], motion.rounding[k] = as_pair(new)
 
 
 @inlined
@@ -293,11 +293,9 @@ def apply_impulses(me, motion):
     final = 3 * (IMPULSE_ROUNDS % 2)
     for k in range(2):
         new = np.float64(motion.velocity[k]) + motion.rounding[3 + k] + motion.change[final + k]
-        motion.velocity[k] = np.float32(new)
-        motion.rounding[3 + k] = np.float32(new - motion.velocity[k])
-    rate = np.float64(motion.angular_velocity) + motion.rounding[5] + motion.change[final + 2]
-    motion.angular_velocity = np.float32(rate)
-    motion.rounding[5] = np.float32(rate - motion.angular_velocity)
+        motion.velocity[k], motion.rounding[3 + k] = as_pair(new)
+    new = np.float64(motion.angular_velocity) + motion.rounding[5] + motion.change[final + 2]
+    motion.angular_velocity, motion.rounding[5] = as_pair(new)
 
 
 @inlined

@@ -37,10 +37,7 @@ TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
 MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE, COUNT, COLLIDE = range(12)  # the stages
-PERIOD, FORCE_PERIOD = (
-    2,
-    3 + IMPULSE_ROUNDS,
-)  # stages of a substep: DRIVE and TOUCH, with the force drive others between
+PERIOD, FORCE_PERIOD = 2, 3 + IMPULSE_ROUNDS  # stages of a substep: DRIVE, TOUCH; by force COUNT, COLLIDEs between
 
 
 class Choices(NamedTuple):
