@@ -45,9 +45,9 @@ def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], rig
     both = ENCODING[".gif"][1].replace("split", "[0][1]hstack[both];[both]split", 1)
     with _whole(Path(path)) as temporary:
         inputs = ["-i", os.fspath(left), "-i", os.fspath(right)]
-        done = subprocess.run(
-            [*_ffmpeg(), *inputs, "-filter_complex", both, temporary], capture_output=True, check=False
-        )
+        command = [*_ffmpeg(), *inputs, "-filter_complex", both, temporary]
+        # ffmpeg takes keys from a terminal, and stops in the background for want of one
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             raise RuntimeError(f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}")
     return Path(path)

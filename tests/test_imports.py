@@ -107,6 +107,20 @@ def test_trainers_share_code_through_common_alone(path):
     assert all(name.startswith("trainers.common.") for name in others), others
 
 
+TORCH = {"torch", "stable_baselines3", "sb3_contrib", "supersuit"}
+WITH_TORCH = {"entropy_env.adapters.sb3", "trainers.sb3_lstm"}  # and the package trainers.common.sb3
+
+
+@pytest.mark.parametrize("path", [*sorted(PACKAGE.rglob("*.py")), *sorted(TRAINERS.rglob("*.py"))], ids=name_of)
+def test_torch_is_imported_where_it_is_needed_alone(path):
+    name = name_of(path)
+    if name not in WITH_TORCH and not f"{name}.".startswith("trainers.common.sb3."):
+        needed = {*WITH_TORCH, "trainers.common.sb3"}
+        for imported in imports_of(path):
+            assert imported.split(".")[0] not in TORCH, imported
+            assert not any(f"{imported}.".startswith(f"{module}.") for module in needed), imported
+
+
 def run(code):
     """What a fresh interpreter prints."""
     command = [sys.executable, "-c", code]

@@ -6,10 +6,12 @@ import json
 import math
 import re
 import struct
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disk import full_disk
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
@@ -123,3 +125,27 @@ def test_memory_is_in_gib():
     metrics = system_metrics()
     assert 0.01 < metrics["system/cpu_memory"] < 100
     assert metrics["system/gpu_memory"] >= 0.0
+
+
+def test_figures_are_in_tensorboard_at_once_and_as_it_reads_them(tmp_path):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    with MetricsLogger(tmp_path) as logger:
+        logger.log(3, {"loss/policy": 0.5, "loss/value": 2.0})
+        (path,) = tmp_path.glob("events.*")  # as a kill would leave it
+        read = [(event.step, value.tag, value.tensor.float_val[0])
+                for event in loader.EventFileLoader(str(path)).Load() for value in event.summary.value]  # fmt: skip
+    assert read == [(3, "loss/policy", 0.5), (3, "loss/value", 2.0)]
+
+
+def test_figures_that_a_full_disk_does_not_take_are_written_later(tmp_path):
+    with MetricsLogger(tmp_path) as logger, warnings.catch_warnings(record=True) as caught, full_disk(1000):
+        for step in range(100):
+            logger.log(step, {"loss/policy": step / 4})
+    assert ["could not be written" in str(warning.message) for warning in caught] == [True]
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [*range(100)]
+    assert events(tmp_path) == [(step, "loss/policy", step / 4) for step in range(100)]
+
+
+def test_a_disk_that_stays_full_ends_no_run(tmp_path):
+    with full_disk(1000), pytest.warns(UserWarning, match="could not be written"):
+        log(tmp_path, range(100))

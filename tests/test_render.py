@@ -8,7 +8,7 @@ import pytest
 
 from entropy_env.render import ALERT, FLOOR, OBSTACLE, SHADE, WALL, Renderer, agent_colours
 from entropy_env.types import Layout, SwarmParams, SwarmState
-from entropy_env.video import write_video
+from entropy_env.video import side_by_side, write_video
 
 pytest.importorskip("pygame")
 
@@ -478,6 +478,31 @@ def test_old_file_is_replaced(tmp_path):
     path.write_bytes(b"old")
     write_video(path, clip())
     assert path.read_bytes().startswith(b"GIF89a")
+
+
+def test_two_videos_side_by_side_are_twice_as_wide_and_the_shorter_stands_still_at_its_end(tmp_path):
+    left, right = list(clip(5)), [255 - frame for frame in clip(3)]
+    write_video(tmp_path / "left.gif", left, fps=20)
+    write_video(tmp_path / "right.gif", right, fps=20)
+    path = side_by_side(tmp_path / "new" / "both.gif", tmp_path / "left.gif", tmp_path / "right.gif")
+    back = iio.imread(path, plugin="pillow", index=...)
+    assert back.shape == (5, 48, 128, 3)
+    assert iio.immeta(path, plugin="pillow")["duration"] == 50
+    assert np.abs(back[:, :, :64].astype(int) - np.array(left, int)).mean() < 4
+    assert np.abs(back[:, :, 64:].astype(int) - np.array([*right, right[-1], right[-1]], int)).mean() < 4
+    assert os.listdir(path.parent) == ["both.gif"]
+
+
+def test_videos_that_cannot_be_side_by_side_leave_the_old_file_and_say_why(tmp_path):
+    write_video(tmp_path / "left.gif", clip())
+    write_video(tmp_path / "right.gif", clip(height=40))
+    (tmp_path / "both.gif").write_bytes(b"old")
+    with pytest.raises(RuntimeError, match=r"both\.gif.*height"):
+        side_by_side(tmp_path / "both.gif", tmp_path / "left.gif", tmp_path / "right.gif")
+    with pytest.raises(RuntimeError, match="absent"):
+        side_by_side(tmp_path / "both.gif", tmp_path / "left.gif", tmp_path / "absent.gif")
+    assert (tmp_path / "both.gif").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["both.gif", "left.gif", "right.gif"]
 
 
 @pytest.mark.parametrize(

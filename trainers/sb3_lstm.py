@@ -31,7 +31,7 @@ from entropy_env.render import Renderer
 from entropy_env.video import MAX_GIF_FPS, side_by_side, write_video
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.config import parse_config
-from trainers.common.curriculum import Curriculum
+from trainers.common.curriculum import HARDEST, Curriculum
 from trainers.common.dashboard import Dashboard
 from trainers.common.episodes import episode_key
 from trainers.common.evaluation import episode_keys, evaluate_episodes, results_table
@@ -44,7 +44,8 @@ try:
     import trainers.common.sb3  # noqa: F401 - says which extra is missing
 except ModuleNotFoundError as error:
     if __name__ == "__main__":
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     raise
 
 from sb3_contrib import RecurrentPPO
@@ -57,7 +58,7 @@ from trainers.common.sb3.callbacks import Checkpoints, Figures, Levels, Training
 from trainers.common.sb3.checkpoint import (
     Saved,
     fit_goals_of_v2,
-    load_weights,
+    load_state,
     normalizer_arrays,
     pack,
     progress_of,
@@ -67,7 +68,7 @@ from trainers.common.sb3.checkpoint import (
 )
 from trainers.common.sb3.lstm import LstmPolicy
 from trainers.common.sb3.policy import LanePolicy, film, load_policy, player
-from trainers.common.sb3.workspace import Workspace, open_workspace
+from trainers.common.sb3.workspace import NAME, Workspace, open_workspace
 
 TRAIL = 40  # positions drawn behind each robot
 PRESETS: dict[str, dict[str, int]] = {
@@ -75,7 +76,8 @@ PRESETS: dict[str, dict[str, int]] = {
     "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
 }
 MAY_CHANGE = {
-    "folder", "total_steps", "checkpoint_interval", "base_model", "base_from_v2", "videos", "eval_episodes", "wandb", "wandb_project",
+    "preset", "folder", "total_steps", "checkpoint_interval", "base_model", "base_from_v2", "videos", "eval_episodes",
+    "wandb", "wandb_project",
     "device",
 }  # fmt: skip
 
@@ -173,10 +175,21 @@ class LstmConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
         if self.batch_size > self.steps_per_rollout:  # type: ignore[operator]
             raise ValueError(f"batch_size={self.batch_size} is more than a rollout of {self.steps_per_rollout} steps")
-        if self.batch_size < 2:  # type: ignore[operator]
-            raise ValueError(f"batch_size={self.batch_size} must be at least 2, to normalise advantages")
+        if self.batch_size == 1 or self.steps_per_rollout % self.batch_size == 1:  # type: ignore[operator]
+            raise ValueError(
+                f"batch_size={self.batch_size} leaves a minibatch of one of the {self.steps_per_rollout} steps of a "
+                f"rollout, whose advantages cannot be normalised"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
+
+    def task(self, difficulty: int) -> Task:
+        """The worlds at a level."""
+        settings = with_preset(self.preset_of_worlds, {"reward": self.reward, **self.env_params})
+        known = {field.name for field in dataclasses.fields(Task)}
+        chosen = {name: settings.pop(name) for name in known & settings.keys()}
+        params = {name: value for name, value in settings.items() if name != "on_goal"}
+        return Task(self.scenario, difficulty, self.num_agents, params=params, **chosen)
 
     @property
     def preset_of_worlds(self) -> str | None:
@@ -211,13 +224,11 @@ class Training:
     @property
     def task(self) -> Task:
         """What the model has come to."""
-        config = self.config
-        level = self.curriculum.level if config.curriculum else config.difficulty
-        settings = with_preset(config.preset_of_worlds, {"reward": config.reward, **config.env_params})
-        known = {field.name for field in dataclasses.fields(Task)}
-        chosen = {name: settings.pop(name) for name in known & settings.keys()}
-        params = {name: value for name, value in settings.items() if name != "on_goal"}
-        return Task(config.scenario, level, config.num_agents, params=params, **chosen)
+        return self.config.task(self.curriculum.level)
+
+    @property
+    def policy(self) -> LstmPolicy:
+        return cast(LstmPolicy, self.model.policy)
 
     @property
     def worlds(self) -> SwarmVecEnv:
@@ -234,8 +245,10 @@ class Training:
             base = unpack(self.config.base_model)
             if self.config.base_from_v2:
                 base = fit_goals_of_v2(base)
-            load_weights(self.model, base, optimizer=False)
+            load_state(self.policy, base)
             normalizer = self.model.get_vec_normalize_env()
+            if base.about.get("config", {}).get("normalize_obs", False) != self.config.normalize_obs and base.about:
+                warnings.warn(f"{base.path} was trained with --normalize-obs the other way", stacklevel=2)
             if normalizer and "normalizer/returns" in base.arrays:
                 set_normalizer(normalizer, base.arrays | {"normalizer/returns": normalizer.returns})
             print(f"Training {self.name} from {self.config.base_model}", flush=True)
@@ -244,12 +257,18 @@ class Training:
 
     def resume(self, saved: Saved) -> None:
         """Continue where `pack` looked."""
-        load_weights(self.model, saved, optimizer=True)
-        resume_progress(self.model, saved.arrays)
+        load_state(self.policy, saved)
         prefix = "worlds/"
-        self.worlds.restore({n.removeprefix(prefix): a for n, a in saved.arrays.items() if n.startswith(prefix)})
-        self.curriculum = Curriculum(**saved.about["curriculum"])
-        self.name, self.track_id = saved.about["name"], saved.about["track_id"]
+        try:
+            self.policy.optimizer.load_state_dict(saved.weights["policy.optimizer"])
+            resume_progress(self.model, saved.arrays)
+            self.worlds.restore({n.removeprefix(prefix): a for n, a in saved.arrays.items() if n.startswith(prefix)})
+            self.curriculum = Curriculum(**saved.about["curriculum"])
+            self.name, self.track_id = saved.about["name"], saved.about["track_id"]
+            if not NAME.fullmatch(self.name):  # files are named by it
+                raise ValueError(f"name={self.name!r}")
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{saved.path} does not hold what a training goes on from ({error!r})") from error
 
     def pack(self, progress: bool) -> bytes:
         """The zip of the model; with all that a training needs to go on, or without."""
@@ -288,17 +307,25 @@ class Training:
                 self.model.learn(
                     config.total_steps - done, callbacks, log_interval=sys.maxsize, reset_num_timesteps=False
                 )
+        except ValueError as error:
+            if "Expected parameter" not in str(error):  # torch's word for a distribution that is not finite
+                raise
+            raise TrainingDivergedError("the policy is no longer finite", self.model.num_timesteps) from error
         except KeyboardInterrupt:
-            if checkpoints.save_now():
-                print(
-                    f"Stopped and saved at {checkpoints.steps:,} steps. The same command goes on from there.",
-                    flush=True,
-                )
+            try:
+                if checkpoints.save_now():
+                    print(f"Stopped and saved at {checkpoints.steps:,} steps. The same command goes on from there.",
+                          flush=True)  # fmt: skip
+            except OSError as error:
+                warnings.warn(f"stopped, but not saved ({error}): the checkpoint before stays", stacklevel=2)
             raise
 
     def finish(self) -> Path:
         """Put the model on the shelf and drop the checkpoint."""
-        path = self.workspace.save_model(self.pack(progress=False), self.name)
+        try:
+            path = self.workspace.save_model(self.pack(progress=False), self.name, self.track_id)
+        except OSError as error:
+            raise OSError(f"{self.name} could not be saved ({error}). The same command tries again") from error
         self.workspace.drop_checkpoints()
         print(f"Trained {self.model.num_timesteps:,} agent steps: {path}", flush=True)
         return path
@@ -307,7 +334,7 @@ class Training:
         """An episode with the model as it is; at the end, beside that of the start."""
         paths = {kind: self.workspace.videos / f"{self.name}_{kind}.gif" for kind in ("start", "end", "comparison")}
         try:
-            write_episode(paths[moment], self.policy(), self.config.seed)
+            write_episode(paths[moment], self.player(), self.config.seed)
             made: list[str] = [moment]
             if moment == "end" and paths["start"].exists():
                 side_by_side(paths["comparison"], paths["start"], paths["end"])
@@ -320,11 +347,11 @@ class Training:
             if tracker:
                 tracker.log_video(f"video/{kind}", paths[kind])
 
-    def policy(self) -> LanePolicy:
-        """The model as it is."""
+    def player(self) -> LanePolicy:
+        """The model as it is, at the level it began with, so that start and end are seen in the same world."""
         normalizer = self.model.get_vec_normalize_env()
         arrays = normalizer_arrays(normalizer) if normalizer and self.config.normalize_obs else None
-        return LanePolicy(cast(LstmPolicy, self.model.policy), self.task, self.model.num_timesteps, arrays)
+        return LanePolicy(self.policy, self.config.task(self.config.difficulty), self.model.num_timesteps, arrays)
 
 
 def make_model(config: LstmConfig) -> RecurrentPPO:
@@ -345,18 +372,14 @@ def make_model(config: LstmConfig) -> RecurrentPPO:
 
 def check_same_training(saved: Saved, config: LstmConfig) -> None:
     """ValueError naming what a training cannot change when it is resumed."""
-    kept = saved.about.get("config")
-    if kept is None:
-        raise CheckpointError(
-            f"{saved.path} is not of this trainer: to begin with its weights, give it as --base-model"
-        )
+    kept = saved.about.get("config", {})
     lanes = len(saved.arrays["last_episode_starts"])
     now = json.loads(to_json(dataclasses.asdict(config)))
-    for name in now.keys() - MAY_CHANGE:
-        if now[name] != kept.get(name):
+    for name in now:
+        if name not in MAY_CHANGE and now[name] != kept.get(name):
             raise ValueError(
                 f"{name}={now[name]!r} is not what {saved.path} ({lanes} lanes, {saved.obs_dim} observations) was begun "
-                f"with, {kept.get(name)!r}. Give the same options, another --folder, or delete the checkpoint"
+                f"with, {kept.get(name)!r}. Give the same options, another --folder, or delete {saved.path.parent}"
             )
 
 
@@ -388,6 +411,8 @@ def train(config: LstmConfig) -> Path:
     OSError where the folder cannot be used, TrainingDivergedError as soon as a loss is not finite, and KeyboardInterrupt,
     once all is saved, after Ctrl-C.
     """
+    for level in (config.difficulty, HARDEST if config.curriculum else config.difficulty):
+        config.task(level).make(on_goal="respawn")  # a swarm that cannot be leaves no folders behind
     with open_workspace(config.folder) as workspace:
         training = Training(config, workspace)
         training.begin()
@@ -425,7 +450,14 @@ def main(argv: list[str] | None = None) -> int:
             train(config)
         except KeyboardInterrupt:
             return 130
-        except (ValueError, OSError, CheckpointError, ModuleNotFoundError, TrainingDivergedError) as error:
+        except (
+            ValueError,
+            OSError,
+            RuntimeError,
+            CheckpointError,
+            ModuleNotFoundError,
+            TrainingDivergedError,
+        ) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1 if isinstance(error, TrainingDivergedError) else 2
     return 0

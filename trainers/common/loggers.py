@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
 import os
 import resource
+import socket
+import struct
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +21,13 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from trainers.common.files import to_json, write_atomic
+
+ROOM = 1 << 20  # bytes of figures that wait in memory for a disk
 
 
 class MetricsLogger:
@@ -27,33 +35,51 @@ class MetricsLogger:
 
     With `resume_step`, what was logged after that step is dropped from both, so a run that was killed and resumed
     logs what an uninterrupted one does. Figures that are not finite are null in the lines and absent from TensorBoard.
+    What a full disk takes not is kept in memory, with a warning, and written once it does.
     """
 
     def __init__(self, folder: str | os.PathLike[str], resume_step: int | None = None) -> None:
         path = Path(folder) / "metrics.jsonl"
         if resume_step is not None and path.exists():
             _drop_lines_after(path, resume_step)
-        self._lines = path.open("x" if resume_step is None else "a", encoding="utf-8")
-        # TensorBoard forgets steps from `purge_step` on, but not at the first such mark of a run: hence also the 0.
+        self._lines = path.open("xb" if resume_step is None else "ab", buffering=ROOM)
         # The suffix keeps a run that is resumed within a second from overwriting its own events.
-        self._events = SummaryWriter(
-            str(folder),
-            purge_step=0 if resume_step is None else resume_step + 1,
-            flush_secs=10,
-            filename_suffix=f".{time.time_ns()}",
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{time.time_ns()}"
+        self._events = path.with_name(name).open("wb", buffering=ROOM)
+        self._failed = False
+        # TensorBoard forgets steps from a START on, but not at the first of a run: hence also the 0.
+        self._add_event(file_version="brain.Event:2")
+        self._add_event(
+            step=0 if resume_step is None else resume_step + 1, session_log=SessionLog(status=SessionLog.START)
         )
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record scalars at a step."""
-        self._lines.write(to_json({"step": int(step), **metrics}) + "\n")
-        self._lines.flush()
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._events.add_scalar(name, float(value), int(step))
+        finite = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in metrics.items()
+            if math.isfinite(value)
+        ]
+        try:
+            self._lines.write((to_json({"step": int(step), **metrics}) + "\n").encode())
+            self._add_event(step=int(step), summary=Summary(value=finite))
+            self._lines.flush()
+            self._events.flush()
+        except OSError as error:
+            if not self._failed:
+                warnings.warn(f"figures could not be written ({error}): they will be, once they can", stacklevel=2)
+            self._failed = True
+
+    def _add_event(self, **fields: Any) -> None:
+        data = Event(wall_time=time.time(), **fields).SerializeToString()
+        size = struct.pack("<Q", len(data))
+        for part in (size, data):
+            self._events.write(part + struct.pack("<I", masked_crc32c(part)))
 
     def close(self) -> None:
-        self._lines.close()
-        self._events.close()
+        for file in (self._lines, self._events):
+            with contextlib.suppress(OSError):  # said before
+                file.close()
 
     def __enter__(self) -> Self:
         return self

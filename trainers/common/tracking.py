@@ -31,13 +31,13 @@ class Tracker:
         given: dict[str, Any] = {
             "project": project,
             "name": name,
-            "id": name,
             "config": dict(config),
             "dir": str(folder),
         }
         for choice in dict.fromkeys((mode, "offline")):
             try:
-                self._run = wandb.init(mode=choice, settings=settings, resume="allow", **given)
+                unique = name if choice == mode else f"{name}-{choice}"  # W&B still holds the one that failed
+                self._run = wandb.init(id=unique, mode=choice, settings=settings, resume="allow", **given)
                 break
             except Exception as error:  # noqa: BLE001 - a server out of reach, a refused key, a full disk
                 warnings.warn(f"W&B does not work {choice} ({error})", stacklevel=2)

@@ -34,7 +34,12 @@ GLANCE = 0.25  # s between two looks at the progress bar
 
 
 class TrainingDivergedError(ArithmeticError):
-    """A loss is no longer finite."""
+    """A loss or the weights are no longer finite."""
+
+    def __init__(self, what: str, steps: int) -> None:
+        super().__init__(
+            f"{what} at {steps:,} steps; a checkpoint stays as it is. A lower --learning-rate or --max-grad-norm may help"
+        )
 
 
 class BetweenUpdates(BaseCallback):
@@ -90,7 +95,9 @@ class Figures(BetweenUpdates):
         figures = self._figures() | {"train/fps": (self.model.num_timesteps - self._steps) / (now - self._since)}
         for name in ("loss/total", "loss/policy", "loss/value"):
             if not math.isfinite(figures.get(name, 0.0)):
-                raise TrainingDivergedError(f"{name} is {figures[name]} at {self.model.num_timesteps:,} steps")
+                raise TrainingDivergedError(f"{name} is {figures[name]}", self.model.num_timesteps)
+        if not all(weights.isfinite().all() for weights in self.model.policy.parameters()):
+            raise TrainingDivergedError("the weights are no longer finite", self.model.num_timesteps)
         self._steps, self._since = self.model.num_timesteps, now
         self._files.log(self.model.num_timesteps, figures)
         if self._tracker:
@@ -135,6 +142,7 @@ class Checkpoints(BetweenUpdates):
         super().__init__()
         self._interval, self._pack, self._write = interval, pack, write
         self._latest: bytes | None = None
+        self._failed = False  # to write, the last time
         self.steps = 0  # of the latest state
 
     def _on_training_start(self) -> None:
@@ -147,18 +155,20 @@ class Checkpoints(BetweenUpdates):
             try:
                 self.save_now()
             except OSError as error:
-                warnings.warn(
-                    f"the checkpoint at {self.steps:,} steps could not be written ({error}): training goes on, and the "
-                    f"one at {self._written:,} steps stays",
-                    stacklevel=2,
-                )
+                if not self._failed:
+                    warnings.warn(
+                        f"the checkpoint at {self.steps:,} steps could not be written ({error}): training goes on, the "
+                        f"one before stays, and each later rollout tries again",
+                        stacklevel=2,
+                    )
+                self._failed = True
 
     def save_now(self) -> bool:
         """Write the latest state; False if there is none yet. OSError where the disk takes it not."""
         if self._latest is None:
             return False
         self._write(self._latest)
-        self._written = self.steps
+        self._written, self._failed = self.steps, False
         return True
 
 

@@ -12,6 +12,8 @@ import dataclasses
 import io
 import json
 import os
+import pickle
+import warnings
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -48,6 +50,11 @@ class Saved:
     arrays: dict[str, np.ndarray]
 
     @property
+    def is_checkpoint(self) -> bool:
+        """Whether a training can go on from it; a finished model has nothing of its own."""
+        return "last_episode_starts" in self.arrays and "policy.optimizer" in self.weights
+
+    @property
     def obs_dim(self) -> int:
         return self.weights["policy"]["lstm_actor.weight_ih_l0"].shape[1]
 
@@ -76,7 +83,7 @@ def _stock_policy(model: RecurrentPPO) -> Iterator[None]:
 
 
 def unpack(path: str | os.PathLike[str]) -> Saved:
-    """Read a zip. Raises OSError where there is none, CheckpointError where it is damaged or of a newer version."""
+    """Read a zip. Raises FileNotFoundError where there is none, CheckpointError where it is damaged or of a newer version."""
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,31 +99,39 @@ def unpack(path: str | os.PathLike[str]) -> Saved:
                 )
             arrays = safetensors.numpy.load(archive.read(ARRAYS)) if ARRAYS in names else {}
             weights = {
-                name.removesuffix(".pth"): th.load(io.BytesIO(archive.read(name)), "cpu", weights_only=True)
+                name.removesuffix(".pth"): _load(archive.read(name))
                 for name in ("policy.pth", "policy.optimizer.pth")
                 if name in names
             }
-    except (CheckpointError, OSError):
+        tensors = all(isinstance(tensor, th.Tensor) for tensor in weights.get("policy", {}).values())
+        if not tensors or "lstm_actor.weight_ih_l0" not in weights.get("policy", {}):
+            raise CheckpointError(f"{path} holds no recurrent policy of Stable-Baselines3")
+    except (CheckpointError, FileNotFoundError):
         raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: where it should hold weights, it holds more or is damaged"
+        ) from error
     except Exception as error:  # damage can trip the parsers anywhere
-        raise CheckpointError(f"{path} is damaged ({error})") from error
-    if "lstm_actor.weight_ih_l0" not in weights.get("policy", {}):
-        raise CheckpointError(f"{path} holds no recurrent policy of Stable-Baselines3")
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
     return Saved(path, weights, about, arrays)
 
 
-def load_weights(model: RecurrentPPO, saved: Saved, optimizer: bool) -> None:
-    """Put saved weights into a model of the same shapes; CheckpointError names the first that differs."""
-    mine = model.policy.state_dict()
+def _load(data: bytes) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # about a pickle that it refuses anyway
+        return th.load(io.BytesIO(data), "cpu", weights_only=True)
+
+
+def load_state(policy: RecurrentActorCriticPolicy, saved: Saved) -> None:
+    """Put saved weights into a policy of the same shapes; CheckpointError names the first that differs."""
+    mine = policy.state_dict()
     for name in sorted(mine.keys() | saved.weights["policy"].keys()):
         ours, theirs = (
             tuple(weights[name].shape) if name in weights else None for weights in (mine, saved.weights["policy"])
         )
         if ours != theirs:
             raise CheckpointError(f"{saved.path}: {name} has shape {theirs}, this model needs {ours}")
-    model.policy.load_state_dict(saved.weights["policy"])
-    if optimizer:
-        model.policy.optimizer.load_state_dict(saved.weights["policy.optimizer"])
+    policy.load_state_dict(saved.weights["policy"])
 
 
 def fit_goals_of_v2(saved: Saved) -> Saved:
@@ -175,17 +190,23 @@ def resume_progress(model: RecurrentPPO, arrays: Mapping[str, np.ndarray]) -> No
 
 def normalizer_arrays(normalizer: VecNormalize) -> dict[str, np.ndarray]:
     """Running statistics of observations and returns."""
-    moments = {"obs": normalizer.obs_rms, "return": normalizer.ret_rms}
     arrays = {
-        f"normalizer/{of}_{name}": np.array(getattr(rms, name)) for of, rms in moments.items() for name in STATISTICS
+        f"normalizer/{of}_{name}": np.array(getattr(rms, name))
+        for of, rms in _moments(normalizer).items()
+        for name in STATISTICS
     }
     return arrays | {"normalizer/returns": normalizer.returns.copy()}
 
 
 def set_normalizer(normalizer: VecNormalize, arrays: Mapping[str, np.ndarray]) -> None:
     """The inverse of `normalizer_arrays`."""
-    for of, rms in {"obs": normalizer.obs_rms, "return": normalizer.ret_rms}.items():
+    for of, rms in _moments(normalizer).items():
         for name in STATISTICS:
             value = arrays[f"normalizer/{of}_{name}"]
             setattr(rms, name, value.copy() if value.ndim else value.item())
     normalizer.returns = arrays["normalizer/returns"].copy()
+
+
+def _moments(normalizer: VecNormalize) -> dict[str, Any]:
+    """Those it keeps: VecNormalize has none of observations that it leaves as they are."""
+    return {"return": normalizer.ret_rms} | ({"obs": normalizer.obs_rms} if normalizer.norm_obs else {})

@@ -19,7 +19,7 @@ from entropy_env.types import Layout, SwarmParams, SwarmState
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.episodes import Episode, travelled
 from trainers.common.policy import Task
-from trainers.common.sb3.checkpoint import Saved, unpack
+from trainers.common.sb3.checkpoint import Saved, load_state, unpack
 from trainers.common.sb3.lstm import LstmPolicy
 
 Memory = tuple[np.ndarray, ...] | None  # (layers, robots, units) each; None at the start of an episode
@@ -61,7 +61,8 @@ class LanePolicy:
 
 
 def load_policy(path: str | os.PathLike[str]) -> LanePolicy:
-    """The policy in a zip of `trainers.sb3_lstm`. Raises OSError where there is none, CheckpointError if it is damaged."""
+    """The policy in a zip of `trainers.sb3_lstm`. Raises FileNotFoundError where there is none, CheckpointError if
+    it is damaged."""
     saved = unpack(path)
     try:
         task, step = Task(**saved.about["env"]), int(saved.about["step"])
@@ -71,7 +72,7 @@ def load_policy(path: str | os.PathLike[str]) -> LanePolicy:
         ) from error
     env, _ = task.make(on_goal="terminate")
     network = LstmPolicy(observation_space(env.spec), action_space(env.spec), lambda _: 0.0, **shape_of(saved))
-    network.load_state_dict(saved.weights["policy"])
+    load_state(network, saved)
     network.set_training_mode(False)
     normalized = saved.about.get("config", {}).get("normalize_obs", False)
     return LanePolicy(network, task, step, saved.arrays if normalized else None)

@@ -15,7 +15,13 @@ from trainers.common.files import sync_folder, write_atomic
 from trainers.common.run_folder import lock_folder
 from trainers.common.sb3.checkpoint import Saved, unpack
 
-MODEL = re.compile(r"swarm_(\d+)\.zip")
+NAME = re.compile(r"swarm_(\d+)")  # of a training
+LEFTOVERS = (
+    "checkpoints/.*.tmp",
+    "checkpoints/.*.new",
+    "models/.*.zip.*.tmp",
+    "videos/.swarm_*.gif",
+)  # of a killed process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,11 @@ class Workspace:
         return self.path / "checkpoints" / "previous.zip"
 
     @property
+    def damaged(self) -> Path:
+        """A checkpoint that could not be read."""
+        return self.path / "checkpoints" / "damaged.zip"
+
+    @property
     def models(self) -> Path:
         return self.path / "models"
 
@@ -51,25 +62,29 @@ class Workspace:
 
     def next_name(self) -> str:
         """`swarm_N` with the number after the highest among the models."""
-        numbers = [int(match[1]) for file in self.models.iterdir() if (match := MODEL.fullmatch(file.name))]
+        zips = self.models.glob("*.zip")
+        numbers = [int(match[1]) for file in zips if (match := NAME.fullmatch(file.stem))]
         return f"swarm_{max(numbers, default=0) + 1}"
 
     def find_checkpoint(self) -> Saved | None:
         """What to resume from: the checkpoint or, with a warning where it is damaged, the one before; None without any.
 
-        Raises CheckpointError where none that is there can be read.
+        A damaged one is moved out of the way, so that the next to be saved does not replace the whole one by it. Raises CheckpointError where none that is there can be read.
         """
         damage = []
         for path in (self.checkpoint, self.previous):
             try:
                 saved = unpack(path)
+                if not saved.is_checkpoint:
+                    raise CheckpointError(f"{path} is no checkpoint (a model is begun with as --base-model)")
             except FileNotFoundError:
                 continue
             except CheckpointError as error:
                 damage.append(str(error))
                 continue
             if damage:
-                warnings.warn(f"{damage[0]}; falling back to {path}", stacklevel=2)
+                os.replace(self.checkpoint, self.damaged)
+                warnings.warn(f"{damage[0]}; kept as {self.damaged.name}, falling back to {path}", stacklevel=2)
             return saved
         if damage:
             raise CheckpointError(f"{'; '.join(damage)}. Delete {self.checkpoint.parent} to begin anew")
@@ -86,14 +101,23 @@ class Workspace:
         os.replace(fresh, self.checkpoint)
         sync_folder(self.checkpoint.parent)
 
-    def save_model(self, data: bytes, name: str) -> Path:
-        """Write `models/NAME.zip`, or under the next free number where that is taken."""
+    def save_model(self, data: bytes, name: str, track_id: str) -> Path:
+        """Write `models/NAME.zip`, or under the next free number where another training has taken that.
+
+        One that crashed between this and `drop_checkpoints` has taken it itself, and writes the same again.
+        """
         path = self.models / f"{name}.zip"
-        return write_atomic(self.models / f"{self.next_name()}.zip" if path.exists() else path, data)
+        try:
+            mine = unpack(path).about.get("track_id") == track_id
+        except FileNotFoundError:
+            mine = True
+        except CheckpointError:
+            mine = False
+        return write_atomic(path if mine else self.models / f"{self.next_name()}.zip", data)
 
     def drop_checkpoints(self) -> None:
         """The training is over."""
-        for path in (self.previous, self.checkpoint):
+        for path in (self.damaged, self.previous, self.checkpoint):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -111,4 +135,8 @@ def open_workspace(path: str | os.PathLike[str]) -> Workspace:
     path = Path(path)
     for name in ("checkpoints", "models", "runs", "videos"):
         (path / name).mkdir(parents=True, exist_ok=True)
-    return Workspace(path, lock_folder(path / "checkpoints"))
+    workspace = Workspace(path, lock_folder(path / "checkpoints"))
+    for pattern in LEFTOVERS:
+        for leftover in path.glob(pattern):
+            leftover.unlink()
+    return workspace
