@@ -24,7 +24,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(INSTALL) -e '.[bench]' 'torch==2.13.0' vmas jaxmarl camar
+	$(INSTALL) -e '.[bench,sb3]' vmas jaxmarl camar
 	$(BIN)/python -m benchmarks.env_steps --json benchmarks/results/env_steps.json
 	$(BIN)/python -m benchmarks.pettingzoo_latency --json benchmarks/results/pettingzoo_latency.json
 	$(BIN)/python -m benchmarks.scaling --json benchmarks/results/scaling.json
@@ -32,6 +32,8 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.training --suite speed --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.training --suite scenarios --json benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.sb3 --suite speed --json benchmarks/results/sb3.json
+	$(BIN)/python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.readme
 
@@ -47,5 +49,5 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(INSTALL) -e '.[dev]'
+	$(INSTALL) -e '.[dev,sb3,supersuit,tracking]'
 	@touch $@

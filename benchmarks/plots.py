@@ -86,6 +86,16 @@ def gpu(axes: Axes, rows: list[Row]) -> None:
     axes.legend(frameon=False)
 
 
+def sb3(axes: Axes, rows: list[Row]) -> None:
+    """Success of recurrent PPO while it trains, a line a seed."""
+    for row in (row for row in rows if row["benchmark"] == "sb3/training"):
+        curve = [point for point in row["curve"] if point["env/goal_reached_rate"] is not None]
+        x, y = [point["step"] / 1e3 for point in curve], [point["env/goal_reached_rate"] for point in curve]
+        axes.plot(x, y, "-o", markersize=3, label=f"seed {row['seed']}")
+    axes.set(xlabel="agent steps, thousands", ylabel="robots that reach their first goal", xlim=0, ylim=(0, 1.02))
+    axes.legend(frameon=False)
+
+
 def _plain(*log: Axis) -> None:
     """Numbers instead of powers of ten."""
     for axis in log:
@@ -101,7 +111,7 @@ def main(options: Options) -> None:
         "axes.spines.right": False,
         "svg.hashsalt": "entropy-env",
     }
-    for draw in (scaling, peers, gpu):
+    for draw in (scaling, peers, gpu, sb3):
         if rows := load_rows(draw.__name__, options.results):
             figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150, layout="constrained")
             axes.grid(axis="x" if draw is peers else "both", color="#dddddd", linewidth=0.6)

@@ -17,6 +17,7 @@ from benchmarks.report import RESULTS, load_rows
 from trainers.common.files import write_atomic
 
 PEERS = {"vmas": "VMAS `navigation`", "jaxnav": "JaxMARL JaxNav", "camar": "CAMAR `random_grid`"}
+V2 = {"stepping": 53_000, "rollouts": 6_400, "updates": 307, "both": 293}  # Entropy V2 on two cores, torch on the CPU
 BEGIN, END = "<!-- figures: written by benchmarks.readme -->\n", "<!-- end of figures -->"
 
 
@@ -198,7 +199,33 @@ One {rows[0]["device"]}. The shares count what a step needs at least, see [bench
 {picture("gpu", "Agent steps a second by the number of worlds")}"""
 
 
-PARTS = (training, env_steps, scaling, pettingzoo_latency, peers, gpu)  # each of the result file of its name
+def sb3(rows: list[Row]) -> str:
+    """The Stable-Baselines3 pipeline."""
+    stepping, stock, ours = (row for row in rows if row["benchmark"] == "sb3/speed")
+    runs = [row for row in rows if row["benchmark"] == "sb3/training"]
+    heads = "agent steps/s", "Entropy V2", "here, sb3-contrib's LSTM policy", "here"
+    names = {"rollouts": "rollout_steps_per_s", "updates": "update_steps_per_s", "both": "agent_steps_per_s"}
+    lines = [("stepping 80 lanes, random actions", f"{V2['stepping']:,}", "", f"{stepping['agent_steps_per_s']:,}")]
+    lines += [(phase, f"{V2[phase]:,}", *(f"{row[name]:,}" for row in (stock, ours))) for phase, name in names.items()]
+    shares = {"the network": "lstm", "values at time limits": "bootstrap", "the environment": "env"}
+    spent = ", ".join(f"{percent(ours[f'{key}_share_of_rollout'])} {name}" for name, key in shares.items())
+    reached = {mode: span([row["success"]["mean"] for row in of]) for mode, of in
+               (("sampled", runs), ("mean", [row["deterministic"] for row in runs]))}  # fmt: skip
+    return f"""### Stable-Baselines3
+
+RecurrentPPO with Entropy V2's `multi` settings (8 worlds of 10 robots, LSTM 256, batch 4096, 10 epochs) on the CPU.
+
+{table(heads, lines)}
+
+Of a rollout's time, {spent}; an update takes {ours["update_s"] / ours["rollout_s"]:.0f} times as long as a rollout.
+
+`python -m trainers.sb3_lstm --preset multi` on `open`, {runs[0]["agent_steps"]:,} agent steps, {len(runs)} seeds: \
+{reached["sampled"]} of the robots arrive with sampled actions, {reached["mean"]} with the mean action, on \
+{runs[0]["episodes"]} fresh episodes each, after {span([row["total_s"] / 60 for row in runs], "{:.0f}".format)} minutes.
+{picture("sb3", "Success of recurrent PPO while it trains")}"""
+
+
+PARTS = (training, env_steps, scaling, pettingzoo_latency, peers, sb3, gpu)  # each of the result file of its name
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

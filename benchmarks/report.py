@@ -15,7 +15,20 @@ import jax
 from entropy_env.numba_engine.threads import num_cores
 from trainers.common.files import to_json, write_atomic
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "numba", "torch", "vmas", "jaxmarl", "camar")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "numba",
+    "torch",
+    "stable_baselines3",
+    "sb3_contrib",
+    "vmas",
+    "jaxmarl",
+    "camar",
+)
 
 CHANGES = ("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/results", ":(top,exclude)README.md")
 RESULTS = Path(__file__).parent / "results"

@@ -1,21 +1,28 @@
-"""How robots move and what stops them: the kinematic drive and the contacts.
+"""How robots move and what stops them: the two drives and the contacts.
 
 A substep moves every agent by one displacement. `drive` proposes it; `resolve_contacts` pushes overlaps apart
 and then limits it, so that a valid state stays valid whatever the crowd: two agents may use half the gap
 between them each, a fixed body leaves the whole gap, and all bodies are convex, so the gap taken at the
 substep's start bounds it. Agents that overlap something when a control period begins, which no step leads to,
 hold no other agent back, and none them, until they have come apart.
+
+The force drive is that of an older engine on Chipmunk, in Chipmunk's order: positions advance with the old velocity,
+contacts are those found there, then come damping and motors, and then the contacts' impulses, which change velocities
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from entropy_env import double_float
+from entropy_env.double_float import Pair
 from entropy_env.geometry import TINY, Separation, fixed_bodies, wrap_angle
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
@@ -29,6 +36,10 @@ SMALL = 1e-6  # m, the offset that coincident agents are taken to have
 AWAY = 1e6  # m, where inactive agents are out of reach
 UNROLLED = 4  # bodies of a kind that are worth no loop
 PARTING_SPEED = 1.0  # m/s at least at which an imported overlap may come apart
+IMPULSE_ROUNDS = 2  # in which the impulses of a substep are found
+TWO_PI = 6.2831855, -1.7484555e-7  # as float32 reads it, and the rest
+
+Motion = tuple[jax.Array, jax.Array, jax.Array]  # vx, vy in m/s and the turn rate in rad/s, (N,) each
 
 
 def drive(
@@ -49,9 +60,18 @@ def drive(
     return chord * jnp.cos(middle), chord * jnp.sin(middle), wrap_angle(middle + half_turn), wheel_speed
 
 
-def longest_move(h: jax.Array | float, params: SwarmParams) -> jax.Array:
-    """() m, what no agent's displacement in a substep of h () s exceeds."""
-    return jnp.maximum(params.max_wheel_speed, PARTING_SPEED) * h
+def top_speed(params: SwarmParams, spec: SwarmSpec) -> jax.Array:
+    """() m/s. With the force drive, where damping takes in a control period what the motors give; an agent that a collision
+    has made faster yet does not get further."""
+    if spec.drive == "kinematic":
+        return jnp.asarray(params.max_wheel_speed)
+    gain = 2 * params.motor_force / params.mass * params.dt / spec.substeps
+    return gain / -jnp.expm1(params.dt * jnp.log(params.damping))
+
+
+def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
+    """() m, what no agent's displacement in a duration () s exceeds."""
+    return jnp.maximum(top_speed(params, spec), PARTING_SPEED) * duration
 
 
 def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[..., Separation]]]:
@@ -65,6 +85,28 @@ def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[...,
     return [(count, partial(from_surface, separation)) for count, separation in kinds]
 
 
+class Body(NamedTuple):
+    """Something that agents may touch, as each of them finds it."""
+
+    gap: jax.Array  # (P,) m between the surfaces
+    nx: jax.Array  # (P,) the unit vector towards it
+    ny: jax.Array
+    share: jax.Array | float  # of the gap that the agent may use
+    agent: jax.Array | None  # (P,) or () index of the agent that it is, None for a fixed body
+
+
+Bodies = list[tuple[int | jax.Array, Callable[[jax.Array], Body]]]  # for every kind, how many, and the i-th
+
+
+def _share_of_gap(gap: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
+    """(P,) of a gap between two agents, what the other does not want of it and half of what nobody wants; at least half,
+    if wanted. The shares of the two make one. gap, mine, theirs: (P,) m, what each wants, towards the other."""
+    gap, mine, theirs = jnp.maximum(gap, TINY), jnp.maximum(mine, 0.0), jnp.maximum(theirs, 0.0)
+    has = jnp.minimum(mine, jnp.maximum(gap / 2, gap - theirs))
+    leaves = jnp.minimum(theirs, jnp.maximum(gap / 2, gap - mine))
+    return jnp.where(jnp.isfinite(gap), 0.5 + (has - leaves) / (2 * gap), 0.5)
+
+
 def _bodies(
     x: jax.Array,
     y: jax.Array,
@@ -72,25 +114,40 @@ def _bodies(
     near: Neighbours,
     layout: Layout,
     params: SwarmParams,
-) -> list[tuple[int | jax.Array, float, Callable[[jax.Array], Separation]]]:
-    """Whatever agents at x, y (P,) m can touch: for every kind, how many, the share of the gap to the i-th that an
-    agent may use, and that gap with its normal, (P,) each. Agents that are not `touchable` (P,) bool are infinitely far
-    from each other. Coincident agents part along x, the later one forwards.
+    wanted: tuple[jax.Array, jax.Array] | None = None,
+) -> Bodies:
+    """Whatever agents at x, y (P,) m can touch. Agents that are not `touchable` (P,) bool are infinitely far from each
+    other. Coincident agents part along x, the later one forwards. Two agents may use half the gap each, or share it by the
+    displacements that they want, two (P,) m.
     """
     index = jnp.arange(x.shape[0])
     seen_x = jnp.where(touchable, x, AWAY)
 
-    def agent(k: jax.Array) -> Separation:
+    def agent(k: jax.Array) -> Body:
         i, there = near.candidate(k)
         dx, dy = seen_x[i] - x, y[i] - y
         square = dx * dx + dy * dy
         dx = jnp.where(square < TINY, jnp.where(i > index, SMALL, -SMALL), dx)
         inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
         gap = jnp.where(touchable & there & (index != i), square * inverse - 2 * params.agent_radius, jnp.inf)
-        return gap, dx * inverse, dy * inverse
+        nx, ny = dx * inverse, dy * inverse
+        share: jax.Array | float = 0.5
+        if wanted is not None:
+            mine, theirs = wanted[0] * nx + wanted[1] * ny, -(wanted[0][i] * nx + wanted[1][i] * ny)
+            share = _share_of_gap(gap, mine, theirs)
+        return Body(gap, nx, ny, share, i)
 
-    fixed = [(count, 1.0, partial(separation, point=(x, y))) for count, separation in _fixed(layout, params)]
-    return [(near.rounds, 0.5, agent), *fixed]
+    return [(near.rounds, agent), *_fixed_bodies(x, y, layout, params)]
+
+
+def _fixed_bodies(x: jax.Array, y: jax.Array, layout: Layout, params: SwarmParams) -> Bodies:
+    """Those that agents at x, y (P,) m can touch."""
+
+    def body(separation: Callable[..., Separation], i: jax.Array) -> Body:
+        gap, nx, ny = separation(i, (x, y))
+        return Body(gap, nx, ny, 1.0, None)
+
+    return [(count, partial(body, separation)) for count, separation in _fixed(layout, params)]
 
 
 def _padded(value: jax.Array) -> jax.Array:
@@ -101,7 +158,7 @@ def _padded(value: jax.Array) -> jax.Array:
 def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> Neighbours:
     """Of every agent, in padded rows (P,), those that it can touch within the next control period."""
     x, y, active = _padded(state.position[:, 0]), _padded(state.position[:, 1]), _padded(state.active)
-    reach = 2 * params.agent_radius + 2 * longest_move(params.dt, params) + REST
+    reach = 2 * params.agent_radius + 2 * longest_move(params.dt, params, spec) + REST
     return find_neighbours(spec, (x, y), (x, y), active, state.layout.size, reach)
 
 
@@ -118,17 +175,16 @@ def overlapping(
         return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < overlap) & there & (index != i))
 
     piled = near.visit(agent, jnp.zeros_like(active))
-    fixed = [(count, 1.0, partial(separation, point=(x, y))) for count, separation in _fixed(layout, params)]
-    piled = _visit(fixed, lambda piled, _, separation: piled | (separation[0] < -PILED), piled)
+    piled = _visit(_fixed_bodies(x, y, layout, params), lambda piled, body: piled | (body.gap < -PILED), piled)
     return (active & piled)[:num_agents]
 
 
-def _visit(bodies: list, visit: Callable, carry: Any) -> Any:
-    """Fold `visit(carry, share, separation)` over all bodies, one after the other: on a CPU, a loop of flat operations
-    over all agents runs several times faster than reductions of (bodies, agents) arrays."""
-    for count, share, separation in bodies:
+def _visit(bodies: Bodies, visit: Callable[[Any, Body], Any], carry: Any) -> Any:
+    """Fold `visit(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all agents
+    runs several times faster than reductions of (bodies, agents) arrays."""
+    for count, body in bodies:
         carry = jax.lax.fori_loop(
-            0, count, lambda i, c, s=share, of=separation: visit(c, s, of(i)), carry,
+            0, count, lambda i, c, of=body: visit(c, of(i)), carry,
             unroll=isinstance(count, int) and count <= UNROLLED,
         )  # fmt: skip
     return carry
@@ -142,48 +198,50 @@ def _shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Ar
 
 def resolve_contacts(
     x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, near: Neighbours,
-    layout: Layout, h: jax.Array | float, params: SwarmParams,
+    layout: Layout, h: jax.Array | float, params: SwarmParams, spec: SwarmSpec,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """The displacement that is safe to make, two (N,) m, and who overlapped something before correction, (N,) bool.
 
     x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that other
     agents do not hold back. near: `touching_neighbours`, not older than a control period. h: () s.
 
+    With the force drive, whose agents are fast, two share the gap between them by what they want of it: half the gap each
+    would hold back one that comes at another without touching it yet.
+
     Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each other
     only within 2 r + 2 longest + REST from centre to centre at the substep's start, and a fixed body an agent within
     longest + REST of its surface; over a whole control period, within 2 r + 2 longest * substeps + REST and
     longest * substeps + REST at its start.
     """
-    num_agents, longest = x.shape[0], longest_move(h, params)
+    num_agents, longest = x.shape[0], longest_move(h, params, spec)
     x, y, dx, dy, active, piled = (_padded(value) for value in (x, y, dx, dy, active, piled))
     dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
-    def push(carry, share, separation):
+    def push(carry, body):
         px, py, collided = carry
-        gap, nx, ny = separation
-        depth = share * jnp.minimum(gap, 0.0)
-        return px + depth * nx, py + depth * ny, collided | (gap < 0)
+        depth = body.share * jnp.minimum(body.gap, 0.0)
+        return px + depth * body.nx, py + depth * body.ny, collided | (body.gap < 0)
 
     zero = jnp.zeros_like(x)
     wanted = _bodies(x + dx, y + dy, active, near, layout, params)
     px, py, collided = _visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
+    want = (dx, dy) if spec.drive == "force" else None
     dx, dy = _shortened(dx + px, dy + py, longest)
 
-    def cut(carry, share, separation):
+    def cut(carry, body):
         cx, cy = carry
-        gap, nx, ny = separation
-        excess = jnp.maximum(dx * nx + dy * ny - share * jnp.maximum(gap - REST, -REST), 0.0)
-        return cx + excess * nx, cy + excess * ny
+        towards = dx * body.nx + dy * body.ny
+        excess = jnp.maximum(towards - body.share * jnp.maximum(body.gap - REST, -REST), 0.0)
+        return cx + excess * body.nx, cy + excess * body.ny
 
-    bodies = _bodies(x, y, active & ~piled, near, layout, params)
+    bodies = _bodies(x, y, active & ~piled, near, layout, params, want)
     cx, cy = _visit(bodies, cut, (zero, zero))
     dx, dy = dx - cx, dy - cy
 
     length = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY))
 
-    def limit(scale, share, separation):
-        gap, nx, ny = separation
-        towards, allowed = dx * nx + dy * ny, share * jnp.maximum(gap - SLACK, 0.0)
+    def limit(scale, body):
+        towards, allowed = dx * body.nx + dy * body.ny, body.share * jnp.maximum(body.gap - SLACK, 0.0)
         excessive = towards > allowed + ROUNDING * length
         return jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
 
@@ -191,16 +249,71 @@ def resolve_contacts(
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
 
 
+def collide(
+    x: jax.Array, y: jax.Array, before: tuple[jax.Array, jax.Array], after: Motion, active: jax.Array, near: Neighbours,
+    layout: Layout, params: SwarmParams,
+) -> Motion:  # fmt: skip
+    """What the contacts of agents at x, y (N,) m, where they overlap, add to their motion.
+
+    before, after: damping and motors in this substep; before them, vx and vy alone. A contact gives two agents, discs of
+    equal mass, a speed apart of `restitution` times that at which they approached before, and its friction (Coulomb) acts
+    at the rim, on an inertia of m r^2 / 2. All contacts act at once, each on the share of an agent's mass that its number of contacts leaves, so that
+    together they add no energy (Tonge et al. 2012). A round settles a single contact; further ones, several.
+    """
+    num_agents = x.shape[0]
+    x, y, active = _padded(x), _padded(y), _padded(active)
+    vx, vy = _padded(before[0]), _padded(before[1])
+    bodies = _bodies(x, y, active, near, layout, params)
+    count = _visit(bodies, lambda count, body: count + (body.gap < 0).astype(jnp.float32), jnp.zeros_like(x))
+    motion = start = _padded(after[0]), _padded(after[1]), _padded(after[2])
+
+    def push(change: Motion, body: Body) -> Motion:
+        i = body.agent
+        if i is None:
+            restitution, friction = params.wall_restitution, params.wall_friction
+            relative_before, relative, rim, contacts = (vx, vy), motion[:2], motion[2], count
+        else:
+            restitution, friction = params.restitution, params.friction
+            relative_before = vx - vx[i], vy - vy[i]
+            relative = motion[0] - motion[0][i], motion[1] - motion[1][i]
+            rim, contacts = motion[2] + motion[2][i], count + count[i]
+        approach = relative_before[0] * body.nx + relative_before[1] * body.ny
+        excess = relative[0] * body.nx + relative[1] * body.ny + restitution * jnp.maximum(approach, 0.0)
+        slip = relative[1] * body.nx - relative[0] * body.ny + params.agent_radius * rim
+        # impulses over the mass; 1 / m + r^2 / inertia = 3 / m
+        normal = jnp.where(body.gap < 0, jnp.maximum(excess, 0.0) / jnp.maximum(contacts, 1.0), 0.0)
+        tangential = slip / (3 * jnp.maximum(contacts, 1.0))
+        tangential = jnp.clip(tangential, -friction * normal, friction * normal)
+        return (
+            change[0] - normal * body.nx + tangential * body.ny,
+            change[1] - normal * body.ny - tangential * body.nx,
+            change[2] - 2 * tangential / params.agent_radius,
+        )
+
+    for _ in range(IMPULSE_ROUNDS):
+        motion = _visit(bodies, push, motion)
+    vx, vy, turn_rate = ((new - old)[:num_agents] for new, old in zip(motion, start, strict=True))
+    return vx, vy, turn_rate
+
+
 def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
-    command = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0) * params.max_wheel_speed
-    h = params.dt / spec.substeps
-    active, near = state.active, touching_neighbours(state, params, spec)
+    motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
+    near = touching_neighbours(state, params, spec)
+    piled = overlapping(state.position[:, 0], state.position[:, 1], state.active, near, state.layout, params)
+    return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, piled, params, spec)
+
+
+def _roll(
+    state: SwarmState, motors: jax.Array, near: Neighbours, piled: jax.Array, params: SwarmParams, spec: SwarmSpec
+) -> SwarmState:
+    """A control period with the kinematic drive."""
+    command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         x, y, heading, wheel_speed, collided = carry
         dx, dy, new_heading, new_wheel_speed = drive(heading, wheel_speed, command, h, params)
-        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, near, state.layout, h, params)
+        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, near, state.layout, h, params, spec)
         return (
             jnp.where(active, x + dx, x),
             jnp.where(active, y + dy, y),
@@ -209,9 +322,71 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: Swa
             collided | touched,
         ), None
 
-    piled = overlapping(state.position[:, 0], state.position[:, 1], active, near, state.layout, params)
     carry = (state.position[:, 0], state.position[:, 1], state.heading, state.wheel_speed, jnp.zeros_like(active))
     (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
     return state.replace(
         position=jnp.stack([x, y], axis=-1), heading=heading, wheel_speed=wheel_speed, collided=collided
+    )
+
+
+def thrust(heading: jax.Array, motors: jax.Array, h: Pair, params: SwarmParams) -> tuple[Pair, Pair, Pair]:
+    """What the motors add to vx, vy (m/s) and the turn rate (rad/s) in a substep of h () s, (N,) each.
+
+    Each pulls along the heading (N,) rad, the left one at (0, -r) in the robot's frame and the right one at (0, r), as the
+    older engine has it, whose y points down: so the left motor turns it counter-clockwise. motors: (N, 2).
+    """
+    divide, multiply, two_sum = double_float.divide, double_float.multiply, double_float.two_sum
+    speed = divide(multiply((params.motor_force, 0.0), h), (params.mass, 0.0))
+    turn_rate = divide(multiply(speed, (2.0, 0.0)), (params.agent_radius, 0.0))  # torque r F, inertia m r^2 / 2
+    pull = multiply(two_sum(motors[:, 0], motors[:, 1]), speed)
+    turn = multiply(two_sum(motors[:, 0], -motors[:, 1]), turn_rate)
+    return multiply(pull, (jnp.cos(heading), 0.0)), multiply(pull, (jnp.sin(heading), 0.0)), turn
+
+
+def _wrap_pair(angle: Pair) -> Pair:
+    """`wrap_angle`."""
+    turns = jnp.ceil((angle[0] - jnp.pi) / (2 * jnp.pi))
+    wrapped = double_float.add(angle, double_float.multiply(TWO_PI, (-turns, 0.0)))
+    return jax.tree.map(
+        partial(jnp.where, wrapped[0] <= -np.float32(np.pi)), double_float.add(wrapped, TWO_PI), wrapped
+    )
+
+
+def _glide(
+    state: SwarmState, motors: jax.Array, near: Neighbours, piled: jax.Array, params: SwarmParams, spec: SwarmSpec
+) -> SwarmState:
+    """A control period with the force drive. Its numbers are pairs, for 1e-5 m of accuracy."""
+    add, multiply, active = double_float.add, double_float.multiply, state.active
+    h = double_float.divide((params.dt, 0.0), (float(spec.substeps), 0.0))
+    lost = double_float.negative(double_float.lost_by_decay(jnp.asarray(params.damping), h))
+    longest = longest_move(h[0], params, spec)
+
+    def substep(carry: tuple, _: None) -> tuple[tuple, None]:
+        (x, y, heading), motion, gain, collided = carry
+        before = motion[0][0], motion[1][0]
+        dx, dy = _shortened(before[0] * h[0], before[1] * h[0], longest)
+        new_heading = _wrap_pair(add(heading, multiply(motion[2], h)))
+        new_motion = tuple(add(add(rate, multiply(rate, lost)), more) for rate, more in zip(motion, gain, strict=True))
+        after: Any = tuple(rate[0] for rate in new_motion)
+        change = collide(x[0] + dx, y[0] + dy, before, after, active, near, state.layout, params)
+        new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
+        dx, dy, touched = resolve_contacts(x[0], y[0], dx, dy, active, piled, near, state.layout, h[0], params, spec)
+        new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion
+        pose, motion = jax.tree.map(partial(jnp.where, active), new, (carry[0], motion))
+        return (pose, motion, jax.tree.map(jnp.zeros_like, gain), collided | touched), None  # forces last one substep
+
+    numbers = jnp.concatenate(
+        [state.position, state.heading[:, None], state.velocity, state.angular_velocity[:, None]], axis=-1
+    )
+    pairs = [(numbers[:, k], state.rounding[:, k]) for k in range(6)]
+    carry = tuple(pairs[:3]), tuple(pairs[3:]), thrust(state.heading, motors, h, params), jnp.zeros_like(active)
+    (pose, motion, _, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
+    x, y, heading, vx, vy, turn_rate = (*pose, *motion)
+    return state.replace(
+        position=jnp.stack([x[0], y[0]], axis=-1),
+        heading=heading[0],
+        velocity=jnp.stack([vx[0], vy[0]], axis=-1),
+        angular_velocity=turn_rate[0],
+        rounding=jnp.stack([x[1], y[1], heading[1], vx[1], vy[1], turn_rate[1]], axis=-1),
+        collided=collided,
     )

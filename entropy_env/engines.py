@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from entropy_env.types import Layout, SwarmParams, SwarmState
 
 EngineName = Literal["auto", "numba", "jax"]
+STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Engine(Protocol):
         """(E, N, obs_dim) of the worlds as they stand."""
 
     def global_state(self) -> np.ndarray:
-        """(E, N * 8), see `Swarm.global_state`."""
+        """(E, N * spec.state_dim), see `Swarm.global_state`."""
 
     @property
     def state(self) -> SwarmState:
@@ -215,9 +216,9 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     check_layout(state.layout, env, num_envs)
     for field in dataclasses.fields(state):
         if field.name != "layout":
-            pair = (2,) if field.name in ("position", "wheel_speed") else ()
+            width = STATE_WIDTHS.get(field.name, ())
             agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
-            check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *pair))
+            check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *width))
     goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
     if np.any((goal < 0) | (goal > last)):
         raise ValueError(f"state.goal_index is from {goal.min()} to {goal.max()}, not 0 to {last}")

@@ -20,8 +20,13 @@ from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmS
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 POSITIVE_PARAMS = frozenset(
-    {"dt", "max_steps", "agent_radius", "goal_radius", "max_wheel_speed", "wheel_base", "lidar_range", "goal_scale"}
-)
+    {
+        "dt", "max_steps", "agent_radius", "goal_radius", "max_wheel_speed", "wheel_base", "motor_force", "mass", "damping",
+        "lidar_range", "goal_scale",
+    }
+)  # fmt: skip
+RESTITUTIONS = frozenset({"restitution", "wall_restitution"})
+NOT_NEGATIVE_PARAMS = RESTITUTIONS | {"motor_tau", "wall_half_thickness", "friction", "wall_friction"}
 SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # what decides how many agents fit
 Info = dict[str, Any]
 
@@ -122,6 +127,9 @@ class Swarm:
             position=layout.spawns[:, 0, :2],
             heading=layout.spawns[:, 0, 2],
             wheel_speed=jnp.zeros((num_agents, 2), jnp.float32),
+            velocity=jnp.zeros((num_agents, 2), jnp.float32),
+            angular_velocity=jnp.zeros(num_agents, jnp.float32),
+            rounding=jnp.zeros((num_agents, 6), jnp.float32),
             active=jnp.ones(num_agents, bool),
             goal_index=jnp.zeros(num_agents, jnp.int32),
             goals_reached=jnp.zeros(num_agents, jnp.int32),
@@ -185,10 +193,16 @@ class Swarm:
 
     def _observe(self, state: SwarmState, params: SwarmParams, seeing: jax.Array) -> jax.Array:
         cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
-        if self.spec.velocity_frame == "body":
-            velocity = [state.speed / params.max_wheel_speed, state.turn_rate(params) / params.max_turn_rate]
+        if self.spec.drive == "force":
+            vx, vy, turn_rate = state.velocity[:, 0], state.velocity[:, 1], state.angular_velocity
+            speed = vx * cos + vy * sin
         else:
-            velocity = [state.speed * cos, state.speed * sin]
+            speed, turn_rate = state.speed, state.turn_rate(params)
+            vx, vy = speed * cos, speed * sin
+        if self.spec.velocity_frame == "body":
+            velocity = [speed / params.max_wheel_speed, turn_rate / params.max_turn_rate]
+        else:
+            velocity = [vx, vy]
         offset = (state.goal - state.position) / params.goal_scale
         goal = [offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin]
         obs = jnp.concatenate([self.lidar(state, params), jnp.stack(velocity + goal, axis=-1)], axis=-1)
@@ -199,17 +213,15 @@ class Swarm:
         return scan(state.position, state.heading, state.active, state.layout, params, self.spec)
 
     def global_state(self, state: SwarmState) -> jax.Array:
-        """(N * 8,) float32, agent by agent: x, y (m), cos and sin of the heading, forward speed and right minus left
-        wheel speed (m/s), goal x, y (m). Inactive agents are zero."""
-        rows = jnp.concatenate(
-            [
-                state.position,
-                jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading), state.speed], axis=-1),
-                state.wheel_speed[:, 1:] - state.wheel_speed[:, :1],
-                state.goal,
-            ],
-            axis=-1,
-        )
+        """(N * spec.state_dim,) float32, agent by agent: x, y (m), cos and sin of the heading, forward speed and right
+        minus left wheel speed (m/s), with the force drive vx, vy (m/s) and turn rate (rad/s) instead, goal x, y (m).
+        Inactive agents are zero."""
+        if self.spec.drive == "force":
+            velocity = [state.velocity, state.angular_velocity[:, None]]
+        else:
+            velocity = [state.speed[:, None], state.wheel_speed[:, 1:] - state.wheel_speed[:, :1]]
+        direction = jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading)], axis=-1)
+        rows = jnp.concatenate([state.position, direction, *velocity, state.goal], axis=-1)
         return jnp.where(state.active[:, None], rows, 0.0).ravel()
 
     def respawn(self, state: SwarmState, params: SwarmParams) -> SwarmState:
@@ -246,6 +258,9 @@ class Swarm:
             position=jnp.where(placed[:, None], jnp.stack([x, y], axis=-1), state.position),
             heading=jnp.where(placed, heading, state.heading),
             wheel_speed=jnp.where(placed[:, None], 0.0, state.wheel_speed),
+            velocity=jnp.where(placed[:, None], 0.0, state.velocity),
+            angular_velocity=jnp.where(placed, 0.0, state.angular_velocity),
+            rounding=jnp.where(placed[:, None], 0.0, state.rounding),
             collided=state.collided & ~placed,
             active=state.active | placed,
             goal_index=jnp.where(placed, next_goal, state.goal_index),
@@ -280,7 +295,11 @@ def _check_param(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} must be a whole number")
     if name in POSITIVE_PARAMS and np.any(numbers <= 0):
         raise ValueError(f"{name}={value!r} must be above 0")
-    if name in ("motor_tau", "wall_half_thickness") and np.any(numbers < 0):
+    if name in NOT_NEGATIVE_PARAMS and np.any(numbers < 0):
         raise ValueError(f"{name}={value!r} must not be negative")
+    if name in RESTITUTIONS and np.any(numbers > 1):
+        raise ValueError(f"{name}={value!r} must be at most 1")
+    if name == "damping" and np.any(numbers >= 1):
+        raise ValueError(f"{name}={value!r} must be below 1, or nothing would limit the speed")
     if name == "difficulty" and np.any((numbers < 1) | (numbers > 4)):
         raise ValueError(f"difficulty={value!r} must be from 1 to 4")

@@ -277,11 +277,12 @@ class _Scene:
 
     def draw_trails(self, history: Sequence[tuple[int, np.ndarray]]) -> None:
         width = self._length(0.5 * self._params.agent_radius, px=1)
-        speed, slack = 2 * self._params.max_wheel_speed * self._params.dt, 2 * self._params.agent_radius
+        fastest = max(self._params.max_wheel_speed, np.max(np.linalg.norm(self._state.velocity, axis=-1)))
+        speed, slack = 2 * fastest * self._params.dt, 2 * self._params.agent_radius
         stride = -(-len(history) * len(self.seen) // TRAIL_LINES) if self._crowd else 1
         corners = list(history)[::-stride][::-1]
         for age, ((step, start), (next_step, end)) in enumerate(itertools.pairwise(corners), start=1):
-            # Further than its wheels could take it, an agent was put there. An inactive one is NaN: not joined.
+            # Further than its drive could take it, an agent was put there. An inactive one is NaN: not joined.
             joined = np.linalg.norm(end - start, axis=-1) <= speed * (next_step - step) + slack
             colours = self._tint(0.5 * age / len(corners), np.flatnonzero(joined))
             for colour, tail, head in _rows(colours, self._pixels(start[joined]), self._pixels(end[joined])):

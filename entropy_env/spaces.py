@@ -22,5 +22,5 @@ def action_space(spec: SwarmSpec) -> Box:
 
 
 def state_space(spec: SwarmSpec) -> Box:
-    """Of `Swarm.global_state`: eight numbers for each agent, unbounded."""
-    return Box(-np.inf, np.inf, (spec.num_agents * 8,), np.float32)
+    """Of `Swarm.global_state`: `spec.state_dim` numbers for each agent, unbounded."""
+    return Box(-np.inf, np.inf, (spec.num_agents * spec.state_dim,), np.float32)

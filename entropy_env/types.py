@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+Drive = Literal["kinematic", "force"]
 OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
 NeighbourSearch = Literal["dense", "grid", "auto"]
@@ -29,6 +30,7 @@ class SwarmSpec:
     num_agents: int = 10
     num_rays: int = 32
     substeps: int = 4
+    drive: Drive = "kinematic"
     on_goal: OnGoal = "terminate"
     velocity_frame: VelocityFrame = "body"
     neighbour_search: NeighbourSearch = "auto"
@@ -44,6 +46,7 @@ class SwarmSpec:
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), minimum)
         for name, kind in (
+            ("drive", Drive),
             ("on_goal", OnGoal),
             ("velocity_frame", VelocityFrame),
             ("neighbour_search", NeighbourSearch),
@@ -61,6 +64,11 @@ class SwarmSpec:
     def obs_dim(self) -> int:
         """Lidar, velocity (2) and goal (2)."""
         return self.num_rays + 4
+
+    @property
+    def state_dim(self) -> int:
+        """Of `Swarm.global_state`, for each agent: pose (4), velocity (2, or 3 with the force drive) and goal (2)."""
+        return 9 if self.drive == "force" else 8
 
 
 def _check_count(name: str, value: Any, minimum: int) -> None:
@@ -83,6 +91,13 @@ class SwarmParams(struct.PyTreeNode):
     max_wheel_speed: jax.Array | float = 1.0  # m/s, at full motor command
     wheel_base: jax.Array | float = 0.20  # m, between the wheels
     motor_tau: jax.Array | float = 0.0  # s, first-order motor lag, 0 for none
+    motor_force: jax.Array | float = 10.0  # N, of each motor at full command; this and the next six: force drive only
+    mass: jax.Array | float = 1.0  # kg, of a disc
+    damping: jax.Array | float = 0.5  # share of its velocity that a free agent has left after 1 s
+    restitution: jax.Array | float = 0.04  # separation over approach speed of two agents
+    wall_restitution: jax.Array | float = 0.1  # of an agent and a fixed body
+    friction: jax.Array | float = 0.49  # Coulomb's, of two agents
+    wall_friction: jax.Array | float = 0.35  # of an agent and a fixed body
     lidar_range: jax.Array | float = 3.0  # m, from the agent's surface
     goal_scale: jax.Array | float = 10.0  # m, the goal offset is observed over this
     reward_distance: jax.Array | float = 0.0  # per 10 m to the goal, each step
@@ -136,7 +151,10 @@ class SwarmState(struct.PyTreeNode):
     layout: Layout
     position: jax.Array  # (N, 2) m, world frame
     heading: jax.Array  # (N,) rad in (-pi, pi]
-    wheel_speed: jax.Array  # (N, 2) m/s, left and right, after the motor lag
+    wheel_speed: jax.Array  # (N, 2) m/s, left and right, after the motor lag; zero with the force drive
+    velocity: jax.Array  # (N, 2) m/s, world frame; this and the next two are zero with the kinematic drive
+    angular_velocity: jax.Array  # (N,) rad/s, counter-clockwise
+    rounding: jax.Array  # (N, 6) what float32 leaves out of position, heading, velocity and angular velocity
     active: jax.Array  # (N,) bool; False once terminated or while waiting for a clear spawn
     goal_index: jax.Array  # (N,) int32, column of layout.goals
     goals_reached: jax.Array  # (N,) int32, since the world's reset
@@ -151,9 +169,9 @@ class SwarmState(struct.PyTreeNode):
 
     @property
     def speed(self) -> jax.Array:
-        """(N,) m/s, forward, from wheel odometry."""
+        """(N,) m/s, forward, from wheel odometry: of the kinematic drive."""
         return (self.wheel_speed[:, 0] + self.wheel_speed[:, 1]) / 2
 
     def turn_rate(self, params: SwarmParams) -> jax.Array:
-        """(N,) rad/s, counter-clockwise, from wheel odometry."""
+        """(N,) rad/s, counter-clockwise, from wheel odometry: of the kinematic drive."""
         return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base

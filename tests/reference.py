@@ -180,18 +180,20 @@ def random_arc(rng, wheel_base, dt):
             return pose, (left, right), path
 
 
-def contact_substep(position, displacement, active, world, radius, longest):
+def contact_substep(position, displacement, active, world, radius, longest, by_want=False):
     """Move every active agent by what the contacts leave of its displacement.
 
-    No displacement is longer than `longest` m at any stage. Returns the new positions (N, 2) and who overlapped something
-    before correction, (N,) bool.
+    No displacement is longer than `longest` m at any stage. Two agents use half the gap between them each, or share it
+    `by_want`. Returns the new positions (N, 2) and who overlapped something before correction, (N,) bool.
     """
 
     def shortened(d):
         return d * min(1, longest / max(np.linalg.norm(d), 1e-12))
 
-    start = [touching(i, position, active, world, radius) for i in range(len(position))]
-    wanted = position + [shortened(d) for d in np.where(active[:, None], displacement, 0)]
+    displacement = np.array([shortened(d) for d in np.where(active[:, None], displacement, 0)])
+    wants = displacement if by_want else None
+    start = [touching(i, position, active, world, radius, wants) for i in range(len(position))]
+    wanted = position + displacement
     moved, collided = position.copy(), np.zeros(len(position), bool)
     for i in np.flatnonzero(active):
         overlaps = [body for body in touching(i, wanted, active, world, radius) if body[0] < 0]
@@ -207,14 +209,24 @@ def contact_substep(position, displacement, active, world, radius, longest):
     return moved, collided
 
 
-def touching(i, position, active, world, radius):
+def touching(i, position, active, world, radius, displacement=None):
     """Gap, normal and share of every body that agent i can meet."""
     bodies = [(gap - radius, normal, 1.0) for gap, normal in separations_fixed(position[i], world)]
     for j in np.flatnonzero(active):
         if j != i:
             length, normal = towards(position[j] - position[i])
-            bodies.append((length - 2 * radius, normal, 0.5))
+            gap, share = length - 2 * radius, 0.5
+            if displacement is not None and gap > 0:
+                share = share_of_gap(gap, displacement[i] @ normal, -displacement[j] @ normal)
+            bodies.append((gap, normal, share))
     return bodies
+
+
+def share_of_gap(gap, mine, theirs):
+    """What the other does not want of the gap one may have, and half of what nobody wants; at least half if wanted."""
+    mine, theirs = max(mine, 0), max(theirs, 0)
+    mine, theirs = min(mine, max(gap / 2, gap - theirs)), min(theirs, max(gap / 2, gap - mine))
+    return (mine + (gap - mine - theirs) / 2) / gap
 
 
 def crossings(before, after, walls, margin=0.0):
@@ -235,3 +247,101 @@ def crossings(before, after, walls, margin=0.0):
 
 def cross(a, b):
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+@dataclasses.dataclass
+class ForceDrive:
+    """The numbers of the force drive, V2's."""
+
+    dt: float = 0.05  # s
+    substeps: int = 3
+    radius: float = 0.1  # m
+    motor_force: float = 10.0  # N
+    mass: float = 1.0  # kg
+    damping: float = 0.5  # share of the velocity left after 1 s
+    restitution: tuple[float, float] = (0.04, 0.1)  # of two agents, of an agent and a fixed body
+    friction: tuple[float, float] = (0.49, 0.35)
+    rounds: int = 2  # of impulses in a substep
+
+    @property
+    def h(self):
+        return self.dt / self.substeps
+
+    @property
+    def inertia(self):
+        return self.mass * self.radius**2 / 2
+
+    @property
+    def top_speed(self):
+        """m/s, where what the motors add in a control period is what damping takes."""
+        gain = 2 * self.motor_force / self.mass * self.h
+        return gain / (1 - self.damping**self.dt)
+
+
+def force_substep(position, heading, velocity, spin, force, torque, active, world, p):
+    """One substep in Chipmunk's order. All in and out: (N, ...), in world frame, force at the control period's start.
+
+    Returns position, heading, velocity, spin and who overlapped something before correction.
+    """
+    # positions advance with the old velocity, contacts are those found there
+    longest = max(p.top_speed, 1.0) * p.h
+    moved, collided = contact_substep(position, velocity * p.h, active, world, p.radius, longest, by_want=True)
+    wanted = np.where(active[:, None], position + velocity * p.h, position)
+    pushed = velocity * p.damping**p.h + force / p.mass * p.h
+    turned = spin * p.damping**p.h + torque / p.inertia * p.h
+    pushed, turned = collide(wanted, velocity, pushed, turned, active, world, p)
+    keep = ~active
+    return (
+        moved,
+        np.where(keep, heading, heading + spin * p.h),
+        np.where(keep[:, None], velocity, pushed),
+        np.where(keep, spin, turned),
+        collided,
+    )
+
+
+def collide(position, before, velocity, spin, active, world, p):
+    """Velocities and spins after the contacts at these positions; `before` is what approach speeds are measured in.
+
+    All contacts at once, each with the share of an agent's mass that its number of contacts leaves (Tonge et al. 2012).
+    """
+    n = len(position)
+    contacts = []  # agent, other agent or None, normal
+    for i in np.flatnonzero(active):
+        bodies = [(gap - p.radius, normal, None) for gap, normal in separations_fixed(position[i], world)]
+        for j in np.flatnonzero(active):
+            if j != i:
+                length, normal = towards(position[j] - position[i], (1.0 if j > i else -1.0, 0.0))
+                bodies.append((length - 2 * p.radius, normal, j))
+        contacts += [(i, j, normal) for gap, normal, j in bodies if gap < 0]
+    count = np.bincount([i for i, _, _ in contacts], minlength=n)
+    for _ in range(p.rounds):
+        change, change_spin = np.zeros((n, 2)), np.zeros(n)
+        for i, j, normal in contacts:
+            tangent = np.array([-normal[1], normal[0]])
+            other = np.zeros(2) if j is None else velocity[j]
+            other_before = np.zeros(2) if j is None else before[j]
+            rim = p.radius * (spin[i] + (0 if j is None else spin[j]))
+            split = count[i] + (0 if j is None else count[j])
+            e, mu = p.restitution[j is None], p.friction[j is None]
+            approach = (velocity[i] - other) @ normal + e * max((before[i] - other_before) @ normal, 0)
+            slip = (velocity[i] - other) @ tangent + rim
+            push = max(approach, 0) / (split / p.mass)
+            drag = np.clip(slip / (split * (1 / p.mass + p.radius**2 / p.inertia)), -mu * push, mu * push)
+            change[i] -= (push * normal + drag * tangent) / p.mass
+            change_spin[i] -= p.radius * drag / p.inertia
+        velocity, spin = velocity + change, spin + change_spin
+    return velocity, spin
+
+
+def force_step(position, heading, velocity, spin, motors, active, world, p):
+    """One control period, float64. motors: (N, 2)."""
+    force = p.motor_force * motors.sum(axis=1)[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=-1)
+    torque = p.motor_force * p.radius * (motors[:, 0] - motors[:, 1])
+    collided = np.zeros(len(position), bool)
+    for _ in range(p.substeps):
+        position, heading, velocity, spin, touched = force_substep(
+            position, heading, velocity, spin, force, torque, active, world, p
+        )
+        force, torque, collided = 0 * force, 0 * torque, collided | touched
+    return position, heading, velocity, spin, collided

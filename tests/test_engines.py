@@ -430,14 +430,21 @@ def test_ctrl_c_leaves_no_thread_at_work_and_asks_for_a_reset():
         worlds.step(np.zeros((64, 100, 2)))
 
 
+FIELDS = {
+    "kinematic": ("position", "heading", "wheel_speed"),
+    "force": ("position", "heading", "velocity", "angular_velocity", "rounding"),
+}
+
+
+@pytest.mark.parametrize("drive", FIELDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
-def test_a_state_of_nonsense_does_no_harm(value):
+def test_a_state_of_nonsense_does_no_harm(value, drive):
     """Nobody knows what robots at no place should see, but memory stays whole and the others go on."""
-    env = Swarm(SwarmSpec(num_agents=70), "obstacles")
+    env = Swarm(SwarmSpec(num_agents=70, drive=drive), "obstacles")
     worlds = make_engine(env, 2, env.resolve_params(), "numba")
     worlds.reset(SEED)
     state = worlds.state
-    for name in ("position", "heading", "wheel_speed"):
+    for name in FIELDS[drive]:
         broken = getattr(state, name).copy()
         broken[0, ::3] = value
         worlds.state = state.replace(**{name: broken})

@@ -410,8 +410,9 @@ def test_no_parameter_value_and_no_kind_of_number_traces_again():
     run, traces = counted(functools.partial(env.step, KEY(0)))
     for kind in (int, float, np.float32, np.float64, np.int32, jnp.float32, jnp.int32, np.array):
         run(state, action, env.make_params(wheel_base=kind(1), max_steps=kind(7), reward_time=kind(0)))
+    other = {"difficulty": 2, "agent_radius": 0.12, "damping": 0.25}
     for field in dataclasses.fields(SwarmParams):
-        run(state, action, env.make_params(**{field.name: {"difficulty": 2, "agent_radius": 0.12}.get(field.name, 1)}))
+        run(state, action, env.make_params(**{field.name: other.get(field.name, 1)}))
     run(state, action, SwarmParams(**vars(env.make_params())))
     assert len(traces) == 1
 

@@ -1,4 +1,7 @@
-"""Who may import whom: types <- geometry <- neighbours <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector."""
+"""Who may import whom: types <- geometry <- neighbours <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector.
+
+`double_float` is arithmetic, which dynamics alone uses.
+"""
 
 import ast
 import subprocess
@@ -15,6 +18,7 @@ SIDE_BY_SIDE = ("dynamics", "lidar", "comms", "rewards", "scenarios")
 BELOW = {"types": (), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("types", "geometry", "neighbours"))
+BELOW |= {"double_float": (), "dynamics": ("types", "double_float", "geometry", "neighbours")}
 BELOW |= {"env": ("types", "geometry", "neighbours", *SIDE_BY_SIDE)}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
@@ -57,9 +61,18 @@ def test_core_modules_import_only_what_is_below_them(name, path):
 
 
 def test_the_whole_core_is_looked_at():
-    assert {"types", "geometry", "neighbours", "dynamics", "lidar", "rewards", "scenarios", "env", "vector"} <= {
-        name for name, _ in CORE
-    }
+    assert {
+        "types",
+        "geometry",
+        "neighbours",
+        "double_float",
+        "dynamics",
+        "lidar",
+        "rewards",
+        "scenarios",
+        "env",
+        "vector",
+    } <= {name for name, _ in CORE}
 
 
 ENGINES = [PACKAGE / "engines.py", PACKAGE / "jax_engine.py", *sorted((PACKAGE / "numba_engine").glob("*.py"))]
@@ -78,6 +91,14 @@ def test_engines_import_the_core_and_each_other_alone(path):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_the_simulator_knows_no_trainer(path):
     assert not [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
+
+
+def test_one_adapter_alone_knows_stable_baselines():
+    optional = {"torch", "stable_baselines3", "sb3_contrib"}
+    users = [
+        path.name for path in PACKAGE.rglob("*.py") if optional & {name.split(".")[0] for name in imports_of(path)}
+    ]
+    assert users == ["sb3.py"]
 
 
 @pytest.mark.parametrize("path", sorted(TRAINERS.rglob("*.py")), ids=name_of)

@@ -1,5 +1,6 @@
 """The compiled engine against the rules written out slowly, and against itself where it has several ways."""
 
+import dataclasses
 import functools
 import pickle
 import tracemalloc
@@ -29,6 +30,7 @@ from worlds import (
     take,
 )
 
+from entropy_env.dynamics import top_speed
 from entropy_env.engines import make_engine
 from entropy_env.env import Swarm
 from entropy_env.numba_engine import engine as engine_module
@@ -38,6 +40,8 @@ from entropy_env.types import SwarmSpec
 
 DT, WHEEL_BASE, WORLDS = 0.1, 0.2, 8
 ENV = Swarm(SwarmSpec(num_agents=10, num_rays=16, on_goal="next_goal", num_goals=2, **SLOTS))
+DRIVES = ("kinematic", "force")
+ENVS = {drive: Swarm(dataclasses.replace(ENV.spec, drive=drive)) for drive in DRIVES}
 HUNDRED = Swarm(SwarmSpec(num_agents=100, num_rays=1, on_goal="next_goal", num_goals=1, **dict.fromkeys(SLOTS, 3)))
 CROWD = Swarm(SwarmSpec(num_agents=12, substeps=1, num_walls=4, num_boxes=3, num_discs=3))
 SEED = np.array([0, 7], np.uint32)
@@ -72,12 +76,19 @@ def chase(env, start, where, wild=0.0, seed=0, steps=40, **params):
         offset = target - state.position
         angle = np.arctan2(offset[..., 1], offset[..., 0]) - state.heading
         turn = 3 * ((angle + np.pi) % (2 * np.pi) - np.pi)
+        if env.spec.drive == "force":  # whose left motor turns the robot left, and ever faster
+            turn = (state.angular_velocity - turn) / 10
         action = np.clip(1 + np.stack([-turn, turn], axis=-1), -1, 1)
         motors = rng.uniform(-2, 2, action.shape)
         engine.step(np.where(rng.random(turn.shape)[..., None] < wild, motors, action))
         state = engine.state
         history.append(state.position)
     return state, np.stack(history).astype(np.float64)
+
+
+def speeds(drive, factor):
+    """Parameters of robots that are so many times as fast as the default."""
+    return {"motor_force": 10 * factor} if drive == "force" else {"max_wheel_speed": factor}
 
 
 def test_a_free_agent_follows_the_closed_form_arc():
@@ -109,85 +120,100 @@ def test_contacts_match_the_written_rule():
     check_contacts(states, motors[0], position[0], collided[0])
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds, where=places, wild=st.sampled_from([0.0, 0.3, 1.0]), speed=st.sampled_from([1.0, 0.3, 3.0]))
-def test_whatever_ten_agents_do_they_stay_apart_and_on_their_side_of_every_wall(name, seed, where, wild, speed):
+def test_whatever_ten_agents_do_they_stay_apart_and_on_their_side_of_every_wall(name, drive, seed, where, wild, speed):
     start = generator(ENV.spec, name, WORLDS)(seed)
     assert np.all(start.layout.valid)
-    last, history = chase(ENV, start, where, wild, seed, max_wheel_speed=speed)
+    last, history = chase(ENVS[drive], start, where, wild, seed, **speeds(drive, speed))
     check_valid(start.layout, history)
     assert np.all(last.active)
     assert np.linalg.norm(history[-1] - history[0], axis=-1).max() > 0.1
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @pytest.mark.parametrize("speed", [1.0, 3.0])
-def test_a_hundred_agents_in_one_corner_do_not_overlap(speed):
-    state = stack([hundred(HUNDRED, np.random.default_rng(i)) for i in range(WORLDS)])
+def test_a_hundred_agents_in_one_corner_do_not_overlap(drive, speed):
+    env = Swarm(dataclasses.replace(HUNDRED.spec, drive=drive))
+    state = stack([hundred(env, np.random.default_rng(i)) for i in range(WORLDS)])
     where = [(0, 0), (1, 1), (1, 0), (0.57, 0.3), (0.5, 0.5), (0.7, 0.25), (0, 0.5), (0.55, 0.85)]
-    crowded, history = chase(HUNDRED, state, where, steps=60, max_steps=1000)
+    crowded, history = chase(env, state, where, steps=60, max_steps=1000)
     check_valid(state.layout, history)
-    _, history = chase(HUNDRED, crowded, where[::-1], wild=0.5, steps=60, max_steps=1000, max_wheel_speed=speed)
+    _, history = chase(env, crowded, where[::-1], wild=0.5, steps=60, max_steps=1000, **speeds(drive, speed))
     check_valid(state.layout, history)
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @given(seed=seeds)
-def test_a_pile_comes_apart_gradually(seed):
+def test_a_pile_comes_apart_gradually(drive, seed):
     """With motors all but off. Agents on one point or line have no sideways push and part ever more slowly."""
     start = state = stack(piles(ENV, np.random.default_rng(seed)))
     for _ in range(2):
-        state, history = chase(ENV, state, (0, 0), max_wheel_speed=1e-7)
+        state, history = chase(ENVS[drive], state, (0, 0), **speeds(drive, 1e-7))
         assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 0.101
     for part, depth in ((slice(ON_A_LINE), 5e-3), (slice(ON_A_LINE, None), 1e-4)):
         check_valid(take(start.layout, part), history[-1:, part], depth)
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds, where=places, wild=st.sampled_from([0.0, 1.0]))
-def test_agents_put_anywhere_even_into_walls_never_pass_one(name, seed, where, wild):
+def test_agents_put_anywhere_even_into_walls_never_pass_one(name, drive, seed, where, wild):
     start = numpy_tree(generator(ENV.spec, name, WORLDS)(seed))
     anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * start.layout.size[:, None]
-    _, history = chase(ENV, start.replace(position=anywhere.astype(np.float32)), where, wild, seed)
-    assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 0.11
-    check_nobody_passed_a_wall(start.layout, history, margin=DT)
+    env = ENVS[drive]
+    _, history = chase(env, start.replace(position=anywhere.astype(np.float32)), where, wild, seed)
+    longest = DT * float(top_speed(env.make_params(), env.spec))
+    assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 1.1 * longest
+    check_nobody_passed_a_wall(start.layout, history, margin=longest)
 
 
 @functools.cache
-def common(seed):
-    return symmetry.common_states(ENV, seed, lambda state, where: chase(ENV, state, where)[0])
+def common(drive, seed):
+    return symmetry.common_states(ENVS[drive], seed, lambda state, where: chase(ENVS[drive], state, where)[0])
 
 
-def step(state, action):
+def step(state, action, drive):
     """As `symmetry` wants it; observations of everyone who took part."""
-    engine = engine_at(ENV, numpy_tree(state))
+    engine = engine_at(ENVS[drive], numpy_tree(state))
     told = engine.step(np.asarray(action))
     return told.obs.copy(), engine.state, told.reward.copy(), told.collision.copy()
 
 
+STEPS = {drive: functools.partial(step, drive=drive) for drive in DRIVES}
+
+
+@pytest.mark.parametrize("drive", DRIVES)
 @given(seed=seeds)
-def test_agent_order_does_not_matter(seed):
+def test_agent_order_does_not_matter(drive, seed):
     order = np.random.default_rng(seed).permutation(10)
-    symmetry.compare(step, common(seed), symmetry.reordered(order), order)
+    symmetry.compare(STEPS[drive], common(drive, seed), symmetry.reordered(order), order)
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @given(seed=seeds)
-def test_a_mirrored_world_steps_as_the_mirror_image(seed):
-    symmetry.compare(step, common(seed), symmetry.mirror, mirrored=True)
+def test_a_mirrored_world_steps_as_the_mirror_image(drive, seed):
+    symmetry.compare(STEPS[drive], common(drive, seed), symmetry.mirror, mirrored=True)
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @given(seed=seeds)
-def test_a_rotated_square_world_steps_as_the_rotated_image(seed):
-    symmetry.compare(step, common(seed), symmetry.rotate)
+def test_a_rotated_square_world_steps_as_the_rotated_image(drive, seed):
+    symmetry.compare(STEPS[drive], common(drive, seed), symmetry.rotate)
 
 
+@pytest.mark.parametrize("drive", DRIVES)
 @given(seed=seeds)
-def test_inactive_agents_neither_move_nor_touch_nor_are_seen(seed):
-    symmetry.compare_with_inactive(step, common(seed), seed)
+def test_inactive_agents_neither_move_nor_touch_nor_are_seen(drive, seed):
+    symmetry.compare_with_inactive(STEPS[drive], common(drive, seed), seed)
 
 
-def crowds(num_agents, seed):
+def crowds(num_agents, seed, drive="kinematic"):
     """An environment and worlds of many agents: scattered, in a heap, in one point, outside the arena, in a crush."""
     rng = np.random.default_rng(seed)
-    spec = SwarmSpec(num_agents=num_agents, num_rays=9, on_goal="respawn", num_goals=3, **dict.fromkeys(SLOTS, 3))
+    slots = dict.fromkeys(SLOTS, 3)
+    spec = SwarmSpec(num_agents=num_agents, num_rays=9, drive=drive, on_goal="respawn", num_goals=3, **slots)
     env, size = Swarm(spec, "open", difficulty=4), np.array([8.0, 6.0])
     shape = num_agents, 2
     places = [
@@ -268,16 +294,19 @@ def same_bits(a, b):
 
 
 @pytest.mark.parametrize("num_threads", [2, 3])
-def test_any_number_of_threads_gives_the_same_bits(num_threads, monkeypatch):
+@pytest.mark.parametrize("drive", DRIVES)
+def test_any_number_of_threads_gives_the_same_bits(drive, num_threads, monkeypatch):
     monkeypatch.setattr(engine_module, "CHUNK", 64)
-    env, state = crowds(64, 5)
+    monkeypatch.setattr(engine_module, "SHARED_FROM", 0)
+    env, state = crowds(64, 5, drive)
     expected = transitions(env, state, 6, max_steps=4)
     same_bits(transitions(env, state, 6, num_threads, max_steps=4), expected)
 
 
 @pytest.mark.parametrize("num_threads", [2, 3])
-def test_threads_that_share_a_world_give_the_same_bits(num_threads, monkeypatch):
-    env, state = crowds(200, 6)
+@pytest.mark.parametrize("drive", DRIVES)
+def test_threads_that_share_a_world_give_the_same_bits(drive, num_threads, monkeypatch):
+    env, state = crowds(200, 6, drive)
     state = take(state, slice(1, 4))
     expected = transitions(env, state, 6, max_steps=4)
     monkeypatch.setattr(engine_module, "TEAM_FROM", 100)

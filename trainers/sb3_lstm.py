@@ -52,10 +52,12 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from entropy_env.adapters.presets import with_preset
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from trainers.common.sb3.callbacks import Checkpoints, Figures, Levels, TrainingDivergedError
 from trainers.common.sb3.checkpoint import (
     Saved,
+    fit_goals_of_v2,
     load_state,
     normalizer_arrays,
     pack,
@@ -74,7 +76,8 @@ PRESETS: dict[str, dict[str, int]] = {
     "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
 }
 MAY_CHANGE = {
-    "preset", "folder", "total_steps", "checkpoint_interval", "base_model", "videos", "eval_episodes", "wandb", "wandb_project",
+    "preset", "folder", "total_steps", "checkpoint_interval", "base_model", "base_from_v2", "videos", "eval_episodes",
+    "wandb", "wandb_project",
     "device",
 }  # fmt: skip
 
@@ -107,10 +110,14 @@ class LstmConfig:
     """Where checkpoints, models, runs and videos go."""
     base_model: Path | None = None
     """Zip of a model to begin with instead of fresh weights, where there is no checkpoint."""
+    base_from_v2: bool = False
+    """The base model is of Entropy V2: fit its goal inputs, which had another scale."""
     checkpoint_interval: int = 50_000
     """Agent steps between checkpoints, each at the end of a rollout."""
-    reward: str = "shaped"
-    """Preset of reward weights: shaped or seed."""
+    physics: Literal["kinematic", "v2"] = "kinematic"
+    """kinematic: robots driven by wheel speeds. v2: the forces, observed velocity, reward and clock of Entropy V2."""
+    reward: str | None = None
+    """Preset of reward weights, shaped or seed; by default shaped, or what the physics has."""
     env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
     """Other numbers of the world, for example max_wheel_speed 0.8."""
     learning_rate: float = 3e-4
@@ -178,7 +185,16 @@ class LstmConfig:
 
     def task(self, difficulty: int) -> Task:
         """The worlds at a level."""
-        return Task(self.scenario, difficulty, self.num_agents, reward=self.reward, params=self.env_params)
+        settings = with_preset(self.preset_of_worlds, {"reward": self.reward, **self.env_params})
+        known = {field.name for field in dataclasses.fields(Task)}
+        chosen = {name: settings.pop(name) for name in known & settings.keys()}
+        params = {name: value for name, value in settings.items() if name != "on_goal"}
+        return Task(self.scenario, difficulty, self.num_agents, params=params, **chosen)
+
+    @property
+    def preset_of_worlds(self) -> str | None:
+        """Of `SwarmVecEnv`."""
+        return "v2" if self.physics == "v2" else None
 
     @property
     def lanes(self) -> int:
@@ -227,6 +243,8 @@ class Training:
             print(f"Resuming from checkpoint at {self.model.num_timesteps:,} steps", flush=True)
         elif self.config.base_model:
             base = unpack(self.config.base_model)
+            if self.config.base_from_v2:
+                base = fit_goals_of_v2(base)
             load_state(self.policy, base)
             normalizer = self.model.get_vec_normalize_env()
             if base.about.get("config", {}).get("normalize_obs", False) != self.config.normalize_obs and base.about:
@@ -340,6 +358,7 @@ class Training:
 def make_model(config: LstmConfig) -> RecurrentPPO:
     """A fresh model with its worlds."""
     settings: dict[str, Any] = {"scenario": config.scenario, "difficulty": config.difficulty, "reward": config.reward}
+    settings["preset"] = config.preset_of_worlds
     settings |= {"num_worlds": config.num_worlds, "num_agents": config.num_agents, **config.env_params}
     env: VecEnv = SwarmVecEnv(**settings)
     if config.normalize_obs or config.normalize_reward:

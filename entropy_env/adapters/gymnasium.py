@@ -42,16 +42,17 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         on_goal: OnGoal = "terminate",
         render_mode: str | None = None,
         max_steps: int | None = None,
-        reward: str = "shaped",
+        reward: str | None = None,
         layout: Layout | Mapping[str, Any] | None = None,
         engine: EngineName = "auto",
+        preset: str | None = None,
         **settings: Any,
     ) -> None:
-        """The keywords are those of `swarm_v0.parallel_env`."""
+        """The keywords are those of `swarm_v0.parallel_env`, but a preset leaves `on_goal` as it is: one robot resets."""
         _check_on_goal(on_goal)
         self._world = World(
             1, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
-            max_steps=max_steps, reward=reward, engine=engine, **settings,
+            max_steps=max_steps, reward=reward, engine=engine, preset=preset, **settings,
         )  # fmt: skip
         self.metadata = self.metadata | {"render_fps": self._world.render_fps}
         self.render_mode = render_mode

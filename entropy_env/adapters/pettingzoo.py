@@ -43,24 +43,29 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         num_agents: int = 10,
         scenario: str | Scenario = "open",
         difficulty: int = 1,
-        on_goal: OnGoal = "terminate",
+        on_goal: OnGoal | None = None,
         render_mode: str | None = None,
         max_steps: int | None = None,
-        reward: str = "shaped",
+        reward: str | None = None,
         layout: Layout | Mapping[str, Any] | None = None,
         engine: EngineName = "auto",
+        preset: str | None = None,
         **settings: Any,
     ) -> None:
         """scenario, difficulty (1 to 4): which layouts are drawn.
-        max_steps: control periods until the time limit; None for what the scenario needs.
-        reward: a preset of weights.
+        on_goal: `terminate`, `respawn` or `next_goal`; None for `terminate`, or what the preset says.
+        max_steps: control periods until the time limit; None for what the scenario needs, or the preset says.
+        reward: weights of the reward's terms, `shaped` or `seed`; None for `shaped`, or what the preset says.
         layout: a map to use instead of the scenario's, as `make_layout` gives or takes it.
         engine: what steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.
-        settings: any other field of SwarmSpec (`num_rays`, `velocity_frame`, `substeps`) or SwarmParams.
+        preset: settings under one name, which every other keyword overrides. `v2` has the physics of the older engine on
+        pymunk: the force drive, 0.05 s a step in 3 substeps, velocities observed in m/s in the world's frame, goals one
+        after the other (`respawn`) for 500 steps, and the reward `seed`.
+        settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`) or SwarmParams.
         """
         self._world = World(
             num_agents, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
-            max_steps=max_steps, reward=reward, engine=engine, **settings,
+            max_steps=max_steps, reward=reward, engine=engine, preset=preset, **settings,
         )  # fmt: skip
         self.metadata = self.metadata | {"render_fps": self._world.render_fps}
         self.render_mode = render_mode
@@ -151,7 +156,8 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return everybody
 
     def state(self) -> np.ndarray:
-        """(num_agents * 8,) float32, agent by agent, zero for those who have left: see `Swarm.global_state`."""
+        """(num_agents * 8,) float32, with the force drive 9, agent by agent, zero for those who have left: see
+        `Swarm.global_state`."""
         return self._world.global_state()
 
     def set_difficulty(self, difficulty: int) -> None:

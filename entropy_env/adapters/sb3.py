@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
         f"SwarmVecEnv needs Stable-Baselines3 ({error}): pip install 'entropy-env[sb3]'", name=error.name
     ) from error
 
-from entropy_env.adapters.world import RENDER_MODES, Worlds, check_action
+from entropy_env.adapters.world import RENDER_MODES, Worlds, check_action, take
 from entropy_env.engines import EngineName, Transition
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
@@ -42,9 +42,9 @@ class SwarmVecEnv(VecEnv):
       time is up. Half of what such lanes collect is waiting: train with `respawn`.
     - `next_goal`: it does not end the episode; the robot turns to its next goal until the time limit.
 
-    Steps of waiting belong to the episode that follows, but are not counted in its length. `is_success` is in `infos` at
-    the end of a robot's first episode in its world only: later ones have what is left of the world's time, and would bias
-    the rate that SB3 shows.
+    Steps of waiting belong to the episode that follows, but are not counted in its length; nothing ends for a lane that
+    waits while the time runs out. `is_success` is in `infos` at the end of a robot's first episode in its world only:
+    later ones have what is left of the world's time, and would bias the rate that SB3 shows.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class SwarmVecEnv(VecEnv):
         num_agents: int = 10,
         scenario: str | Scenario = "open",
         difficulty: int = 1,
-        on_goal: OnGoal | None = None,
+        on_goal: OnGoal = "respawn",
         render_mode: str | None = None,
         max_steps: int | None = None,
         engine: EngineName = "auto",
         seed: int | None = None,
         **settings: Any,
     ) -> None:
-        """on_goal: see above, `respawn` by default. seed: of the layouts; None for a new one each time.
+        """on_goal: see above. seed: of the layouts; None for a new one each time.
 
         The other keywords are those of `swarm_v0.parallel_env`, without `layout`.
         """
         if "layout" in settings:
             raise ValueError("layout: give a Scenario of your own, since all worlds are drawn from one")
         self._worlds = Worlds(
-            num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal or "respawn",
+            num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal,
             render_mode=render_mode, max_steps=max_steps, engine=engine, **settings,
         )  # fmt: skip
         self.num_worlds, self.num_agents = num_worlds, num_agents
@@ -93,7 +93,8 @@ class SwarmVecEnv(VecEnv):
     def set_difficulty(self, difficulty: int) -> None:
         """Draw layouts of this level (1 to 4) from now on: the next step truncates all episodes and begins new ones.
 
-        ValueError where the scenario cannot be had at this level.
+        Lanes that wait are truncated too. What is cut is no episode to report: its infos have neither `episode` nor
+        `is_success`. ValueError where the scenario cannot be had at this level.
         """
         if difficulty != self.difficulty:
             self._worlds.set_difficulty(difficulty)
@@ -164,10 +165,11 @@ class SwarmVecEnv(VecEnv):
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """Go on from the snapshot of an environment made with the same settings. ValueError for one of another."""
-        own = ("rng", "level_changed")
-        self._worlds.restore({name: array for name, array in snapshot.items() if name not in own})
-        self._rng.bit_generator.state = json.loads(np.asarray(snapshot["rng"]).tobytes())
-        self._level_changed = bool(snapshot["level_changed"])
+        rest = dict(snapshot)
+        rng, level_changed = take(rest, "rng"), take(rest, "level_changed")
+        self._worlds.restore(rest)
+        self._rng.bit_generator.state = json.loads(rng.tobytes())
+        self._level_changed = bool(level_changed)
 
     def get_images(self) -> list[np.ndarray]:
         """One (H, W, 3) uint8 of every world; nothing without `render_mode="rgb_array"`."""

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from entropy_env.adapters.presets import with_preset
 from entropy_env.engines import Engine, EngineName, Transition, make_engine
 from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
@@ -33,18 +34,20 @@ class _Simulator:
         scenario: str | Scenario = "open",
         difficulty: int = 1,
         render_mode: str | None = None,
-        max_steps: int | None = None,
         engine: EngineName = "auto",
+        preset: str | None = None,
         **settings: Any,
     ) -> None:
-        """settings: further fields of SwarmSpec and SwarmParams, and the name of a `reward` preset."""
+        """preset: see `presets`. settings: further fields of SwarmSpec and SwarmParams, and the name of a `reward` preset;
+        each overrides the preset's, and None leaves it, or the default."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"{render_mode=} must be None or one of {', '.join(RENDER_MODES)}")
         self.render_mode = render_mode
         self._renderer: Any = None
+        settings = with_preset(preset, settings)
         self._spec = SwarmSpec(num_agents, **{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()})
         self._scenario = scenario
-        self._settings = settings if max_steps is None else settings | {"max_steps": max_steps}
+        self._settings = settings
         self._largest = 1
         self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else difficulty
         self._begun = False
@@ -180,7 +183,7 @@ class World(_Simulator):
             raise RuntimeError("no episode is running: call reset() before step()")
 
     def global_state(self) -> np.ndarray:
-        """(N * 8,) float32, see `Swarm.global_state`."""
+        """(N * spec.state_dim,) float32, see `Swarm.global_state`."""
         self._check_begun()
         return self.engine.global_state()[0]
 
@@ -218,9 +221,10 @@ class Worlds(_Simulator):
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """Go on from the snapshot of such worlds. ValueError for one of others."""
-        difficulty, current, self._largest = snapshot["levels"].tolist()
+        engine = dict(snapshot)
+        difficulty, current, self._largest = take(engine, "levels").tolist()
         self._use(*self._at(current))
-        self.engine.restore({name: array for name, array in snapshot.items() if name != "levels"})
+        self.engine.restore(engine)
         self.set_difficulty(difficulty)
         self._begun = True
 
@@ -262,6 +266,13 @@ def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmPa
     layout = pad_layout(layout, swarm.spec)
     check_layout(layout, params)
     return swarm, layout
+
+
+def take(snapshot: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Take it out of there. ValueError where there is none."""
+    if name not in snapshot:
+        raise ValueError(f"snapshot has no {name!r}")
+    return np.asarray(snapshot.pop(name))
 
 
 def draw_seed(rng: np.random.Generator) -> np.ndarray:

@@ -56,11 +56,28 @@ AGENT = np.dtype(
     ],
     align=True,
 )
+MOTION = np.dtype(  # of the force drive, for each agent
+    [
+        # the fields of SwarmState
+        ("velocity", np.float32, 2),  # m/s
+        ("angular_velocity", np.float32),  # rad/s
+        ("rounding", np.float32, 6),  # of position, heading and the three above
+        # what one room of a step leaves for the next; three numbers are vx, vy and the turn rate
+        ("thrust", np.float64, 3),  # by the motors in the substep that comes
+        ("aim", np.float32, 2),  # m, the displacement that leads to where it wants to go, unrounded
+        ("before", np.float32, 3),  # damping and motors in this substep
+        ("change", np.float32, 6),  # by contacts, the old and the new by turns
+        ("num_contacts", np.int32),
+    ],
+    align=True,
+)
 WORLD = np.dtype(
     [
         ("step", np.int32),
         ("done", np.bool_),
         ("over", np.bool_),  # done, before any reset
+        ("top_speed", np.float32),  # m/s, which no displacement exceeds
+        ("lost", np.float64),  # share of a velocity that damping takes in a substep
         ("columns", np.int32),  # of the cells that agents were last sorted into
         ("rows", np.int32),
         ("side", np.float32),  # m
@@ -72,6 +89,7 @@ PARAMS = np.dtype(
     align=True,
 )
 AGENT_FIELDS = ("position", "heading", "wheel_speed", "active", "goal_index", "goals_reached", "collided")
+MOTION_FIELDS = ("velocity", "angular_velocity", "rounding")
 WORLD_FIELDS = ("step", "done")
 
 
@@ -94,12 +112,13 @@ class Swarms(NamedTuple):
     """All that a kernel reads and writes."""
 
     agents: np.ndarray  # (E, N) AGENT
+    motions: np.ndarray  # (E, N) MOTION
     worlds: np.ndarray  # (E,) WORLD
     maps: Maps
     obs: np.ndarray  # (E, N, obs_dim) float32, to act on next
     final_obs: np.ndarray  # (E, N, obs_dim) float32, of those who ended
     near_fixed: np.ndarray  # (E, N, K) int32, the first `num_near_fixed` fixed bodies may be touched in this step
-    contacts: np.ndarray  # (S, N + K, 4) of one agent, on S threads: gap (m), normal (2), share
+    contacts: np.ndarray  # (S, N + K, 5) of one agent, on S threads: gap (m), normal (2), share, which agent
     cell_end: np.ndarray  # (E, cells) int32, where each cell's agents end in the sorted order
     sorted_agent: np.ndarray  # (E, N) int32, active agents cell by cell
     sorted_x: np.ndarray  # (E, N) m
@@ -132,12 +151,13 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
     return Swarms(
         agents=np.zeros(lanes, AGENT),
+        motions=np.zeros(lanes, MOTION),
         worlds=np.zeros(num_envs, WORLD),
         maps=empty_maps(spec, num_envs),
         obs=np.zeros((*lanes, spec.obs_dim), np.float32),
         final_obs=np.zeros((*lanes, spec.obs_dim), np.float32),
         near_fixed=np.zeros((*lanes, fixed), np.int32),
-        contacts=np.zeros((num_threads, spec.num_agents + fixed, 4), np.float32),
+        contacts=np.zeros((num_threads, spec.num_agents + fixed, 5), np.float32),
         cell_end=np.zeros((num_envs, num_cells), np.int32),
         sorted_agent=np.zeros(lanes, np.int32),
         sorted_x=np.zeros(lanes, np.float32),
@@ -172,6 +192,8 @@ def write_state(swarms: Swarms, state: SwarmState) -> None:
     write_maps(swarms.maps, state.layout)
     for name in AGENT_FIELDS:
         swarms.agents[name] = getattr(state, name)
+    for name in MOTION_FIELDS:
+        swarms.motions[name] = getattr(state, name)
     for name in WORLD_FIELDS:
         swarms.worlds[name] = getattr(state, name)
 
@@ -179,5 +201,6 @@ def write_state(swarms: Swarms, state: SwarmState) -> None:
 def read_state(swarms: Swarms) -> SwarmState:
     """A copy as SwarmState with NumPy leaves, of E worlds."""
     fields: dict[str, Any] = {name: swarms.agents[name].copy() for name in AGENT_FIELDS}
+    fields |= {name: swarms.motions[name].copy() for name in MOTION_FIELDS}
     fields |= {name: swarms.worlds[name].copy() for name in WORLD_FIELDS}
     return SwarmState(layout=Layout(**{name: array.copy() for name, array in swarms.maps._asdict().items()}), **fields)

@@ -1,4 +1,4 @@
-"""`entropy_env.dynamics` for compiled loops: the same drive and contacts, agent by agent.
+"""`entropy_env.dynamics` for compiled loops: the same drives and contacts, agent by agent.
 
 No agent moves further than `longest_move` in a substep, so whom it may touch is known for a whole control period: few,
 and mostly nobody. Only those are looked at.
@@ -19,19 +19,33 @@ from entropy_env.numba_engine.geometry import HALF, ONE, TINY, TWO, ZERO, cos_si
 SLACK, REST, PILED = np.float32(dynamics.SLACK), np.float32(dynamics.REST), np.float32(dynamics.PILED)
 ROUNDING, SMALL = np.float32(dynamics.ROUNDING), np.float32(dynamics.SMALL)
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
+IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
+THREE = np.float32(3)
+TWO_PI = 2 * math.pi  # a double, as all that the force drive sums up
 SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
 
 
 @inlined
-def longest_move(p, duration):
-    """m, the furthest that an agent gets in a duration (s)."""
-    return max(p.max_wheel_speed, PARTING_SPEED) * duration
+def set_limits(world, p, choices):
+    """Note what follows from the parameters for a whole control period (`dynamics.top_speed`)."""
+    world.top_speed = p.max_wheel_speed
+    if choices.force:
+        rate = -math.log(np.float64(p.damping))
+        gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
+        world.top_speed = np.float32(gain / -math.expm1(-rate * p.dt))
+        world.lost = -math.expm1(-rate * p.dt / choices.substeps)
 
 
 @inlined
-def contact_reach(p):
+def longest_move(world, duration):
+    """m, the furthest that an agent gets in a duration (s)."""
+    return max(world.top_speed, PARTING_SPEED) * duration
+
+
+@inlined
+def contact_reach(world, p):
     """m, between the centres of agents that may touch during a control period."""
-    return TWO * (p.agent_radius + longest_move(p, p.dt)) + REST + SPARE
+    return TWO * (p.agent_radius + longest_move(world, p.dt)) + REST + SPARE
 
 
 @inlined
@@ -39,7 +53,7 @@ def find_neighbours(w, p, e, i):
     """List whatever agent i of world e may touch in this control period, and whether it overlaps any of it now."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
-    reach = contact_reach(p)
+    reach = contact_reach(w.worlds[e], p)
     overlap, piled, count = TWO * p.agent_radius - PILED, False, 0
     for row in range(*rows_around(w, e, y)):
         start, end = run_in_row(w, e, row, x)
@@ -53,7 +67,7 @@ def find_neighbours(w, p, e, i):
                 piled |= square < overlap * overlap
     me.num_near = count
 
-    count, reach = 0, p.agent_radius + longest_move(p, p.dt) + REST + SPARE
+    count, reach = 0, p.agent_radius + longest_move(w.worlds[e], p.dt) + REST + SPARE
     for body in range(w.near_fixed.shape[2]):
         gap, _, _ = separation_fixed(w.maps, e, body, x, y, p.wall_half_thickness)
         if gap < reach:
@@ -65,17 +79,25 @@ def find_neighbours(w, p, e, i):
 
 
 @inlined
+def clipped(motor):
+    """To [-1, 1]; what is not finite is zero."""
+    return min(max(motor, -ONE), ONE) if math.isfinite(motor) else ZERO
+
+
+@inlined
 def set_command(me, motors, p):
-    """The wheel speeds wanted: beyond [-1, 1] motors (2,) are clipped, non-finite they are zero."""
+    """The wheel speeds that motors (2,) want."""
     for wheel in range(2):
-        motor = motors[wheel]
-        me.command[wheel] = min(max(motor, -ONE), ONE) * p.max_wheel_speed if math.isfinite(motor) else ZERO
+        me.command[wheel] = clipped(motors[wheel]) * p.max_wheel_speed
         me.move[wheel] = ZERO
 
 
 @inlined
-def propose(me, p, h):
-    """Make the move of the substep before, and aim along the exact arc of the next, of h s (`dynamics.drive`)."""
+def propose(me, p, h, longest):
+    """Make the move of the substep before, and aim along the exact arc of the next, of h s (`dynamics.drive`).
+
+    longest: m, see `longest_move`.
+    """
     if not me.active:
         return
     left, right = me.command[0], me.command[1]
@@ -85,7 +107,6 @@ def propose(me, p, h):
         right += (me.wheel_speed[1] - right) * keep
     half_turn = (right - left) / p.wheel_base * h / TWO
     chord = (left + right) / TWO * h * sinc(half_turn)
-    longest = longest_move(p, h)
     chord = min(max(chord, -longest), longest)
     middle = me.heading + half_turn
     me.heading = wrap_angle(middle + half_turn)
@@ -97,6 +118,66 @@ def propose(me, p, h):
 
 
 @inlined
+def set_thrust(me, motion, motors, p, choices):
+    """What motors (2,) will add in the first substep (`dynamics.thrust`)."""
+    me.move[0], me.move[1] = ZERO, ZERO
+    left, right, heading = np.float64(clipped(motors[0])), np.float64(clipped(motors[1])), np.float64(me.heading)
+    speed = np.float64(p.motor_force) * p.dt / choices.substeps / p.mass
+    pull = (left + right) * speed
+    motion.thrust[0], motion.thrust[1] = pull * math.cos(heading), pull * math.sin(heading)
+    motion.thrust[2] = (left - right) * speed * 2.0 / p.agent_radius  # torque r F, inertia m r^2 / 2
+
+
+@inlined
+def as_pair(value):
+    """A double as the nearest float32 and what that is off by."""
+    nearest = np.float32(value)
+    return nearest, np.float32(value - nearest)
+
+
+@inlined
+def glide(me, motion, p, choices, lost, longest):
+    """Make the move of the substep before, aim with the old velocity, then damp it and add the thrust.
+
+    lost: the share that damping takes. longest: m. Sums are doubles, kept as two floats.
+    """
+    if not me.active:
+        return
+    settle_pair(me, motion)
+    h = np.float64(p.dt) / choices.substeps
+    velocity, rounding = motion.velocity, motion.rounding
+    vx, vy, turn = velocity[0], velocity[1], motion.angular_velocity
+    dx, dy = vx * np.float32(h), vy * np.float32(h)
+    cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
+    motion.aim[0], motion.aim[1] = dx * cap, dy * cap
+    me.wanted[0], me.wanted[1] = me.position[0] + motion.aim[0], me.position[1] + motion.aim[1]
+    motion.before[0], motion.before[1], motion.before[2] = vx, vy, turn
+
+    rate = np.float64(turn) + rounding[5]
+    heading = np.float64(me.heading) + rounding[2] + rate * h
+    heading -= TWO_PI * math.ceil((heading - math.pi) / TWO_PI)
+    me.heading, rounding[2] = as_pair(heading)
+    for k in range(2):
+        new = np.float64(velocity[k]) + rounding[3 + k]
+        new += motion.thrust[k] - new * lost
+        velocity[k], rounding[3 + k] = as_pair(new)
+    motion.angular_velocity, rounding[5] = as_pair(rate + (motion.thrust[2] - rate * lost))
+    for k in range(3):
+        motion.thrust[k] = 0.0  # forces last one substep
+    motion.num_contacts = 0
+    for k in range(6):
+        motion.change[k] = ZERO
+
+
+@inlined
+def settle_pair(me, motion):
+    """Make the move of a substep with the force drive."""
+    for k in range(2):
+        new = np.float64(me.position[k]) + motion.rounding[k] + me.move[k]
+        me.position[k], motion.rounding[k] = as_pair(new)
+
+
+@inlined
 def settle(me):
     """Make the move of the last substep."""
     me.position[0] += me.move[0]
@@ -104,8 +185,17 @@ def settle(me):
 
 
 @inlined
-def gather_contacts(w, p, wanted, contacts, e, i):
-    """Fill in gap, normal and share of all that agent i may touch; how many there are.
+def share_of_gap(gap, mine, theirs):
+    """See `dynamics._share_of_gap`."""
+    gap, mine, theirs = max(gap, TINY), max(mine, ZERO), max(theirs, ZERO)
+    has = min(mine, max(gap / TWO, gap - theirs))
+    leaves = min(theirs, max(gap / TWO, gap - mine))
+    return HALF + (has - leaves) / (TWO * gap)
+
+
+@inlined
+def gather_contacts(w, p, choices, wanted, contacts, e, i):
+    """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there are.
 
     Either where everybody is, where the `piled` are left out, or where they `wanted` to go. Coincident agents part along
     x, the later one forwards.
@@ -131,27 +221,97 @@ def gather_contacts(w, p, wanted, contacts, e, i):
             dx, length = (SMALL if j > i else -SMALL), SMALL
         contacts[count, 0] = length - TWO * p.agent_radius
         contacts[count, 1], contacts[count, 2], contacts[count, 3] = dx / length, dy / length, HALF
+        if choices.force:
+            contacts[count, 4] = j
+            if not wanted:
+                nx, ny = contacts[count, 1], contacts[count, 2]
+                mine = (me.wanted[0] - x) * nx + (me.wanted[1] - y) * ny
+                theirs = -((other.wanted[0] - there[0]) * nx + (other.wanted[1] - there[1]) * ny)
+                contacts[count, 3] = share_of_gap(contacts[count, 0], mine, theirs)
         count += 1
     for k in range(me.num_near_fixed):
         gap, nx, ny = separation_fixed(w.maps, e, w.near_fixed[e, i, k], x, y, p.wall_half_thickness)
         contacts[count, 0], contacts[count, 1], contacts[count, 2] = gap - p.agent_radius, nx, ny
         contacts[count, 3] = ONE
+        if choices.force:
+            contacts[count, 4] = -1
         count += 1
     return count
 
 
 @inlined
-def resolve_contacts(w, p, h, contacts, e, i):
+def count_contacts(w, p, choices, contacts, e, i):
+    """How many bodies agent i overlaps where everybody wants to go."""
+    me = w.agents[e, i]
+    if me.active and me.num_near + me.num_near_fixed > 0:
+        count = 0
+        for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
+            count += contacts[k, 0] < ZERO
+        w.motions[e, i].num_contacts = count
+
+
+@inlined
+def collide(w, p, choices, contacts, last, e, i):
+    """Add one round of impulses to agent i's changes (`dynamics.collide`), from those at `last`, 0 or 3, to the others."""
+    motion, to = w.motions[e, i], 3 - last
+    if motion.num_contacts == 0 or not w.agents[e, i].active:
+        return
+    vx, vy = motion.velocity[0] + motion.change[last], motion.velocity[1] + motion.change[last + 1]
+    turn = motion.angular_velocity + motion.change[last + 2]
+    dvx, dvy, dturn = ZERO, ZERO, ZERO
+    for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
+        if contacts[k, 0] < ZERO:
+            nx, ny, j = contacts[k, 1], contacts[k, 2], int(contacts[k, 4])
+            restitution, friction = p.wall_restitution, p.wall_friction
+            old_x, old_y = motion.before[0], motion.before[1]
+            new_x, new_y, rim, count = vx, vy, turn, motion.num_contacts
+            if j >= 0:
+                other = w.motions[e, j]
+                restitution, friction = p.restitution, p.friction
+                old_x, old_y = old_x - other.before[0], old_y - other.before[1]
+                new_x -= other.velocity[0] + other.change[last]
+                new_y -= other.velocity[1] + other.change[last + 1]
+                rim += other.angular_velocity + other.change[last + 2]
+                count += other.num_contacts
+            contact_count = np.float32(count)
+            excess = new_x * nx + new_y * ny + restitution * max(old_x * nx + old_y * ny, ZERO)
+            slip = new_y * nx - new_x * ny + p.agent_radius * rim
+            normal = max(excess, ZERO) / contact_count
+            tangential = min(max(slip / (THREE * contact_count), -friction * normal), friction * normal)
+            dvx += tangential * ny - normal * nx
+            dvy -= tangential * nx + normal * ny
+            dturn -= TWO * tangential / p.agent_radius
+    motion.change[to], motion.change[to + 1] = motion.change[last] + dvx, motion.change[last + 1] + dvy
+    motion.change[to + 2] = motion.change[last + 2] + dturn
+
+
+@inlined
+def apply_impulses(me, motion):
+    """Add what the contacts have changed, after all rounds."""
+    if not me.active or motion.num_contacts == 0:
+        return
+    final = 3 * (IMPULSE_ROUNDS % 2)
+    for k in range(2):
+        new = np.float64(motion.velocity[k]) + motion.rounding[3 + k] + motion.change[final + k]
+        motion.velocity[k], motion.rounding[3 + k] = as_pair(new)
+    new = np.float64(motion.angular_velocity) + motion.rounding[5] + motion.change[final + 2]
+    motion.angular_velocity, motion.rounding[5] = as_pair(new)
+
+
+@inlined
+def resolve_contacts(w, p, choices, longest, contacts, e, i):
     """Find the displacement that is safe to make (`dynamics.resolve_contacts`). contacts: room for one agent's."""
     me = w.agents[e, i]
     if not me.active:
         return
-    dx, dy, longest = me.wanted[0] - me.position[0], me.wanted[1] - me.position[1], longest_move(p, h)
+    dx, dy = me.wanted[0] - me.position[0], me.wanted[1] - me.position[1]
+    if choices.force:
+        dx, dy = w.motions[e, i].aim[0], w.motions[e, i].aim[1]
     if me.num_near + me.num_near_fixed == 0:
         me.move[0], me.move[1] = dx, dy
         return
 
-    for k in range(gather_contacts(w, p, True, contacts, e, i)):
+    for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
         if gap < ZERO:
             me.collided = True
@@ -160,7 +320,7 @@ def resolve_contacts(w, p, h, contacts, e, i):
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
     dx, dy = dx * cap, dy * cap
 
-    count = gather_contacts(w, p, False, contacts, e, i)
+    count = gather_contacts(w, p, choices, False, contacts, e, i)
     cut_x, cut_y = ZERO, ZERO
     for k in range(count):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]

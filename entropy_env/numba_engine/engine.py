@@ -79,7 +79,8 @@ class NumbaEngine:
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
-        self._choices = Choices(spec.substeps, step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world", autoreset)
+        on_goal, world_frame = step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world"
+        self._choices = Choices(spec.substeps, spec.drive == "force", on_goal, world_frame, autoreset)
         self._told = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -132,7 +133,7 @@ class NumbaEngine:
             self._check_begun()
             self._action[...] = action
             self._begun = False  # a step that is interrupted leaves no episode that could go on
-            ended = self._run(0, step.num_stages(self._choices.substeps), self._everywhere)
+            ended = self._run(0, step.num_stages(self._choices), self._everywhere)
             if ended and self.autoreset:
                 over = self._over
                 over[...] = self._told.done  # kernels want it contiguous
@@ -158,13 +159,16 @@ class NumbaEngine:
     def global_state(self) -> np.ndarray:
         """See `Engine`."""
         self._check_begun()
-        agents, goals = self._w.agents, self._w.maps.goals
+        agents, motions, goals = self._w.agents, self._w.motions, self._w.maps.goals
         heading, (left, right) = agents["heading"], np.moveaxis(agents["wheel_speed"], -1, 0)
-        table = np.empty((*agents.shape, 8), np.float32)
+        table = np.empty((*agents.shape, self.env.spec.state_dim), np.float32)
         table[..., :2] = agents["position"]
         table[..., 2], table[..., 3] = np.cos(heading), np.sin(heading)
-        table[..., 4], table[..., 5] = (left + right) / 2, right - left
-        table[..., 6:] = np.take_along_axis(goals, agents["goal_index"][..., None, None], axis=2)[:, :, 0]
+        if self._choices.force:
+            table[..., 4:6], table[..., 6] = motions["velocity"], motions["angular_velocity"]
+        else:
+            table[..., 4], table[..., 5] = (left + right) / 2, right - left
+        table[..., -2:] = np.take_along_axis(goals, agents["goal_index"][..., None, None], axis=2)[:, :, 0]
         table[~agents["active"]] = 0
         return table.reshape(self.num_envs, -1)
 
@@ -211,7 +215,8 @@ class NumbaEngine:
         w = self._w
         maps = {f"maps/{name}": array for name, array in w.maps._asdict().items()}
         next_maps = {f"next_maps/{name}": array for name, array in self._next_maps._asdict().items()}
-        return {"agents": w.agents, "worlds": w.worlds, "obs": w.obs, "final_obs": w.final_obs} | maps | next_maps
+        agents = {"agents": w.agents, "motions": w.motions, "obs": w.obs, "final_obs": w.final_obs}
+        return agents | {"worlds": w.worlds} | maps | next_maps
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the views, which would not be views of the copy, and without what is being drawn."""
@@ -238,7 +243,7 @@ class NumbaEngine:
     def _observe(self, which: np.ndarray) -> np.ndarray:
         """Look at the worlds of `which` (E,) bool as they stand."""
         for stage in (step.SORT, step.SEE):
-            k = step.place_of(stage, self._choices.substeps)
+            k = step.place_of(stage, self._choices)
             self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs
 
@@ -264,7 +269,7 @@ class NumbaEngine:
             def agents(slot: int, part: tuple[int, int], stage: tuple[int, int] = (k, k + 1)) -> int:
                 return run(*args, slot, which, world, stage, part)
 
-            alone = step.of_a_world(k, self._choices.substeps)
+            alone = step.of_a_world(k, self._choices)
             ended = share(agents, num_agents, num_agents if alone else CHUNK, self.num_threads)
         return int(ended > 0)
 
@@ -331,7 +336,7 @@ def _compile(run: Any, start: Any, copy_rows: Any) -> Kernels:
     spec = Swarm().spec
     w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
     action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
-    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, 0, False, False)
+    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, False, 0, False, False)
     run(*given, 0, nowhere, (0, 0), (0, 0), (0, 0))
     start(w, nowhere)
     copy_rows(row, row, nowhere)

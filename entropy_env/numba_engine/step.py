@@ -14,12 +14,21 @@ import numpy as np
 from entropy_env.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.numba_engine.compilation import inlined, kernel
 from entropy_env.numba_engine.dynamics import (
+    IMPULSE_ROUNDS,
+    apply_impulses,
+    collide,
     contact_reach,
+    count_contacts,
     find_neighbours,
+    glide,
+    longest_move,
     propose,
     resolve_contacts,
     set_command,
+    set_limits,
+    set_thrust,
     settle,
+    settle_pair,
 )
 from entropy_env.numba_engine.geometry import TWO, ZERO, cos_sin
 from entropy_env.numba_engine.lidar import scan
@@ -27,13 +36,15 @@ from entropy_env.numba_engine.lidar import scan
 TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
-MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE = range(10)  # the stages
+MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE, COUNT, COLLIDE = range(12)  # the stages
+PERIOD, FORCE_PERIOD = 2, 3 + IMPULSE_ROUNDS  # stages of a substep: DRIVE, TOUCH; by force COUNT, COLLIDEs between
 
 
 class Choices(NamedTuple):
     """What is fixed for an engine."""
 
     substeps: int
+    force: bool  # the force drive
     on_goal: int
     world_frame: bool  # velocities are observed in the world's frame
     autoreset: bool  # a world that is over is not looked at again before its reset
@@ -53,7 +64,7 @@ def lidar_reach(p):
 
 
 @inlined
-def prepare(w, p, action, e, i):
+def prepare(w, p, choices, action, e, i):
     """Note what an agent is about to do, and what it may run into."""
     me = w.agents[e, i]
     me.acted, me.collided = me.active, False
@@ -61,7 +72,10 @@ def prepare(w, p, action, e, i):
         goal = w.maps.goals[e, i, me.goal_index]
         me.goal[0], me.goal[1] = goal[0], goal[1]
         me.distance = distance_to_goal(me)
-        set_command(me, action[e, i], p)
+        if choices.force:
+            set_thrust(me, w.motions[e, i], action[e, i], p, choices)
+        else:
+            set_command(me, action[e, i], p)
         find_neighbours(w, p, e, i)
 
 
@@ -73,7 +87,10 @@ def score(w, p, choices, e, i):
     for term in range(terms.shape[0]):
         terms[term] = ZERO
     if me.acted:
-        settle(me)
+        if choices.force:
+            settle_pair(me, w.motions[e, i])
+        else:
+            settle(me)
         distance = distance_to_goal(me)
         reached = distance < p.agent_radius + p.goal_radius
         terms[0] = p.reward_distance * -distance / TEN
@@ -121,14 +138,20 @@ def observe(w, p, choices, row, slot, e, i):
     me, num_rays = w.agents[e, i], w.rays.shape[1]
     cos, sin = cos_sin(me.heading)
     scan(w, p, row, cos, sin, slot, e, i)
-    left, right = me.wheel_speed[0], me.wheel_speed[1]
-    speed = (left + right) / TWO
+    if choices.force:
+        motion = w.motions[e, i]
+        vx, vy, turn_rate = motion.velocity[0], motion.velocity[1], motion.angular_velocity
+        speed = vx * cos + vy * sin
+    else:
+        left, right = me.wheel_speed[0], me.wheel_speed[1]
+        speed, turn_rate = (left + right) / TWO, (right - left) / p.wheel_base
+        vx, vy = speed * cos, speed * sin
     if choices.world_frame:
-        row[num_rays], row[num_rays + 1] = speed * cos, speed * sin
+        row[num_rays], row[num_rays + 1] = vx, vy
     else:
         max_turn_rate = TWO * p.max_wheel_speed / p.wheel_base
         row[num_rays] = speed / p.max_wheel_speed
-        row[num_rays + 1] = (right - left) / p.wheel_base / max_turn_rate
+        row[num_rays + 1] = turn_rate / max_turn_rate
     goal = w.maps.goals[e, i, me.goal_index]
     dx, dy = (goal[0] - me.position[0]) / p.goal_scale, (goal[1] - me.position[1]) / p.goal_scale
     row[num_rays + 2], row[num_rays + 3] = dx * cos + dy * sin, dy * cos - dx * sin
@@ -182,6 +205,10 @@ def stand(w, e, i, column):
     me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
     me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
     me.wheel_speed[0], me.wheel_speed[1] = ZERO, ZERO
+    motion = w.motions[e, i]
+    motion.velocity[0], motion.velocity[1], motion.angular_velocity = ZERO, ZERO, ZERO
+    for k in range(6):
+        motion.rounding[k] = ZERO
     me.collided, me.active = False, True
 
 
@@ -201,21 +228,38 @@ def respawn(w, p, e):
 
 
 @inlined
-def run_stage(stage, w, params, action, choices, slot, e, first, last):
-    """One stage of a step of world e, for the agents from first to last where it works on agents."""
+def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
+    """One stage of a step of world e, for the agents from first to last where it works on agents.
+
+    turn: how often this stage has come in a substep.
+    """
     p = params[e]
     h = p.dt / np.float32(choices.substeps)
     if stage == MEET:
-        sort_into_cells(w, e, contact_reach(p))
+        set_limits(w.worlds[e], p, choices)
+        sort_into_cells(w, e, contact_reach(w.worlds[e], p))
     elif stage == PREPARE:
         for i in range(first, last):
-            prepare(w, p, action, e, i)
+            prepare(w, p, choices, action, e, i)
     elif stage == DRIVE:
+        longest = longest_move(w.worlds[e], h)
         for i in range(first, last):
-            propose(w.agents[e, i], p, h)
+            if choices.force:
+                glide(w.agents[e, i], w.motions[e, i], p, choices, w.worlds[e].lost, longest)
+            else:
+                propose(w.agents[e, i], p, h, longest)
+    elif stage == COUNT:
+        for i in range(first, last):
+            count_contacts(w, p, choices, w.contacts[slot], e, i)
+    elif stage == COLLIDE:
+        for i in range(first, last):
+            collide(w, p, choices, w.contacts[slot], 3 * (turn % 2), e, i)
     elif stage == TOUCH:
+        longest = longest_move(w.worlds[e], h)
         for i in range(first, last):
-            resolve_contacts(w, p, h, w.contacts[slot], e, i)
+            if choices.force:
+                apply_impulses(w.agents[e, i], w.motions[e, i])
+            resolve_contacts(w, p, choices, longest, w.contacts[slot], e, i)
     elif stage == SCORE:
         for i in range(first, last):
             score(w, p, choices, e, i)
@@ -237,27 +281,36 @@ def run_stage(stage, w, params, action, choices, slot, e, first, last):
                 row[:] = ZERO
 
 
-def num_stages(substeps: int) -> int:
-    """How many stages a step goes through."""
-    return SEE + 1 + 2 * (substeps - 1)
-
-
-def place_of(stage: int, substeps: int) -> int:
-    """Where a stage that comes once, after the substeps, stands: the inverse of `stage_at`."""
-    return stage + 2 * (substeps - 1)
-
-
-def of_a_world(k: int, substeps: int) -> bool:
-    """Whether the k-th stage cannot be shared out by agents."""
-    return stage_at.py_func(k, substeps) in (MEET, END, SORT, RETURN)
-
-
 @inlined
-def stage_at(k, substeps):
-    """The k-th stage: DRIVE and TOUCH come once a substep."""
-    if k < DRIVE + 2 * substeps:
-        return k if k < DRIVE else DRIVE + (k - DRIVE) % 2
-    return k - 2 * (substeps - 1)
+def stage_at(k, choices):
+    """The k-th stage, and how often it has come in a substep: those of a substep come once in each."""
+    period = FORCE_PERIOD if choices.force else PERIOD
+    later = k - DRIVE - period * choices.substeps
+    if k < DRIVE:
+        return k, 0
+    if later >= 0:
+        return SCORE + later, 0
+    place = (k - DRIVE) % period
+    if place == 0:
+        return DRIVE, 0
+    if place == period - 1:
+        return TOUCH, 0
+    return (COUNT, 0) if place == 1 else (COLLIDE, place - 2)
+
+
+def place_of(stage: int, choices: Choices) -> int:
+    """Where a stage that comes once, after the substeps, stands: the inverse of `stage_at`."""
+    return DRIVE + (FORCE_PERIOD if choices.force else PERIOD) * choices.substeps + stage - SCORE
+
+
+def num_stages(choices: Choices) -> int:
+    """How many stages a step goes through."""
+    return place_of(SEE, choices) + 1
+
+
+def of_a_world(k: int, choices: Choices) -> bool:
+    """Whether the k-th stage cannot be shared out by agents."""
+    return stage_at.py_func(k, choices)[0] in (MEET, END, SORT, RETURN)
 
 
 @kernel
@@ -271,8 +324,8 @@ def run(w, params, action, choices, slot, which, worlds, stages, agents):
     for e in range(worlds[0], worlds[1]):
         if which[e]:
             for k in range(stages[0], stages[1]):
-                stage = stage_at(k, choices.substeps)
-                run_stage(stage, w, params, action, choices, slot, e, agents[0], agents[1])
+                stage, turn = stage_at(k, choices)
+                run_stage(stage, turn, w, params, action, choices, slot, e, agents[0], agents[1])
             over += w.worlds[e].done
     return over
 

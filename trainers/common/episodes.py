@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from entropy_env.env import Swarm
-from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.types import Drive, Layout, SwarmParams, SwarmState
 from trainers.common.policy import Policy
 
 Array = jax.Array | np.ndarray
@@ -53,7 +53,7 @@ def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sample
             reached=episode.reached | terminated,
             steps=episode.steps + before.active.astype(jnp.int32),
             contacts=episode.contacts + info["collision"].astype(jnp.int32),
-            path=episode.path + travelled(before, state),
+            path=episode.path + travelled(before, state, env.spec.drive),
             total_reward=episode.total_reward + reward,
         )
         return obs, state, episode
@@ -71,9 +71,11 @@ def act_and_step(
     return obs, state, reward, terminated, info
 
 
-def travelled(before: SwarmState, after: SwarmState) -> jax.Array:
-    """(N,) m, along the arc that led from one pose to the other."""
+def travelled(before: SwarmState, after: SwarmState, drive: Drive = "kinematic") -> jax.Array:
+    """(N,) m, along the arc that led from one pose to the other; straight with the force drive, where robots slide."""
     chord = jnp.linalg.norm(after.position - before.position, axis=-1)
+    if drive == "force":
+        return chord
     turn = (after.heading - before.heading + jnp.pi) % (2 * jnp.pi) - jnp.pi
     return chord / jnp.sinc(turn / (2 * jnp.pi))
 

@@ -15,7 +15,7 @@ from flax import struct
 
 from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
-from entropy_env.types import OnGoal, SwarmParams, SwarmSpec, VelocityFrame
+from entropy_env.types import Drive, OnGoal, SwarmParams, SwarmSpec, VelocityFrame
 from trainers.common.checkpoint import CheckpointError, load_checkpoint
 from trainers.common.networks import ACTIVATIONS, GaussianActor
 from trainers.common.normalize import RunningMoments, init_moments, normalize
@@ -52,6 +52,7 @@ class Task:
     num_agents: int = 10
     num_rays: int = 32
     substeps: int = 4
+    drive: Drive = "kinematic"
     velocity_frame: VelocityFrame = "body"
     reward: str = "shaped"
     params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)  # other fields of SwarmParams
@@ -63,6 +64,7 @@ class Task:
             num_agents=self.num_agents,
             num_rays=self.num_rays,
             substeps=self.substeps,
+            drive=self.drive,
             velocity_frame=self.velocity_frame,
             on_goal=on_goal,
         )

@@ -29,11 +29,13 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import VecNormalize
 
 from entropy_env import __version__
+from entropy_env.types import SwarmParams
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.files import to_json
 
 FORMAT = 1
 ABOUT, ARRAYS = "entropy_env.json", "entropy_env.safetensors"
+V2_ARENA = 8.0, 6.0  # m
 WINDOW = 100  # episodes that SB3 averages over
 STATISTICS = ("mean", "var", "count")
 
@@ -130,6 +132,17 @@ def load_state(policy: RecurrentActorCriticPolicy, saved: Saved) -> None:
         if ours != theirs:
             raise CheckpointError(f"{saved.path}: {name} has shape {theirs}, this model needs {ours}")
     policy.load_state_dict(saved.weights["policy"])
+
+
+def fit_goals_of_v2(saved: Saved) -> Saved:
+    """The weights of an Entropy V2 policy for observations of this simulator. V2 divided the goal's offset by V2_ARENA,
+    this by `goal_scale`: the weights of those two inputs make up for it exactly."""
+    policy = dict(saved.weights["policy"])
+    for name in ("lstm_actor.weight_ih_l0", "lstm_critic.weight_ih_l0"):
+        if name in policy:
+            policy[name] = policy[name].clone()
+            policy[name][:, -2:] *= th.tensor([SwarmParams.goal_scale / length for length in V2_ARENA])
+    return dataclasses.replace(saved, weights=saved.weights | {"policy": policy})
 
 
 def progress_of(model: RecurrentPPO) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ def play(policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array, s
         reached |= told.terminated
         steps += told.acted
         contacts += told.collision
-        path += np.asarray(travelled(before, after))
+        path += np.asarray(travelled(before, after, env.spec.drive))
         total_reward += told.reward
         layout = after.layout
     return Episode(layout, reached, steps, contacts, path, total_reward)

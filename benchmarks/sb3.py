@@ -1,0 +1,176 @@
+"""Stable-Baselines3 on the swarm: stepping its VecEnv, where a training spends its time, and what it reaches.
+
+    python -m benchmarks.sb3 --suite speed --json benchmarks/results/sb3.json
+    python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
+
+Suites: `speed` is `SwarmVecEnv.step` with random actions, and RecurrentPPO with the `multi` preset, rollouts and updates
+apart: with sb3-contrib's own LSTM policy and with ours in turn, each update on the same rollouts of a fresh model.
+`training` runs `python -m trainers.sb3_lstm` from its start to the evaluated model, once a seed, and keeps the curves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+
+from benchmarks.measure import Effort, Row, Run, measure, progress, python
+from benchmarks.report import save_rows
+from entropy_env.adapters.sb3 import SwarmVecEnv
+from trainers.common.sb3.lstm import LstmPolicy
+from trainers.sb3_lstm import LstmConfig, make_model
+
+FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
+CURVE = ("step", "env/goal_reached_rate", "train/episode_return", "train/fps")
+POLICIES = {"stock": RecurrentActorCriticPolicy, "ours": LstmPolicy}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    suite: Literal["speed", "training"] = "speed"
+    """Which figures."""
+    json: Path | None = None
+    """File whose rows of this suite are replaced."""
+    rounds: int = 3
+    """Rollouts and updates of either policy in the speed suite, after one to warm up."""
+    seeds: int = 3
+    """Training seeds of the training suite."""
+    total_steps: int = 1_000_000
+    """Agent steps of each."""
+    episodes: int = 256
+    """Evaluation episodes of each."""
+
+
+def vec_env(config: LstmConfig) -> Run:
+    """Random actions, drawn beforehand."""
+    env = SwarmVecEnv(config.num_worlds, config.num_agents, seed=0)  # type: ignore[arg-type]
+    env.reset()
+    drawn = np.random.default_rng(0).uniform(-1, 1, (64, config.lanes, 2)).astype(np.float32)
+    actions = itertools.cycle(drawn)
+
+    def go(num_steps: int) -> None:
+        for _ in range(num_steps):
+            env.step(next(actions))
+
+    row = {"benchmark": "sb3/speed", "what": "vec_env"}
+    return Run(row, go, config.lanes, episode=200)
+
+
+class Pipeline:
+    """A training whose phases are timed."""
+
+    def __init__(self, config: LstmConfig, policy: str) -> None:
+        self.config, self.policy = config, policy
+        self.model = make_model(config)
+        self.model.policy.__class__ = POLICIES[policy]
+        env = self.model.get_env()
+        assert env is not None
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.rows: list[dict[str, float]] = []
+        self._time(self.model, "collect_rollouts", "rollout")
+        self._time(self.model, "train", "update")
+        self._time(env, "step", "env")
+        self._time(self.model.policy, "forward", "lstm")
+        self._time(self.model.policy, "predict_values", "bootstrap")
+
+    def _time(self, owner: Any, name: str, phase: str) -> None:
+        plain = getattr(owner, name)
+
+        @functools.wraps(plain)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = plain(*args, **kwargs)
+            self.seconds[phase] += time.perf_counter() - started
+            return result
+
+        setattr(owner, name, timed)
+
+    def round(self) -> None:
+        """One rollout and one update."""
+        self.seconds.clear()
+        self.model.learn(self.config.steps_per_rollout, reset_num_timesteps=False)
+        self.rows.append(dict(self.seconds))
+
+    def row(self) -> Row:
+        """Medians after the first round."""
+        median = {phase: statistics.median(row[phase] for row in self.rows[1:]) for phase in self.rows[0]}
+        steps = self.config.steps_per_rollout
+        return {
+            "benchmark": "sb3/speed",
+            "what": "pipeline",
+            "policy": self.policy,
+            "agent_steps_per_s": round(steps / (median["rollout"] + median["update"])),
+            "rollout_steps_per_s": round(steps / median["rollout"]),
+            "update_steps_per_s": round(steps / median["update"]),
+            "env_share_of_rollout": round(median["env"] / median["rollout"], 4),
+            "lstm_share_of_rollout": round(median["lstm"] / median["rollout"], 4),
+            "bootstrap_share_of_rollout": round(median["bootstrap"] / median["rollout"], 4),
+            "rollout_s": round(median["rollout"], 3),
+            "update_s": round(median["update"], 3),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def speed(options: Options) -> list[Row]:
+    """The environment alone, then both policies in turn."""
+    config = LstmConfig()
+    rows = measure([vec_env(config)], Effort(seconds=1.0))
+    pipelines = [Pipeline(config, policy) for policy in POLICIES]
+    for _ in progress(range(options.rounds + 1), "training"):
+        for pipeline in pipelines:
+            pipeline.round()
+    return rows + [pipeline.row() for pipeline in pipelines]
+
+
+def trained(seed: int, options: Options) -> Row:
+    """One training from the command line, with its curve."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--seed", str(seed), "--total-steps", str(options.total_steps), "--no-videos"]
+        started = time.perf_counter()
+        python("-m", "trainers.sb3_lstm", "--folder", folder, "--eval-episodes", str(options.episodes), *flags)
+        seconds = time.perf_counter() - started
+        evaluation = json.loads(Path(folder, "models", "swarm_1-evaluation.json").read_text())
+        lines = [json.loads(line) for line in Path(folder, "runs", "swarm_1", "metrics.jsonl").read_text().splitlines()]
+    return {
+        "benchmark": "sb3/training",
+        "seed": seed,
+        "total_s": round(seconds, 1),
+        "agent_steps": lines[-1]["step"],
+        "agent_steps_per_s": round(statistics.median(line["train/fps"] for line in lines)),
+        "episodes": options.episodes,
+        **{name: evaluation[name] for name in FIGURES},
+        "deterministic": {name: evaluation["deterministic"][name] for name in FIGURES},
+        "curve": [{name: line.get(name) for name in CURVE} for line in lines],
+    }
+
+
+def main(options: Options) -> None:
+    """Run one suite and print a line a row."""
+    if options.suite == "speed":
+        rows = speed(options)
+    else:
+        rows = [trained(seed, options) for seed in progress(range(options.seeds), "training")]
+    common = {"engine": "numba", "scenario": "open", "num_agents": 10, "num_envs": 8, "preset": "multi"}
+    rows = [row | common for row in rows]
+    for row in rows:
+        print(json.dumps({name: value for name, value in row.items() if name != "curve"}), flush=True)
+    if options.json:
+        save_rows(options.json, rows, keep="benchmark")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,81 @@
+"""A rollout in TorchRL: robots as one group of a tensordict, with a mask for those who have arrived.
+
+    python examples/torchrl_rollout.py --scenario obstacles --num-agents 5
+
+It needs TorchRL, which no extra brings: `pip install torchrl`. Written for TorchRL 0.14.
+
+`next`'s rewards belong to those whom the mask at the root names: `mask` says who acts, `next`'s who will go on.
+With `done_on_any=False` an episode lasts until everyone has ended; by default it ends as soon as one robot arrives.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Literal
+
+import tyro
+from pettingzoo.utils import BaseParallelWrapper
+
+from entropy_env import swarm_v0
+
+
+class IgnoreWhoHasLeft(BaseParallelWrapper):
+    """Drops the actions of agents that have ended: TorchRL acts for all, always, and the swarm takes that for a bug."""
+
+    def step(self, actions):
+        """As the environment's."""
+        return super().step({agent: actions[agent] for agent in self.agents})
+
+
+def main(
+    scenario: str = "open",
+    difficulty: int = 1,
+    num_agents: int = 10,
+    max_steps: int = 200,
+    policy: Literal["random", "steer"] = "random",
+    seed: int = 0,
+) -> None:
+    """Play one episode. policy: `random`, or `steer` for one that looks only at its goal."""
+    try:
+        import torch
+        from tensordict.nn import TensorDictModule
+        from torchrl.envs import PettingZooWrapper, check_env_specs
+    except ModuleNotFoundError as error:
+        print(f"this example needs TorchRL ({error}): pip install torchrl", file=sys.stderr)
+        sys.exit(2)
+
+    def steer(observation: torch.Tensor) -> torch.Tensor:
+        ahead, left = observation[..., -2:].unbind(-1)
+        bearing = torch.atan2(left, ahead)
+        drive, turn = 0.6 * torch.cos(bearing).clamp(min=0), 0.25 * bearing
+        return torch.stack([drive - turn, drive + turn], dim=-1)
+
+    policies = {
+        "random": None,
+        "steer": TensorDictModule(steer, in_keys=[("agent", "observation")], out_keys=[("agent", "action")]),
+    }
+
+    world = swarm_v0.parallel_env(num_agents=num_agents, scenario=scenario, difficulty=difficulty, max_steps=max_steps)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # tested with another PettingZoo, it says
+        env = PettingZooWrapper(IgnoreWhoHasLeft(world), use_mask=True, done_on_any=False, seed=seed)
+    check_env_specs(env)
+    print({group: len(agents) for group, agents in env.group_map.items()}, "robots by group")
+
+    torch.manual_seed(seed)
+    env.set_seed(seed)
+    told = env.rollout(max_steps, policies[policy])
+    robots, after = told["agent"], told["next", "agent"]
+    print(robots)
+    acted = robots["mask"]  # (T, N)
+    returns = (after["reward"][..., 0] * acted).sum(dim=0)
+    arrived = (after["terminated"][..., 0] & acted).any(dim=0)
+    print(
+        f"{len(told)} steps, {arrived.sum()} of {num_agents} arrived, {acted.sum()} of {acted.numel()} actions counted, "
+        f"mean return {returns.mean():.2f}"
+    )
+    env.close()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
