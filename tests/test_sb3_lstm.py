@@ -72,6 +72,7 @@ RISING = dataclasses.replace(  # every robot stands on its goal, so the difficul
     env_params={"max_steps": 2.0, "goal_radius": 20.0},
 )  # fmt: skip
 NORMALISED = dataclasses.replace(LONG, normalize_obs=True, normalize_reward=True)
+V2 = dataclasses.replace(LONG, physics="v2")
 TIMED = {"train/fps", "system/cpu_memory", "system/gpu_memory"}
 
 
@@ -296,7 +297,7 @@ def test_steps_are_rounded_up_to_whole_rollouts(tmp_path, capsys):
     assert "Trained 64 agent steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", [LONG, NORMALISED, RISING], ids=["plain", "normalised", "curriculum"])
+@pytest.mark.parametrize("config", [LONG, NORMALISED, RISING, V2], ids=["plain", "normalised", "curriculum", "v2"])
 def test_a_training_cut_anywhere_and_resumed_ends_as_one_left_alone(config, tmp_path, capsys):
     rng = np.random.default_rng(0)
     whole, parts = (dataclasses.replace(config, folder=tmp_path / name) for name in ("whole", "parts"))
@@ -706,6 +707,19 @@ def test_a_base_model_brings_its_normaliser_to_any_number_of_lanes(tmp_path, cap
         train(dataclasses.replace(TINY, folder=tmp_path / "c", base_model=base, total_steps=32))
 
 
+def test_a_base_model_of_v2_sees_goals_as_it_did_there(tmp_path, stock):
+    stock.save(tmp_path / "v2.zip")
+    config = dataclasses.replace(TINY, folder=tmp_path / "new", base_model=tmp_path / "v2.zip", base_from_v2=True)
+    with open_workspace(config.folder) as workspace:
+        training = Training(config, workspace)
+        training.begin()
+    there, starts = np.random.default_rng(0).uniform(-1, 1, (5, 36)).astype(np.float32), np.ones(5, bool)
+    here = there.copy()
+    here[:, -2:] *= np.float32([8 / 10, 6 / 10])  # m of V2's arena, over goal_scale
+    expected, _ = stock.predict(there, None, starts, deterministic=True)
+    np.testing.assert_allclose(training.player()(here)[0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["wider", "other observations", "no memory", "no zip", "absent"])
 def test_a_base_model_that_does_not_fit_is_refused(policy, tmp_path, trained, stock, capsys):
     path = tmp_path / "base.zip"
@@ -779,6 +793,8 @@ def test_a_wrong_option_is_named(flags, words, capsys, tmp_path, monkeypatch):
         (["--num-agents", "100000"], ["100000", "at most"]),
         (["--env-params", "max_wheel_sped", "1"], ["max_wheel_sped", "max_wheel_speed"]),
         (["--env-params", "num_rays", "8"], ["num_rays"]),
+        (["--env-params", "difficulty", "2"], ["difficulty"]),
+        (["--env-params", "num_agents", "3"], ["num_agents"]),
         (["--reward", "spicy"], ["spicy", "shaped"]),
     ],
 )

@@ -186,7 +186,7 @@ class LstmConfig:
     def task(self, difficulty: int) -> Task:
         """The worlds at a level."""
         settings = with_preset(self.preset_of_worlds, {"reward": self.reward, **self.env_params})
-        known = {field.name for field in dataclasses.fields(Task)}
+        known = {"num_rays", "substeps", "drive", "velocity_frame", "reward"}
         chosen = {name: settings.pop(name) for name in known & settings.keys()}
         params = {name: value for name, value in settings.items() if name != "on_goal"}
         return Task(self.scenario, difficulty, self.num_agents, params=params, **chosen)
