@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -1021,3 +1022,10 @@ def test_weights_that_are_not_those_of_the_description_are_refused(trained, tmp_
     path = edited(trained / "models" / "swarm_1.zip", tmp_path / "a.zip", env=about | {"num_rays": 8})
     with pytest.raises(CheckpointError, match="has shape"):
         load_policy(path)
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    train(dataclasses.replace(TINY, folder=tmp_path / "folder", total_steps=32))
+    assert not list((tmp_path / "tmp").iterdir())

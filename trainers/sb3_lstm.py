@@ -50,6 +50,7 @@ except ModuleNotFoundError as error:
 
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from entropy_env.adapters.presets import with_preset
@@ -368,7 +369,9 @@ def make_model(config: LstmConfig) -> RecurrentPPO:
         "max_grad_norm", "seed", "device",
     )  # fmt: skip
     given: dict[str, Any] = {name: getattr(config, name) for name in names}
-    return RecurrentPPO(LstmPolicy, env, policy_kwargs={"lstm_hidden_size": config.lstm_hidden_size}, **given)
+    model = RecurrentPPO(LstmPolicy, env, policy_kwargs={"lstm_hidden_size": config.lstm_hidden_size}, **given)
+    model.set_logger(Logger(None, []))  # only collects; SB3's own would leave an empty folder in the temporary one
+    return model
 
 
 def check_same_training(saved: Saved, config: LstmConfig) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 
 from trainers.common.curriculum import Curriculum
 from trainers.common.dashboard import Dashboard
@@ -74,9 +73,6 @@ class Figures(BetweenUpdates):
         super().__init__()
         self._files, self._dashboard, self._tracker = files, dashboard, tracker
         self._looked = 0.0
-
-    def _init_callback(self) -> None:
-        self.model.set_logger(Logger(None, []))  # which only collects
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
