@@ -18,6 +18,8 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from benchmarks.measure import Effort, Row, Run, measure, progress, python
 from benchmarks.report import save_rows
 from entropy_env.adapters.sb3 import SwarmVecEnv
+from entropy_env.numba_engine.threads import num_cores
 from trainers.common.sb3.lstm import LstmPolicy
 from trainers.sb3_lstm import LstmConfig, make_model
 
@@ -53,6 +56,8 @@ class Options:
     """Agent steps of each."""
     episodes: int = 256
     """Evaluation episodes of each."""
+    side_by_side: int = 1
+    """Trainings that run at a time, each on its share of the cores."""
 
 
 def vec_env(config: LstmConfig) -> Run:
@@ -136,18 +141,22 @@ def speed(options: Options) -> list[Row]:
     return rows + [pipeline.row() for pipeline in pipelines]
 
 
-def trained(seed: int, options: Options) -> Row:
+def trained(options: Options, seed: int) -> Row:
     """One training from the command line, with its curve."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--seed", str(seed), "--total-steps", str(options.total_steps), "--no-videos"]
+        flags = ["--seed", str(seed), "--total-steps", str(options.total_steps), "--no-videos", "--folder", folder]
+        flags += ["--eval-episodes", str(options.episodes)]
+        threads = max(num_cores() // options.side_by_side, 1)
         started = time.perf_counter()
-        python("-m", "trainers.sb3_lstm", "--folder", folder, "--eval-episodes", str(options.episodes), *flags)
+        python("-m", "trainers.sb3_lstm", *flags, OMP_NUM_THREADS=str(threads))
         seconds = time.perf_counter() - started
         evaluation = json.loads(Path(folder, "models", "swarm_1-evaluation.json").read_text())
         lines = [json.loads(line) for line in Path(folder, "runs", "swarm_1", "metrics.jsonl").read_text().splitlines()]
     return {
         "benchmark": "sb3/training",
         "seed": seed,
+        "threads": threads,
+        "side_by_side": options.side_by_side,
         "total_s": round(seconds, 1),
         "agent_steps": lines[-1]["step"],
         "agent_steps_per_s": round(statistics.median(line["train/fps"] for line in lines)),
@@ -163,7 +172,8 @@ def main(options: Options) -> None:
     if options.suite == "speed":
         rows = speed(options)
     else:
-        rows = [trained(seed, options) for seed in progress(range(options.seeds), "training")]
+        with ThreadPoolExecutor(options.side_by_side) as pool:
+            rows = list(pool.map(partial(trained, options), range(options.seeds)))
     common = {"engine": "numba", "scenario": "open", "num_agents": 10, "num_envs": 8, "preset": "multi"}
     rows = [row | common for row in rows]
     for row in rows:
