@@ -107,7 +107,7 @@ class LaneByHand:
         self.begin_world()
 
     def begin_world(self):
-        self.episodes, self.arrivals = 0, 0
+        self.arrivals = 0
 
     def expect(self, reward, acted, reached, time_up, final_obs):
         """(done, info) of a step."""
@@ -124,9 +124,9 @@ class LaneByHand:
             "TimeLimit.truncated": cut,
             "episode": {"r": pytest.approx(self.total, abs=1e-5), "l": self.length, "t": None},
         }
-        if self.episodes == 0:
-            info["is_success"] = self.arrivals > 0 if self.on_goal == "next_goal" else arrived
-        self.total, self.length, self.episodes = np.float32(0), 0, self.episodes + 1
+        if time_up or self.on_goal != "respawn":
+            info["is_success"] = self.arrivals > 0
+        self.total, self.length = np.float32(0), 0
         return True, info
 
 
@@ -143,7 +143,7 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
     np.testing.assert_array_equal(obs, expected.reshape(env.num_envs, -1))
 
     lanes = [LaneByHand(on_goal) for _ in range(env.num_envs)]
-    clock, rng, seen = [0] * WORLDS, np.random.default_rng(0), dict.fromkeys(("waiting", "both", "later"), 0)
+    clock, rng, seen = [0] * WORLDS, np.random.default_rng(0), dict.fromkeys(("waiting", "both", "untold"), 0)
     for _ in range(210):
         actions = seek(obs) + rng.normal(0, 0.1, (env.num_envs, 2))
         obs, rewards, dones, infos = env.step(actions)
@@ -169,7 +169,7 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
                 waits = not told.active[at] and not told.done[e]
                 assert np.any(obs[lane]) != waits
                 seen["waiting"] += waits
-                seen["later"] += done and "is_success" not in info
+                seen["untold"] += done and "is_success" not in info
                 ends |= {info["TimeLimit.truncated"]} if done else set()
             seen["both"] += len(ends) == 2
             if told.done[e]:
@@ -177,7 +177,7 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
                 for i in range(num_agents):
                     lanes[e * num_agents + i].begin_world()
     assert (seen["waiting"] > 0) == (on_goal == "terminate" or num_goals == 1)
-    assert (seen["later"] > 0) == (on_goal == "respawn")
+    assert (seen["untold"] > 0) == (on_goal == "respawn")
     assert (seen["both"] > 0) == (on_goal != "next_goal")
 
 
@@ -826,3 +826,21 @@ def test_the_missing_extra_is_named():
     assert result.returncode == 1
     assert "ModuleNotFoundError: SwarmVecEnv needs Stable-Baselines3" in result.stderr
     assert "pip install 'entropy-env[sb3]'" in result.stderr
+
+
+def test_the_success_that_is_told_favours_nobody():
+    env = make(num_worlds=4, num_agents=10, max_steps=60, scenario="open", goal_radius=1.0, seed=0)
+    obs, arrived, told = env.reset(), np.zeros(env.num_envs, bool), []
+    for step in range(1, 301):
+        obs, _, dones, infos = env.step(seek(obs))
+        arrived |= dones & (step % 60 > 0)
+        for lane in np.flatnonzero(dones):
+            if "is_success" in infos[lane]:
+                assert step % 60 == 0
+                told.append(infos[lane]["is_success"])
+                arrived[lane] |= not infos[lane]["TimeLimit.truncated"]
+                assert told[-1] == arrived[lane]
+        if step % 60 == 0:
+            arrived[:] = False
+    assert len(told) >= 0.95 * 5 * env.num_envs
+    assert 0.3 < np.mean(told) < 1

@@ -43,8 +43,9 @@ class SwarmVecEnv(VecEnv):
     - `next_goal`: it does not end the episode; the robot turns to its next goal until the time limit.
 
     Steps of waiting belong to the episode that follows, but are not counted in its length; nothing ends for a lane that
-    waits while the time runs out. `is_success` is in `infos` at the end of a robot's first episode in its world only:
-    later ones have what is left of the world's time, and would bias the rate that SB3 shows.
+    waits while the time runs out. `is_success` tells whether a robot arrived. With `respawn` it is in `infos` once a
+    world, when its time is up, and of the robot's first goal: told at each arrival, successes would be counted sooner than
+    failures, and later goals have only what is left of the time, so that the rate that SB3 shows would be biased.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class SwarmVecEnv(VecEnv):
         self.metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": self._worlds.render_fps}
         self._rng = np.random.default_rng(seed)
         self._actions = np.zeros((num_worlds, num_agents, spec.action_dim), np.float32)
-        self._lifelong = spec.on_goal == "next_goal"
+        self._respawns = spec.on_goal == "respawn"
         self._level_changed = False
         self._born = time.time()
 
@@ -137,14 +138,15 @@ class SwarmVecEnv(VecEnv):
 
     def _describe_end(self, told: Transition, at: tuple[int, int]) -> dict[str, Any]:
         """The info of a lane, given as (world, agent), whose episode ends."""
-        success, age = told.success.item(at), round(time.time() - self._born, 6)
+        age = round(time.time() - self._born, 6)
         info = {
             "terminal_observation": told.final_obs[at].copy(),
             "TimeLimit.truncated": told.truncated.item(at),
             "episode": {"r": round(told.episode_return.item(at), 6), "l": told.episode_length.item(at), "t": age},
         }
-        first = told.goals_reached.item(at) == success
-        return info | {"is_success": success} if first or self._lifelong else info
+        if self._respawns and not told.done.item(at[0]):
+            return info
+        return info | {"is_success": told.goals_reached.item(at) > 0}
 
     def _at_new_level(self, obs: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         """Cut what goes on at these observations (lanes, obs_dim), and begin at the difficulty that has been set."""

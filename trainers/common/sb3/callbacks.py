@@ -109,7 +109,8 @@ class Figures(BetweenUpdates):
         return figures | self._episodes() | {"env/difficulty": env_attr(self, "difficulty")} | system_metrics()
 
     def _episodes(self) -> dict[str, float]:
-        """Means over the latest 100 episodes that ended, and over the latest 100 that were the first of their world."""
+        """Means over the latest 100 episodes that ended, and the share that arrived of the latest 100 robots whose world's
+        time was up."""
         means = {}
         if self.model.ep_info_buffer:
             means["train/episode_return"] = float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
