@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from entropy_env.types import Layout, SwarmParams, SwarmState
 
 EngineName = Literal["auto", "numba", "jax"]
-STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,)}
+STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,), "sunk": (2,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +219,12 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
             width = STATE_WIDTHS.get(field.name, ())
             agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
             check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *width))
+    numbers = [np.asarray(getattr(state, name)) for name in ("position", "heading", "velocity", "angular_velocity")]
+    numbers = [array.reshape(*array.shape[:2], -1) for array in numbers]
+    with np.errstate(invalid="ignore"):
+        digit = np.spacing(np.abs(np.concatenate(numbers, axis=-1), dtype=np.float32))
+    if np.any(np.abs(state.rounding) > digit):
+        raise ValueError("state.rounding is more than the last digit of its number: set it to 0 where you change one")
     goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
     if np.any((goal < 0) | (goal > last)):
         raise ValueError(f"state.goal_index is from {goal.min()} to {goal.max()}, not 0 to {last}")
