@@ -1,7 +1,7 @@
 """Numbers as pairs of float32, the nearest and what it is off by, which together hold some 48 bits (Dekker 1971).
 
-Plain float32 would lose 1e-4 m in 200 steps of the force drive, whose robots spin at tens of radians a second. Nothing here
-may be reordered, which XLA does not do to floats.
+Plain float32 would lose 1e-4 m in 200 steps of the force drive, whose robots spin at tens of radians a second. Nothing
+here may be reordered, which XLA does not do to floats.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def log(a: jax.Array) -> Pair:
     small = mantissa < 0.70710677
     mantissa, exponent = jnp.where(small, 2 * mantissa, mantissa), exponent - small
     ratio = divide(two_sum(mantissa, -1.0), two_sum(mantissa, 1.0))
-    square, series = multiply(ratio, ratio), (0.0, 0.0)
+    square = multiply(ratio, ratio)
+    series: Pair = (0.0, 0.0)
     for k in range(17, 0, -2):
         series = add(multiply(series, square), divide((1.0, 0.0), (float(k), 0.0)))
     twice = multiply(ratio, series)

@@ -283,8 +283,8 @@ class ForceDrive:
 def force_substep(position, heading, velocity, spin, sunk, force, torque, active, world, p):
     """One substep in Chipmunk's order. All in and out: (N, ...), in world frame, force at the control period's start.
 
-    sunk: from the positions to where Chipmunk would have the agents, inside each other. Returns position, heading, velocity,
-    spin, sunk and who overlapped something before correction.
+    sunk: from the positions to where Chipmunk would have the agents, inside each other. Returns position, heading,
+    velocity, spin, sunk and who overlapped something before correction.
     """
     # positions advance with the old velocity, contacts are those found there
     longest = max(p.top_speed, 1.0) * p.h

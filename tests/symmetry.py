@@ -127,8 +127,9 @@ def reordered(order):
 
 
 def place(state, point, heading, box, wheel_speed, spin):
-    """A state seen otherwise: `point` maps (..., 2), `heading` (...), `box` half sizes, `wheel_speed` (..., 2) and `spin`
-    turn rates (...)."""
+    """A state seen otherwise: `point` maps (..., 2), `heading` (...), `box` half sizes, `wheel_speed` (..., 2) and
+    `spin` turn rates (...).
+    """
     layout = state.layout
     spawns = jnp.concatenate([point(layout.spawns[..., :2]), heading(layout.spawns[..., 2:])], axis=-1)
     layout = layout.replace(

@@ -1,7 +1,7 @@
 """The force drive against pymunk, in both engines; `tests/reference.py` has the same rules in float64.
 
-The older engine ran pymunk in pixels, 100 to the metre, which matters for Chipmunk's slop alone. Both sides are given the
-numbers that float32 makes of the parameters: 0.05 s is 0.0500000007.
+The older engine ran pymunk in pixels, 100 to the metre, which matters for Chipmunk's slop alone. Both sides are given
+the numbers that float32 makes of the parameters: 0.05 s is 0.0500000007.
 """
 
 import dataclasses
@@ -130,8 +130,9 @@ def trips(kind, rng):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["random", "constant", "full speed", "turn then straight"])
 def test_free_motion_is_that_of_pymunk(kind, engine):
-    """To 1e-5 m after every one of 200 steps, and to 7e-6 m with the position's own rounding; plain float32 leaves 7e-5 m
-    with random motors, as errors of the turn rate add up in the heading."""
+    """To 1e-5 m after every one of 200 steps, and to 7e-6 m with the position's own rounding; plain float32 leaves 7e-5
+    m with random motors, as errors of the turn rate add up in the heading.
+    """
     start, motors, size = trips(kind, np.random.default_rng(0))
     oracle, env = Pymunk(start[:, :2], start[:, 2]), swarm(1)
     worlds = engine_at(engine, env, [make_world(env, [pose[:2]], pose[2], size=size) for pose in start])
@@ -153,7 +154,7 @@ def test_free_motion_is_that_of_pymunk(kind, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("damping", [0.7, 0.9])
 def test_free_motion_is_that_of_pymunk_with_other_damping(damping, engine):
-    start, motors, size = trips("random", np.random.default_rng(9))
+    start, motors, _ = trips("random", np.random.default_rng(9))
     start[:, :2] += 20
     oracle, env = Pymunk(start[:, :2], start[:, 2]), swarm(1)
     oracle.space.damping = float(np.float32(damping))
@@ -303,15 +304,16 @@ def crowd_of_pymunk(size, forwards, seeds):
     ("size", "forwards", "band"), [((8.0, 6.0), 0.0, 0.03), ((2.0, 1.5), 0.0, 0.09), ((3.0, 2.0), 0.6, 0.16)]
 )
 def test_a_crowd_is_as_fast_and_touches_as_often_as_in_pymunk(size, forwards, band, engine):
-    """Ten robots with random motors, 20 seeds of 200 steps: in a roomy arena, in a crowded one, and all pushing ahead, where
-    a third of them are in contact at any time. Quantiles of the speed from 25 % to 95 % and its mean are within a `band`
-    of pymunk's, 3 %, 9 % and 16 %; chance alone makes some 3 %. `collision` is told 0.84 to 1 times as often.
+    """Ten robots with random motors, 20 seeds of 200 steps: in a roomy arena, in a crowded one, and all pushing ahead,
+    where a third of them are in contact at any time. Quantiles of the speed from 25 % to 95 % and its mean are within a
+    `band` of pymunk's, 3 %, 9 % and 16 %; chance alone makes some 3 %. `collision` is told 0.84 to 1 times as often.
 
-    What differs. Several contacts of an agent are settled side by side in four rounds, not one after the other in ten with
-    the impulses of the step before to begin with. Of a robot that is hit at 3 m/s while it stands at a wall, pymunk leaves
-    0.02 m/s towards the wall after one control period and ours 0.27, after two 0.02; of a row of six, the first hit at
-    3 m/s, the speeds after six are 0.40 to 0.42 m/s in pymunk and 0.37 to 0.49 here. Eight rounds would leave 0.14 of the
-    0.27 and make the JAX engine half as fast, and the crowds no nearer. So the slow ones in a crush are somewhat faster.
+    What differs. Several contacts of an agent are settled side by side in four rounds, not one after the other in ten
+    with the impulses of the step before to begin with. Of a robot that is hit at 3 m/s while it stands at a wall,
+    pymunk leaves 0.02 m/s towards the wall after one control period and ours 0.27, after two 0.02; of a row of six, the
+    first hit at 3 m/s, the speeds after six are 0.40 to 0.42 m/s in pymunk and 0.37 to 0.49 here. Eight rounds would
+    leave 0.14 of the 0.27 and make the JAX engine half as fast, and the crowds no nearer. So the slow ones in a crush
+    are somewhat faster.
     """
     place, heading, motors, expected, touched = crowd_of_pymunk(size, forwards, 20)
     env = swarm(10)
@@ -385,8 +387,9 @@ def energy(state):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("values", "kept"), [({}, 0.5 ** (2 * DT)), (ELASTIC, 1.0)])
 def test_contacts_never_add_energy(values, kept, engine):
-    """In a crowd without motors it falls at least as fast as damping makes it. Elastic and rough robots, which get back the
-    speed at which they came before damping, as in Chipmunk, at least never gain any."""
+    """In a crowd without motors it falls at least as fast as damping makes it. Elastic and rough robots, which get back
+    the speed at which they came before damping, as in Chipmunk, at least never gain any.
+    """
     rng, env = np.random.default_rng(3), swarm(16, **SLOTS)
     worlds = engine_at(engine, env, [crowd(env, rng) for _ in range(32)], **values)
     collisions, before = 0, energy(worlds.state)

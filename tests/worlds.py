@@ -108,7 +108,9 @@ class Lanes(Scenario):
 
 @functools.cache
 def generator(spec, name, num_envs):
-    """Starts of worlds of a scenario, of all difficulties; where `spec` has SLOTS, one compiled step serves them all."""
+    """Starts of worlds of a scenario, of all difficulties; where `spec` has SLOTS, one compiled step serves them
+    all.
+    """
     env = Swarm(spec, name, difficulty=max(LEVELS))
     levels = jnp.asarray(np.resize(LEVELS, num_envs), jnp.int32)
 

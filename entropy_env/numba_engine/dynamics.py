@@ -204,10 +204,11 @@ def share_of_gap(gap, mine, theirs):
 
 @inlined
 def gather_contacts(w, p, choices, wanted, contacts, e, i):
-    """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there are.
+    """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there
+    are.
 
-    Either where everybody is, where the `piled` are left out, or where they `wanted` to go. Coincident agents part along
-    x, the later one forwards.
+    Either where everybody is, where the `piled` are left out, or where they `wanted` to go. Coincident agents part
+    along x, the later one forwards.
     """
     me = w.agents[e, i]
     here = me.wanted if wanted else me.position
@@ -264,7 +265,9 @@ def count_contacts(w, p, choices, contacts, e, i):
 
 @inlined
 def collide(w, p, choices, contacts, last, e, i):
-    """Add one round of impulses to agent i's changes (`dynamics.collide`), from those at `last`, 0 or 3, to the others."""
+    """Add one round of impulses to agent i's changes (`dynamics.collide`), from those at `last`, 0 or 3, to the
+    others.
+    """
     motion, to = w.motions[e, i], 3 - last
     if motion.num_contacts == 0 or not w.agents[e, i].active:
         return
