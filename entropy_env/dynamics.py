@@ -398,6 +398,7 @@ def _glide(
         new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
         dx, dy, _overlaps = resolve_contacts(x[0], y[0], *aim, active, piled, near, state.layout, h[0], params, spec)
         new_sunk = _shortened(aim[0] - dx + apart[0], aim[1] - dy + apart[1], deepest(params))
+        new_sunk = jax.tree.map(lambda s: jnp.where(piled, 0.0, s), new_sunk)  # nothing pulls a pile together
         new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion, new_sunk
         pose, motion, sunk = jax.tree.map(partial(jnp.where, active), new, carry[:3])
         return (

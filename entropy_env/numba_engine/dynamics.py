@@ -363,4 +363,6 @@ def sink(me, motion, deepest):
     """Note how far an agent's move has left it from where it wanted to go. deepest: m."""
     sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
     cap = min(ONE, deepest / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
+    if me.piled:
+        cap = ZERO  # nothing pulls a pile together
     motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap
