@@ -1,7 +1,7 @@
 """Numbers as pairs of float32, the nearest and what it is off by, which together hold some 48 bits (Dekker 1971).
 
-Plain float32 would lose 1e-4 m in 200 steps of the force drive, whose robots spin at tens of radians a second. Nothing here
-may be reordered, which XLA does not do to floats.
+Plain float32 would lose 1e-4 m in 200 steps of the force drive, whose robots spin at tens of radians a second. Nothing
+here may be reordered, which XLA does not do to floats.
 """
 
 from __future__ import annotations
@@ -61,9 +61,23 @@ def negative(a: Pair) -> Pair:
     return -a[0], -a[1]
 
 
+def log(a: jax.Array) -> Pair:
+    """The natural logarithm of a number () above 0, not subnormal: 2 atanh((m - 1) / (m + 1)) + e ln 2, a = m 2^e."""
+    mantissa, exponent = jnp.frexp(a)
+    small = mantissa < 0.70710677
+    mantissa, exponent = jnp.where(small, 2 * mantissa, mantissa), exponent - small
+    ratio = divide(two_sum(mantissa, -1.0), two_sum(mantissa, 1.0))
+    square = multiply(ratio, ratio)
+    series: Pair = (0.0, 0.0)
+    for k in range(17, 0, -2):
+        series = add(multiply(series, square), divide((1.0, 0.0), (float(k), 0.0)))
+    twice = multiply(ratio, series)
+    return add(multiply(LN2, (exponent.astype(jnp.float32), 0.0)), (2 * twice[0], 2 * twice[1]))
+
+
 def lost_by_decay(kept: jax.Array, time: Pair) -> Pair:
-    """1 - kept ** time. kept: () in (0, 1), where a power of two is exact. time: () above 0, best well below 1."""
-    z = multiply(multiply(LN2, (-jnp.log2(kept), 0.0)), time)
+    """1 - kept ** time. kept: () in (0, 1), not subnormal. time: () above 0, best well below 1."""
+    z = multiply(negative(log(kept)), time)
     x = z[0]
     series = x * x * (1 / 2 - x * (1 / 6 - x * (1 / 24 - x * (1 / 120 - x * (1 / 720 - x / 5040)))))
     bend = jnp.where(x < 0.5, series, x + jnp.expm1(-x))  # z - (1 - exp(-z)), small beside z

@@ -8,7 +8,11 @@ hold no other agent back, and none them, until they have come apart.
 
 The force drive is that of an older engine on Chipmunk, in Chipmunk's order: positions advance with the old velocity,
 contacts are those found there, then come damping and motors, and then the contacts' impulses, which change velocities
-alone.
+alone. Chipmunk lets robots sink into each other and parts them over some substeps, in which they stay in contact. So an
+agent here has two places: its own, which overlaps nothing, and where Chipmunk would have it, `sunk` from there, where
+contacts are found and which it makes for. So no contact is missed or invented up to 3 m/s, but after a fly-by at 2 to 3
+m/s that is within 1 cm, in which the normal at the substep's start has held it back, it may be some mm behind for a
+moment.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ SMALL = 1e-6  # m, the offset that coincident agents are taken to have
 AWAY = 1e6  # m, where inactive agents are out of reach
 UNROLLED = 4  # bodies of a kind that are worth no loop
 PARTING_SPEED = 1.0  # m/s at least at which an imported overlap may come apart
-IMPULSE_ROUNDS = 2  # in which the impulses of a substep are found
+SLOP = 1e-3  # m of overlap that Chipmunk leaves, of the older engine's 100 pixels to the metre
+LEFT = 0.9**60  # share of any more that it leaves after 1 s
+IMPULSE_ROUNDS = 4  # in which the impulses of a substep are found
 TWO_PI = 6.2831855, -1.7484555e-7  # as float32 reads it, and the rest
 
 Motion = tuple[jax.Array, jax.Array, jax.Array]  # vx, vy in m/s and the turn rate in rad/s, (N,) each
@@ -61,8 +67,9 @@ def drive(
 
 
 def top_speed(params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """() m/s. With the force drive, where damping takes in a control period what the motors give; an agent that a collision
-    has made faster yet does not get further."""
+    """() m/s. With the force drive, where damping takes in a control period what the motors give; an agent that a
+    collision has made faster yet does not get further.
+    """
     if spec.drive == "kinematic":
         return jnp.asarray(params.max_wheel_speed)
     gain = 2 * params.motor_force / params.mass * params.dt / spec.substeps
@@ -72,6 +79,11 @@ def top_speed(params: SwarmParams, spec: SwarmSpec) -> jax.Array:
 def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """() m, what no agent's displacement in a duration () s exceeds."""
     return jnp.maximum(top_speed(params, spec), PARTING_SPEED) * duration
+
+
+def deepest(params: SwarmParams) -> jax.Array:
+    """() m that an agent may be sunk at most, so that what it has sunk into is still ahead."""
+    return jnp.asarray(params.agent_radius) / 2
 
 
 def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[..., Separation]]]:
@@ -99,8 +111,9 @@ Bodies = list[tuple[int | jax.Array, Callable[[jax.Array], Body]]]  # for every 
 
 
 def _share_of_gap(gap: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
-    """(P,) of a gap between two agents, what the other does not want of it and half of what nobody wants; at least half,
-    if wanted. The shares of the two make one. gap, mine, theirs: (P,) m, what each wants, towards the other."""
+    """(P,) of a gap between two agents, what the other does not want of it and half of what nobody wants; at least
+    half, if wanted. The shares of the two make one. gap, mine, theirs: (P,) m, what each wants, towards the other.
+    """
     gap, mine, theirs = jnp.maximum(gap, TINY), jnp.maximum(mine, 0.0), jnp.maximum(theirs, 0.0)
     has = jnp.minimum(mine, jnp.maximum(gap / 2, gap - theirs))
     leaves = jnp.minimum(theirs, jnp.maximum(gap / 2, gap - mine))
@@ -117,8 +130,8 @@ def _bodies(
     wanted: tuple[jax.Array, jax.Array] | None = None,
 ) -> Bodies:
     """Whatever agents at x, y (P,) m can touch. Agents that are not `touchable` (P,) bool are infinitely far from each
-    other. Coincident agents part along x, the later one forwards. Two agents may use half the gap each, or share it by the
-    displacements that they want, two (P,) m.
+    other. Coincident agents part along x, the later one forwards. Two agents may use half the gap each, or share it by
+    the displacements that they want, two (P,) m.
     """
     index = jnp.arange(x.shape[0])
     seen_x = jnp.where(touchable, x, AWAY)
@@ -180,8 +193,9 @@ def overlapping(
 
 
 def _visit(bodies: Bodies, visit: Callable[[Any, Body], Any], carry: Any) -> Any:
-    """Fold `visit(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all agents
-    runs several times faster than reductions of (bodies, agents) arrays."""
+    """Fold `visit(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all
+    agents runs several times faster than reductions of (bodies, agents) arrays.
+    """
     for count, body in bodies:
         carry = jax.lax.fori_loop(
             0, count, lambda i, c, of=body: visit(c, of(i)), carry,
@@ -205,12 +219,12 @@ def resolve_contacts(
     x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that other
     agents do not hold back. near: `touching_neighbours`, not older than a control period. h: () s.
 
-    With the force drive, whose agents are fast, two share the gap between them by what they want of it: half the gap each
-    would hold back one that comes at another without touching it yet.
+    With the force drive, whose agents are fast, two share the gap between them by what they want of it: half the gap
+    each would hold back one that comes at another without touching it yet.
 
-    Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each other
-    only within 2 r + 2 longest + REST from centre to centre at the substep's start, and a fixed body an agent within
-    longest + REST of its surface; over a whole control period, within 2 r + 2 longest * substeps + REST and
+    Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each
+    other only within 2 r + 2 longest + REST from centre to centre at the substep's start, and a fixed body an agent
+    within longest + REST of its surface; over a whole control period, within 2 r + 2 longest * substeps + REST and
     longest * substeps + REST at its start.
     """
     num_agents, longest = x.shape[0], longest_move(h, params, spec)
@@ -251,20 +265,30 @@ def resolve_contacts(
 
 def collide(
     x: jax.Array, y: jax.Array, before: tuple[jax.Array, jax.Array], after: Motion, active: jax.Array, near: Neighbours,
-    layout: Layout, params: SwarmParams,
-) -> Motion:  # fmt: skip
-    """What the contacts of agents at x, y (N,) m, where they overlap, add to their motion.
+    layout: Layout, h: jax.Array | float, params: SwarmParams,
+) -> tuple[Motion, tuple[jax.Array, jax.Array], jax.Array]:  # fmt: skip
+    """What the contacts of agents at x, y (N,) m, where they overlap, add to their motion and their places, two (N,) m,
+    in a substep of h () s, and who has any, (N,) bool.
 
-    before, after: damping and motors in this substep; before them, vx and vy alone. A contact gives two agents, discs of
-    equal mass, a speed apart of `restitution` times that at which they approached before, and its friction (Coulomb) acts
-    at the rim, on an inertia of m r^2 / 2. All contacts act at once, each on the share of an agent's mass that its number of contacts leaves, so that
-    together they add no energy (Tonge et al. 2012). A round settles a single contact; further ones, several.
+    before, after: damping and motors in this substep; before them, vx and vy alone. A contact gives two agents, discs
+    of equal mass, a speed apart of `restitution` times that at which they approached before, and its friction (Coulomb)
+    acts at the rim, on an inertia of m r^2 / 2. All contacts act at once, each on the share of an agent's mass that its
+    number of contacts leaves, so that together they add no energy (Tonge et al. 2012). A round settles a single
+    contact; further ones, several.
     """
     num_agents = x.shape[0]
     x, y, active = _padded(x), _padded(y), _padded(active)
     vx, vy = _padded(before[0]), _padded(before[1])
     bodies = _bodies(x, y, active, near, layout, params)
-    count = _visit(bodies, lambda count, body: count + (body.gap < 0).astype(jnp.float32), jnp.zeros_like(x))
+    taken = -jnp.expm1(h * np.log(LEFT))
+
+    def part(carry: tuple, body: Body) -> tuple:
+        count, px, py = carry
+        depth = body.share * taken * jnp.minimum(body.gap + SLOP, 0.0)
+        return count + (body.gap < 0).astype(jnp.float32), px + depth * body.nx, py + depth * body.ny
+
+    zero = jnp.zeros_like(x)
+    count, px, py = _visit(bodies, part, (zero, zero, zero))
     motion = start = _padded(after[0]), _padded(after[1]), _padded(after[2])
 
     def push(change: Motion, body: Body) -> Motion:
@@ -278,7 +302,7 @@ def collide(
             relative = motion[0] - motion[0][i], motion[1] - motion[1][i]
             rim, contacts = motion[2] + motion[2][i], count + count[i]
         approach = relative_before[0] * body.nx + relative_before[1] * body.ny
-        excess = relative[0] * body.nx + relative[1] * body.ny + restitution * jnp.maximum(approach, 0.0)
+        excess = relative[0] * body.nx + relative[1] * body.ny + restitution * approach
         slip = relative[1] * body.nx - relative[0] * body.ny + params.agent_radius * rim
         # impulses over the mass; 1 / m + r^2 / inertia = 3 / m
         normal = jnp.where(body.gap < 0, jnp.maximum(excess, 0.0) / jnp.maximum(contacts, 1.0), 0.0)
@@ -293,7 +317,7 @@ def collide(
     for _ in range(IMPULSE_ROUNDS):
         motion = _visit(bodies, push, motion)
     vx, vy, turn_rate = ((new - old)[:num_agents] for new, old in zip(motion, start, strict=True))
-    return vx, vy, turn_rate
+    return (vx, vy, turn_rate), (px[:num_agents], py[:num_agents]), (active & (count > 0))[:num_agents]
 
 
 def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
@@ -329,18 +353,19 @@ def _roll(
     )
 
 
-def thrust(heading: jax.Array, motors: jax.Array, h: Pair, params: SwarmParams) -> tuple[Pair, Pair, Pair]:
+def thrust(heading: Pair, motors: jax.Array, h: Pair, params: SwarmParams) -> tuple[Pair, Pair, Pair]:
     """What the motors add to vx, vy (m/s) and the turn rate (rad/s) in a substep of h () s, (N,) each.
 
-    Each pulls along the heading (N,) rad, the left one at (0, -r) in the robot's frame and the right one at (0, r), as the
-    older engine has it, whose y points down: so the left motor turns it counter-clockwise. motors: (N, 2).
+    Each pulls along the heading (N,) rad, a pair, the left one at (0, -r) in the robot's frame and the right one at (0,
+    r), as the older engine has it, whose y points down: so the left motor turns it counter-clockwise. motors: (N, 2).
     """
     divide, multiply, two_sum = double_float.divide, double_float.multiply, double_float.two_sum
     speed = divide(multiply((params.motor_force, 0.0), h), (params.mass, 0.0))
     turn_rate = divide(multiply(speed, (2.0, 0.0)), (params.agent_radius, 0.0))  # torque r F, inertia m r^2 / 2
     pull = multiply(two_sum(motors[:, 0], motors[:, 1]), speed)
     turn = multiply(two_sum(motors[:, 0], -motors[:, 1]), turn_rate)
-    return multiply(pull, (jnp.cos(heading), 0.0)), multiply(pull, (jnp.sin(heading), 0.0)), turn
+    cos, sin = jnp.cos(heading[0]), jnp.sin(heading[0])
+    return multiply(pull, (cos, -sin * heading[1])), multiply(pull, (sin, cos * heading[1])), turn
 
 
 def _wrap_pair(angle: Pair) -> Pair:
@@ -362,25 +387,36 @@ def _glide(
     longest = longest_move(h[0], params, spec)
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
-        (x, y, heading), motion, gain, collided = carry
+        (x, y, heading), motion, sunk, gain, collided = carry
         before = motion[0][0], motion[1][0]
-        dx, dy = _shortened(before[0] * h[0], before[1] * h[0], longest)
+        aim = _shortened(before[0] * h[0] + sunk[0], before[1] * h[0] + sunk[1], longest)
         new_heading = _wrap_pair(add(heading, multiply(motion[2], h)))
         new_motion = tuple(add(add(rate, multiply(rate, lost)), more) for rate, more in zip(motion, gain, strict=True))
         after: Any = tuple(rate[0] for rate in new_motion)
-        change = collide(x[0] + dx, y[0] + dy, before, after, active, near, state.layout, params)
+        there = x[0] + aim[0], y[0] + aim[1]
+        change, apart, touched = collide(*there, before, after, active, near, state.layout, h[0], params)
         new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
-        dx, dy, touched = resolve_contacts(x[0], y[0], dx, dy, active, piled, near, state.layout, h[0], params, spec)
-        new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion
-        pose, motion = jax.tree.map(partial(jnp.where, active), new, (carry[0], motion))
-        return (pose, motion, jax.tree.map(jnp.zeros_like, gain), collided | touched), None  # forces last one substep
+        dx, dy, _overlaps = resolve_contacts(x[0], y[0], *aim, active, piled, near, state.layout, h[0], params, spec)
+        new_sunk = _shortened(aim[0] - dx + apart[0], aim[1] - dy + apart[1], deepest(params))
+        new_sunk = jax.tree.map(lambda s: jnp.where(piled, 0.0, s), new_sunk)  # nothing pulls a pile together
+        new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion, new_sunk
+        pose, motion, sunk = jax.tree.map(partial(jnp.where, active), new, carry[:3])
+        return (
+            pose,
+            motion,
+            sunk,
+            jax.tree.map(jnp.zeros_like, gain),
+            collided | touched,
+        ), None  # forces last one substep
 
     numbers = jnp.concatenate(
         [state.position, state.heading[:, None], state.velocity, state.angular_velocity[:, None]], axis=-1
     )
     pairs = [(numbers[:, k], state.rounding[:, k]) for k in range(6)]
-    carry = tuple(pairs[:3]), tuple(pairs[3:]), thrust(state.heading, motors, h, params), jnp.zeros_like(active)
-    (pose, motion, _, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
+    sunk = state.sunk[:, 0], state.sunk[:, 1]
+    gain = thrust(pairs[2], motors, h, params)
+    carry = tuple(pairs[:3]), tuple(pairs[3:]), sunk, gain, jnp.zeros_like(active)
+    (pose, motion, sunk, _, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
     x, y, heading, vx, vy, turn_rate = (*pose, *motion)
     return state.replace(
         position=jnp.stack([x[0], y[0]], axis=-1),
@@ -388,5 +424,6 @@ def _glide(
         velocity=jnp.stack([vx[0], vy[0]], axis=-1),
         angular_velocity=turn_rate[0],
         rounding=jnp.stack([x[1], y[1], heading[1], vx[1], vy[1], turn_rate[1]], axis=-1),
+        sunk=jnp.stack(sunk, axis=-1),
         collided=collided,
     )

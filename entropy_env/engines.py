@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from entropy_env.types import Layout, SwarmParams, SwarmState
 
 EngineName = Literal["auto", "numba", "jax"]
-STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,)}
+STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,), "sunk": (2,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Engine(Protocol):
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """New episodes everywhere, or in the worlds of `which` (E,) bool. Observations (E, N, obs_dim).
 
-        seed: a whole number of at least 0, or (2,) uint32; None goes on with the layouts of the seed before. Both engines
-        begin with the same layouts, but draw those of later episodes each in its own order.
+        seed: a whole number of at least 0, or (2,) uint32; None goes on with the layouts of the seed before. Both
+        engines begin with the same layouts, but draw those of later episodes each in its own order.
         """
 
     def reset_to(self, layout: Layout) -> np.ndarray:
@@ -91,7 +91,9 @@ class Engine(Protocol):
         """Copies of all that decides what comes next, with the layouts to come, by names of the engine's own."""
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from a snapshot of such an engine with the same simulator, exactly as that did. ValueError for another."""
+        """Go on from a snapshot of such an engine with the same simulator, exactly as that did. ValueError for
+        another.
+        """
 
 
 def make_engine(
@@ -105,8 +107,8 @@ def make_engine(
     """Worlds of a simulator, to be stepped from Python.
 
     params: as `env.make_params()` gives them, the default. engine: `auto` is Numba's on a CPU, as long as Numba works,
-    and JAX's on an accelerator. num_threads: of the Numba engine; None for all cores. ValueError for an unknown name or a number below one,
-    RuntimeError where Numba is asked for and does not work.
+    and JAX's on an accelerator. num_threads: of the Numba engine; None for all cores. ValueError for an unknown name or
+    a number below one, RuntimeError where Numba is asked for and does not work.
     """
     if engine not in get_args(EngineName):
         raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
@@ -219,6 +221,12 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
             width = STATE_WIDTHS.get(field.name, ())
             agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
             check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *width))
+    numbers = [np.asarray(getattr(state, name)) for name in ("position", "heading", "velocity", "angular_velocity")]
+    numbers = [array.reshape(*array.shape[:2], -1) for array in numbers]
+    with np.errstate(invalid="ignore"):
+        digit = np.spacing(np.abs(np.concatenate(numbers, axis=-1), dtype=np.float32))
+    if np.any(np.abs(state.rounding) > digit):
+        raise ValueError("state.rounding is more than the last digit of its number: set it to 0 where you change one")
     goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
     if np.any((goal < 0) | (goal > last)):
         raise ValueError(f"state.goal_index is from {goal.min()} to {goal.max()}, not 0 to {last}")
@@ -243,7 +251,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_fork() -> None:
-    """RuntimeError in a process forked from one that had used JAX, whose threads are missing: it would wait for ever."""
+    """RuntimeError in a process forked from one that had used JAX, whose threads are missing: it would wait for
+    ever.
+    """
     if _forked_from_jax:
         raise RuntimeError(
             "this process was forked from one that had already used JAX, which cannot go on in it: start workers with "

@@ -100,6 +100,8 @@ class Swarm:
                 values["max_steps"] = table[np.asarray(level, np.int32) - 1]
             else:
                 values["max_steps"] = jnp.asarray(table)[jnp.asarray(level, jnp.int32) - 1]
+        if self.spec.drive == "force":
+            self._check_speeds(values)
         if "difficulty" in concrete:
             sizes: dict[str, Any] = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
             for level in np.unique(np.asarray(concrete["difficulty"])):
@@ -130,6 +132,7 @@ class Swarm:
             velocity=jnp.zeros((num_agents, 2), jnp.float32),
             angular_velocity=jnp.zeros(num_agents, jnp.float32),
             rounding=jnp.zeros((num_agents, 6), jnp.float32),
+            sunk=jnp.zeros((num_agents, 2), jnp.float32),
             active=jnp.ones(num_agents, bool),
             goal_index=jnp.zeros(num_agents, jnp.int32),
             goals_reached=jnp.zeros(num_agents, jnp.int32),
@@ -261,10 +264,26 @@ class Swarm:
             velocity=jnp.where(placed[:, None], 0.0, state.velocity),
             angular_velocity=jnp.where(placed, 0.0, state.angular_velocity),
             rounding=jnp.where(placed[:, None], 0.0, state.rounding),
+            sunk=jnp.where(placed[:, None], 0.0, state.sunk),
             collided=state.collided & ~placed,
             active=state.active | placed,
             goal_index=jnp.where(placed, next_goal, state.goal_index),
         )
+
+    def _check_speeds(self, values: dict[str, Any]) -> None:
+        """ValueError where float32 cannot hold how fast the motors make a robot."""
+        names = "motor_force", "mass", "agent_radius", "damping", "dt"
+        used = {name: values.get(name, getattr(SwarmParams, name)) for name in names}
+        if any(isinstance(value, jax.core.Tracer) for value in used.values()):
+            return
+        force, mass, radius, damping, dt = (np.asarray(value, np.float32).astype(np.float64) for value in used.values())
+        push = 4 * force / mass
+        with np.errstate(over="ignore", divide="ignore"):
+            speed = push * dt / self.spec.substeps / -np.expm1(dt * np.log(damping))
+            fastest = np.maximum(np.maximum(push, speed * speed), speed / radius).astype(np.float32)
+        if not np.all(np.isfinite(fastest)):
+            given = ", ".join(f"{name}={value!r}" for name, value in used.items())
+            raise ValueError(f"robots would get faster than float32 can tell with {given}")
 
     def _check_capacity(self, level: int, params: SwarmParams) -> None:
         capacity = self.scenario.capacity(level, params)
@@ -289,12 +308,17 @@ def _check_param(name: str, value: Any) -> None:
         numbers = np.asarray(value, np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{name}={value!r} must be a number") from None
+    if name not in INT_PARAMS:
+        with np.errstate(over="ignore", under="ignore"):
+            numbers = numbers.astype(np.float32)  # as it is used
     if not np.all(np.isfinite(numbers)):
         raise ValueError(f"{name}={value!r} must be finite")
     if name in INT_PARAMS and np.any(numbers != np.round(numbers)):
         raise ValueError(f"{name}={value!r} must be a whole number")
     if name in POSITIVE_PARAMS and np.any(numbers <= 0):
         raise ValueError(f"{name}={value!r} must be above 0")
+    if name in POSITIVE_PARAMS and np.any(numbers < np.finfo(np.float32).tiny):
+        raise ValueError(f"{name}={value!r} must be at least {np.finfo(np.float32).tiny}, the least normal float32")
     if name in NOT_NEGATIVE_PARAMS and np.any(numbers < 0):
         raise ValueError(f"{name}={value!r} must not be negative")
     if name in RESTITUTIONS and np.any(numbers > 1):

@@ -261,7 +261,9 @@ class ForceDrive:
     damping: float = 0.5  # share of the velocity left after 1 s
     restitution: tuple[float, float] = (0.04, 0.1)  # of two agents, of an agent and a fixed body
     friction: tuple[float, float] = (0.49, 0.35)
-    rounds: int = 2  # of impulses in a substep
+    slop: float = 1e-3  # m of overlap that Chipmunk leaves
+    overlap_left: float = 0.9**60  # of any more, after 1 s
+    rounds: int = 4  # of impulses in a substep
 
     @property
     def h(self):
@@ -278,34 +280,44 @@ class ForceDrive:
         return gain / (1 - self.damping**self.dt)
 
 
-def force_substep(position, heading, velocity, spin, force, torque, active, world, p):
+def force_substep(position, heading, velocity, spin, sunk, force, torque, active, world, p):
     """One substep in Chipmunk's order. All in and out: (N, ...), in world frame, force at the control period's start.
 
-    Returns position, heading, velocity, spin and who overlapped something before correction.
+    sunk: from the positions to where Chipmunk would have the agents, inside each other. Returns position, heading,
+    velocity, spin, sunk and who overlapped something before correction.
     """
     # positions advance with the old velocity, contacts are those found there
     longest = max(p.top_speed, 1.0) * p.h
-    moved, collided = contact_substep(position, velocity * p.h, active, world, p.radius, longest, by_want=True)
-    wanted = np.where(active[:, None], position + velocity * p.h, position)
+    aim = np.where(active[:, None], shortened(velocity * p.h + sunk, longest), 0)
+    moved, collided = contact_substep(position, aim, active, world, p.radius, longest, by_want=True)
+    wanted = position + aim
     pushed = velocity * p.damping**p.h + force / p.mass * p.h
     turned = spin * p.damping**p.h + torque / p.inertia * p.h
-    pushed, turned = collide(wanted, velocity, pushed, turned, active, world, p)
+    pushed, turned, apart = collide(wanted, velocity, pushed, turned, active, world, p)
+    left = shortened(wanted - moved + apart, p.radius / 2)
     keep = ~active
     return (
         moved,
         np.where(keep, heading, heading + spin * p.h),
         np.where(keep[:, None], velocity, pushed),
         np.where(keep, spin, turned),
+        np.where(keep[:, None], sunk, left),
         collided,
     )
 
 
+def shortened(vectors, longest):
+    """(N, 2), of no more than a length."""
+    return vectors * np.minimum(1, longest / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
+
+
 def collide(position, before, velocity, spin, active, world, p):
-    """Velocities and spins after the contacts at these positions; `before` is what approach speeds are measured in.
+    """Velocities and spins after the contacts at these positions, and by how much (N, 2) the overlaps move each agent;
+    `before` is what approach speeds are measured in.
 
     All contacts at once, each with the share of an agent's mass that its number of contacts leaves (Tonge et al. 2012).
     """
-    n = len(position)
+    n, apart = len(position), np.zeros((len(position), 2))
     contacts = []  # agent, other agent or None, normal
     for i in np.flatnonzero(active):
         bodies = [(gap - p.radius, normal, None) for gap, normal in separations_fixed(position[i], world)]
@@ -314,6 +326,9 @@ def collide(position, before, velocity, spin, active, world, p):
                 length, normal = towards(position[j] - position[i], (1.0 if j > i else -1.0, 0.0))
                 bodies.append((length - 2 * p.radius, normal, j))
         contacts += [(i, j, normal) for gap, normal, j in bodies if gap < 0]
+        for gap, normal, j in bodies:
+            share = 1.0 if j is None else 0.5
+            apart[i] += share * (1 - p.overlap_left**p.h) * min(gap + p.slop, 0) * normal
     count = np.bincount([i for i, _, _ in contacts], minlength=n)
     for _ in range(p.rounds):
         change, change_spin = np.zeros((n, 2)), np.zeros(n)
@@ -324,24 +339,24 @@ def collide(position, before, velocity, spin, active, world, p):
             rim = p.radius * (spin[i] + (0 if j is None else spin[j]))
             split = count[i] + (0 if j is None else count[j])
             e, mu = p.restitution[j is None], p.friction[j is None]
-            approach = (velocity[i] - other) @ normal + e * max((before[i] - other_before) @ normal, 0)
+            approach = (velocity[i] - other) @ normal + e * ((before[i] - other_before) @ normal)
             slip = (velocity[i] - other) @ tangent + rim
             push = max(approach, 0) / (split / p.mass)
             drag = np.clip(slip / (split * (1 / p.mass + p.radius**2 / p.inertia)), -mu * push, mu * push)
             change[i] -= (push * normal + drag * tangent) / p.mass
             change_spin[i] -= p.radius * drag / p.inertia
         velocity, spin = velocity + change, spin + change_spin
-    return velocity, spin
+    return velocity, spin, apart
 
 
-def force_step(position, heading, velocity, spin, motors, active, world, p):
-    """One control period, float64. motors: (N, 2)."""
+def force_step(position, heading, velocity, spin, sunk, motors, active, world, p):
+    """One control period, float64. motors: (N, 2). Returns as `force_substep`."""
     force = p.motor_force * motors.sum(axis=1)[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=-1)
     torque = p.motor_force * p.radius * (motors[:, 0] - motors[:, 1])
     collided = np.zeros(len(position), bool)
     for _ in range(p.substeps):
-        position, heading, velocity, spin, touched = force_substep(
-            position, heading, velocity, spin, force, torque, active, world, p
+        position, heading, velocity, spin, sunk, touched = force_substep(
+            position, heading, velocity, spin, sunk, force, torque, active, world, p
         )
         force, torque, collided = 0 * force, 0 * torque, collided | touched
-    return position, heading, velocity, spin, collided
+    return position, heading, velocity, spin, sunk, collided

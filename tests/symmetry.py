@@ -43,9 +43,9 @@ def common_states(env, seed, crush):
     if env.spec.drive == "force":
         on_grid["velocity"] = jnp.asarray(rng.normal(0, 1, (WORLDS, 10, 2)), jnp.float32)
         on_grid["angular_velocity"] = jnp.asarray(rng.normal(0, 10, (WORLDS, 10)), jnp.float32)
-    return mixed.replace(**on_grid, rounding=jnp.zeros_like(mixed.rounding)), jnp.asarray(
-        rng.uniform(-1, 1, (WORLDS, 10, 2)), jnp.float32
-    )
+    return mixed.replace(
+        **on_grid, rounding=jnp.zeros_like(mixed.rounding), sunk=jnp.zeros_like(mixed.sunk)
+    ), jnp.asarray(rng.uniform(-1, 1, (WORLDS, 10, 2)), jnp.float32)
 
 
 def compare(step, common, transform, order=tuple(range(10)), mirrored=False, crush_tolerance=1e-3):
@@ -127,8 +127,9 @@ def reordered(order):
 
 
 def place(state, point, heading, box, wheel_speed, spin):
-    """A state seen otherwise: `point` maps (..., 2), `heading` (...), `box` half sizes, `wheel_speed` (..., 2) and `spin`
-    turn rates (...)."""
+    """A state seen otherwise: `point` maps (..., 2), `heading` (...), `box` half sizes, `wheel_speed` (..., 2) and
+    `spin` turn rates (...).
+    """
     layout = state.layout
     spawns = jnp.concatenate([point(layout.spawns[..., :2]), heading(layout.spawns[..., 2:])], axis=-1)
     layout = layout.replace(

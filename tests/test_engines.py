@@ -432,7 +432,7 @@ def test_ctrl_c_leaves_no_thread_at_work_and_asks_for_a_reset():
 
 FIELDS = {
     "kinematic": ("position", "heading", "wheel_speed"),
-    "force": ("position", "heading", "velocity", "angular_velocity", "rounding"),
+    "force": ("position", "heading", "velocity", "angular_velocity", "sunk"),
 }
 
 

@@ -1,7 +1,7 @@
 """The force drive against pymunk, in both engines; `tests/reference.py` has the same rules in float64.
 
-The older engine ran pymunk in pixels, 100 to the metre, which matters for Chipmunk's slop alone. Both sides are given the
-numbers that float32 makes of the parameters: 0.05 s is 0.0500000007.
+The older engine ran pymunk in pixels, 100 to the metre, which matters for Chipmunk's slop alone. Both sides are given
+the numbers that float32 makes of the parameters: 0.05 s is 0.0500000007.
 """
 
 import dataclasses
@@ -59,12 +59,11 @@ class Pymunk:
                 self.space.add(wall)
 
     def step(self, motors):
-        """One control period; who was in contact, and who felt an impulse, (N,) bool each."""
-        touched, pushed = np.zeros((2, len(self.bodies)), bool)
+        """One control period; who was in contact, (N,) bool."""
+        touched = np.zeros(len(self.bodies), bool)
 
         def look(arbiter, i):
             touched[i] = True
-            pushed[i] |= arbiter.total_impulse.length > 0
 
         for body, (left, right) in zip(self.bodies, motors.astype(float), strict=True):
             body.apply_force_at_local_point((left * 1000, 0), (0, -RADIUS * PIXELS))
@@ -73,7 +72,7 @@ class Pymunk:
             self.space.step(DT / 3)
             for i, body in enumerate(self.bodies):
                 body.each_arbiter(look, i)
-        return touched, pushed
+        return touched
 
     @property
     def position(self):
@@ -119,15 +118,21 @@ def trips(kind, rng):
             np.tile(rng.uniform(-0.1, 0.1, (32, 2)), (200, 1, 1)).astype(np.float32),
             (24, 24),
         )
+    if kind == "turn then straight":  # to a heading that a float32 does not hold
+        start[:, :2], start[:, 2] = (120, 20), rng.uniform(2, np.pi, 32)
+        motors, turn = np.ones((200, 32, 2)), rng.uniform(0, 1, 32)
+        motors[0], motors[1] = np.stack([turn, 0 * turn], axis=-1), np.stack([0 * turn, turn * 0.5**DT], axis=-1)
+        return start.astype(np.float32), motors.astype(np.float32), (128.0, 128.0)
     start[:, :2], start[:, 2] = 0.5, rng.uniform(0.75, 0.82, 32)  # 84 m straight ahead
     return start.astype(np.float32), np.ones((200, 32, 2), np.float32), (64.0, 64.0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["random", "constant", "full speed"])
+@pytest.mark.parametrize("kind", ["random", "constant", "full speed", "turn then straight"])
 def test_free_motion_is_that_of_pymunk(kind, engine):
-    """To 1e-5 m after every one of 200 steps: the pairs of float32 leave 1e-6 m, of which half is the position's own last
-    digit; plain float32 leaves 7e-5 m with random motors, as errors of the turn rate add up in the heading."""
+    """To 1e-5 m after every one of 200 steps, and to 7e-6 m with the position's own rounding; plain float32 leaves 7e-5
+    m with random motors, as errors of the turn rate add up in the heading.
+    """
     start, motors, size = trips(kind, np.random.default_rng(0))
     oracle, env = Pymunk(start[:, :2], start[:, 2]), swarm(1)
     worlds = engine_at(engine, env, [make_world(env, [pose[:2]], pose[2], size=size) for pose in start])
@@ -137,11 +142,28 @@ def test_free_motion_is_that_of_pymunk(kind, engine):
         state = worlds.state
         assert not told.collision.any()
         np.testing.assert_allclose(state.position[:, 0], oracle.position, rtol=0, atol=1e-5)
+        exact = state.position[:, 0].astype(float) + state.rounding[:, 0, :2]
+        np.testing.assert_allclose(exact, oracle.position, rtol=0, atol=7e-6)
     assert np.max(np.abs(wrap(state.heading[:, 0] - oracle.heading))) < 2e-6
     np.testing.assert_allclose(state.velocity[:, 0], oracle.velocity, rtol=0, atol=2e-6)
     np.testing.assert_allclose(state.angular_velocity[:, 0], oracle.spin, rtol=1e-6, atol=2e-6)
     assert np.all((state.heading > -np.pi) & (state.heading <= np.float32(np.pi)))
     assert np.linalg.norm(state.position[:, 0] - start[:, :2], axis=-1).max() > 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("damping", [0.7, 0.9])
+def test_free_motion_is_that_of_pymunk_with_other_damping(damping, engine):
+    start, motors, _ = trips("random", np.random.default_rng(9))
+    start[:, :2] += 20
+    oracle, env = Pymunk(start[:, :2], start[:, 2]), swarm(1)
+    oracle.space.damping = float(np.float32(damping))
+    states = [make_world(env, [pose[:2]], pose[2], size=(64.0, 64.0)) for pose in start]
+    worlds = engine_at(engine, env, states, damping=damping)
+    for action in motors:
+        oracle.step(action)
+        worlds.step(action[:, None])
+        np.testing.assert_allclose(worlds.state.position[:, 0], oracle.position, rtol=0, atol=1e-5)
 
 
 def test_the_written_recursion_is_that_of_pymunk():
@@ -150,11 +172,11 @@ def test_the_written_recursion_is_that_of_pymunk():
         Pymunk(start[:, :2], start[:, 2]),
         reference.World(np.array(size), *map(np.zeros, [(0, 2, 2), (0, 4), (0, 3)]), 0.05),
     )
-    state = start[:1, :2].astype(float), start[:1, 2].astype(float), np.zeros((1, 2)), np.zeros(1)
+    state = start[:1, :2].astype(float), start[:1, 2].astype(float), np.zeros((1, 2)), np.zeros(1), np.zeros((1, 2))
     for action in motors:
         oracle.step(action)
         *state, _ = reference.force_step(*state, action[:1].astype(float), np.ones(1, bool), world, DRIVE)
-    for found, expected in zip(state, (oracle.position, oracle.heading, oracle.velocity, oracle.spin), strict=True):
+    for found, expected in zip(state[:4], (oracle.position, oracle.heading, oracle.velocity, oracle.spin), strict=True):
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-11, atol=1e-11)
 
 
@@ -162,7 +184,7 @@ def test_the_written_recursion_is_that_of_pymunk():
 def collisions(kind, spinning):
     """Positions (B, N, 2) in a 8 x 6 m arena, velocities and turn rates of robots about to collide at 0.3 to 3 m/s.
 
-    Two agents meet head on (the one moving, or both) or off centre by up to 0.19 m, almost their 0.2 m; or one runs at the
+    Two agents meet head on (the one moving, or both) or off centre by up to 0.21 m, where they miss; or one runs at the
     wall at up to 75 degrees to its normal. Each at several distances, which decide how deep pymunk lets it in.
     """
     rng = np.random.default_rng(5)
@@ -175,7 +197,7 @@ def collisions(kind, spinning):
                     position.append([[7.75 - distance, 3.0]])
                     velocity.append([[speed * np.cos(angle), speed * np.sin(angle)]])
                 else:
-                    offset = 0 if kind == "head-on" else 0.19 * bend
+                    offset = 0 if kind == "head-on" else 0.21 * bend
                     position.append([[3.0, 3.0], [3.25 + distance, 3.0 + offset]])
                     velocity.append([[speed, 0], [-speed * rng.choice([0, 0.5, 1]), 0]])
     position, velocity = np.array(position, np.float32), np.array(velocity, np.float32)
@@ -187,13 +209,12 @@ def collisions(kind, spinning):
 @pytest.mark.parametrize("spinning", [False, True])
 @pytest.mark.parametrize("kind", ["head-on", "glancing", "wall"])
 def test_single_collisions_are_those_of_pymunk(kind, spinning, engine):
-    """A control period after the one of the collision: speed to 5 %, or 0.01 m/s where little is left, direction to 3
-    degrees above 0.05 m/s, turn rate to 5 %, or 0.3 rad/s.
-
-    A first contact is the same to rounding. Off centre a second may follow, as pymunk's robots are inside each other then.
+    """A control period after the one of the collision: speed to 5 %, or 1e-4 m/s where little is left, direction to 3
+    degrees above 1e-3 m/s, turn rate to 5 %, or 0.02 rad/s; and 9 of 10 to 1e-5 m/s. At most one contact of a hundred
+    is missed or invented.
     """
     position, velocity, spin = collisions(kind, spinning)
-    env, heading, exact = swarm(position.shape[1]), np.zeros(position.shape[1]), 0
+    env, heading = swarm(position.shape[1]), np.zeros(position.shape[1])
     states = [
         make_world(env, place, 0.0, velocity=v, angular_velocity=w)
         for place, v, w in zip(position, velocity, spin, strict=True)
@@ -201,56 +222,100 @@ def test_single_collisions_are_those_of_pymunk(kind, spinning, engine):
     worlds, oracles = engine_at(engine, env, states), [
         Pymunk(place, heading, v, w, (8.0, 6.0)) for place, v, w in zip(position, velocity, spin, strict=True)
     ]  # fmt: skip
-    resting, compared = np.zeros((env.spec.num_agents, 2)), np.zeros(len(states), bool)
-    since = np.full(len(states), -1)
-    for _ in range(40):
-        met = worlds.step(np.zeros((len(states), env.spec.num_agents, 2))).collision.any(axis=1)
-        since = np.where(since >= 0, since + 1, np.where(met, 0, -1))
-        state = worlds.state
+    bad, differ, exact = compared_with_pymunk(
+        worlds, oracles, np.zeros((len(states), env.spec.num_agents, 2)), periods=1
+    )
+    assert bad == 0
+    assert differ <= 1
+    assert exact > 0.9
+
+
+def compared_with_pymunk(worlds, oracles, motors, periods):
+    """How many worlds are off so many control periods after that of the first contact, how many meet in one of the two
+    simulators only, and the share that is pymunk's to 1e-5 m/s of those that meet. motors: (B, N, 2), constant."""
+    count = len(oracles)
+    bad, exact, since = np.zeros(count, bool), np.zeros(count, bool), np.full(count, -1)
+    met, meets = np.zeros((2, count), bool)
+    for _ in range(25 + periods):
+        met |= worlds.step(motors).collision.any(axis=1)
+        since, state = since + met, worlds.state
         for i, oracle in enumerate(oracles):
-            oracle.step(resting)
-            if since[i] == 1:
+            meets[i] |= oracle.step(motors[i]).any()
+            if since[i] == periods:
                 expected, found = oracle.velocity, state.velocity[i].astype(float)
-                speeds = np.linalg.norm(expected, axis=-1), np.linalg.norm(found, axis=-1)
-                np.testing.assert_allclose(speeds[1], speeds[0], rtol=0.05, atol=0.01)
-                off = np.arctan2(reference.cross(expected, found), np.sum(expected * found, axis=-1))
-                assert np.all((np.abs(np.degrees(off)) < 3) | (speeds[0] < 0.05))
-                np.testing.assert_allclose(state.angular_velocity[i], oracle.spin, rtol=0.05, atol=0.3)
-                compared[i], exact = True, exact + np.allclose(expected, found, atol=1e-5)
-    assert compared.mean() > 0.93  # the rest came to rest before
-    assert exact > 0.9 * len(states)
+                fast, ours = np.linalg.norm(expected, axis=-1), np.linalg.norm(found, axis=-1)
+                off = np.degrees(np.arctan2(reference.cross(expected, found), np.sum(expected * found, axis=-1)))
+                spun = np.isclose(state.angular_velocity[i], oracle.spin, rtol=0.05, atol=0.02)
+                right = np.isclose(ours, fast, rtol=0.05, atol=1e-4) & ((np.abs(off) < 3) | (fast < 1e-3)) & spun
+                bad[i], exact[i] = not np.all(right), np.allclose(expected, found, rtol=0, atol=1e-5)
+    assert np.sum(since >= periods) > 0.7 * count
+    return bad.sum(), np.sum(met != meets), exact.sum() / met.sum()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["glancing", "wall"])
+def test_robots_that_go_on_pushing_are_those_of_pymunk(kind, engine):
+    """With constant motors, five control periods after that of the first contact: in all but 1 %."""
+    position, velocity, spin = collisions(kind, True)
+    rng, env = np.random.default_rng(8), swarm(position.shape[1])
+    heading = rng.uniform(-3, 3, spin.shape).astype(np.float32)
+    starts = list(zip(position, heading, velocity, spin, strict=True))
+    states = [make_world(env, p, h, velocity=v, angular_velocity=w) for p, h, v, w in starts]
+    oracles = [Pymunk(*start, (8.0, 6.0)) for start in starts]
+    motors = rng.uniform(-1, 1, (*spin.shape, 2)).astype(np.float32)
+    bad, differ, _ = compared_with_pymunk(engine_at(engine, env, states), oracles, motors, periods=5)
+    assert bad <= 1
+    assert differ <= 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("heading", [0.0, 0.5])
+@pytest.mark.parametrize("motor", [0.3, 1.0])
+def test_a_robot_that_leans_on_a_wall_stays_at_it(motor, heading, engine):
+    """As in pymunk, where the contact outlasts the thrust of each control period."""
+    env, start = swarm(1), np.array([[7.8, 3.0]])
+    worlds = engine_at(engine, env, [make_world(env, start, heading, goal=[[1.0, 1.0]])])
+    oracle = Pymunk(start, np.array([heading]), size=(8.0, 6.0))
+    for t in range(100):
+        told = worlds.step(np.full((1, 1, 2), motor))
+        oracle.step(np.full((1, 2), motor))
+        if t >= 20:
+            assert told.collision.all()
+            np.testing.assert_allclose(worlds.state.velocity[0], oracle.velocity, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(worlds.state.position[0], oracle.position, rtol=0, atol=1.1e-3)  # pymunk's slop
 
 
 @functools.cache
 def crowd_of_pymunk(size, forwards, seeds):
-    """Speeds and flags of `Pymunk.step`, (T, seeds, 10) each, with the starts and motors that made them."""
+    """Speeds and contacts of pymunk's robots, (T, seeds, 10) each, with the starts and motors that made them."""
     rng = np.random.default_rng(7)
     x, y = np.meshgrid(np.linspace(0.3, size[0] - 0.3, 5), np.linspace(0.3, size[1] - 0.3, 2))
     place = np.stack([x, y], axis=-1).reshape(-1, 2)
     heading = rng.uniform(-np.pi, np.pi, (seeds, 10)).astype(np.float32)
     motors = np.clip(rng.uniform(-1, 1, (200, seeds, 10, 2)) + forwards, -1, 1).astype(np.float32)
     oracles = [Pymunk(place, heading[i], size=size) for i in range(seeds)]
-    told = [[(*oracle.step(action[i]), oracle.velocity) for i, oracle in enumerate(oracles)] for action in motors]
-    touched, pushed, velocity = (np.array([[each[k] for each in step] for step in told]) for k in range(3))
-    return place, heading, motors, np.linalg.norm(velocity, axis=-1), touched, pushed
+    told = [[(oracle.step(action[i]), oracle.velocity) for i, oracle in enumerate(oracles)] for action in motors]
+    touched, velocity = (np.array([[each[k] for each in step] for step in told]) for k in range(2))
+    return place, heading, motors, np.linalg.norm(velocity, axis=-1), touched
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("size", "forwards", "band"), [((8.0, 6.0), 0.0, 0.06), ((2.0, 1.5), 0.0, 0.1), ((3.0, 2.0), 0.6, 0.25)]
+    ("size", "forwards", "band"), [((8.0, 6.0), 0.0, 0.03), ((2.0, 1.5), 0.0, 0.09), ((3.0, 2.0), 0.6, 0.16)]
 )
 def test_a_crowd_is_as_fast_and_touches_as_often_as_in_pymunk(size, forwards, band, engine):
-    """Ten robots with random motors, 20 seeds of 200 steps: in a roomy arena, in a crowded one, and all pushing ahead, where
-    a third of them are in contact at any time. Quantiles of the speed from 25 % to 95 % and its mean are within a `band`
-    of pymunk's, 6 %, 10 % and 25 %; chance alone makes some 3 %.
+    """Ten robots with random motors, 20 seeds of 200 steps: in a roomy arena, in a crowded one, and all pushing ahead,
+    where a third of them are in contact at any time. Quantiles of the speed from 25 % to 95 % and its mean are within a
+    `band` of pymunk's, 3 %, 9 % and 16 %; chance alone makes some 3 %. `collision` is told 0.84 to 1 times as often.
 
-    What differs. pymunk's robots sink into each other and are pushed apart over some steps, ours stop at the surface. So
-    pymunk calls them in contact for longer after each collision, and two that push against each other exchange impulses in
-    every step, where ours part by a little and come together again: `collision` is told from 0.4 to 0.9 times as often as
-    pymunk finds an overlap, 0.55 to 1.1 times as often as it finds an impulse, and the slow ones in a crush are somewhat
-    faster. Several contacts are settled side by side in two rounds, not one after the other in ten.
+    What differs. Several contacts of an agent are settled side by side in four rounds, not one after the other in ten
+    with the impulses of the step before to begin with. Of a robot that is hit at 3 m/s while it stands at a wall,
+    pymunk leaves 0.02 m/s towards the wall after one control period and ours 0.27, after two 0.02; of a row of six, the
+    first hit at 3 m/s, the speeds after six are 0.40 to 0.42 m/s in pymunk and 0.37 to 0.49 here. Eight rounds would
+    leave 0.14 of the 0.27 and make the JAX engine half as fast, and the crowds no nearer. So the slow ones in a crush
+    are somewhat faster.
     """
-    place, heading, motors, expected, touched, pushed = crowd_of_pymunk(size, forwards, 20)
+    place, heading, motors, expected, touched = crowd_of_pymunk(size, forwards, 20)
     env = swarm(10)
     worlds = engine_at(engine, env, [make_world(env, place, each, size=size) for each in heading])
     speeds, collisions = [], []
@@ -260,8 +325,7 @@ def test_a_crowd_is_as_fast_and_touches_as_often_as_in_pymunk(size, forwards, ba
     quantiles = [0.25, 0.5, 0.75, 0.9, 0.95]
     found, wanted = ([*np.quantile(of, quantiles), np.mean(of)] for of in (speeds, expected))
     np.testing.assert_allclose(found, wanted, rtol=band)
-    assert 0.4 < np.mean(collisions) / np.mean(touched) < 0.9
-    assert 0.55 < np.mean(collisions) / np.mean(pushed) < 1.1
+    assert 0.84 < np.mean(collisions) / np.mean(touched) < 1
 
 
 CROWD = {"walls": [[[0.6, 0.5], [1.0, 0.9]]], "boxes": [[1.7, 0.2, 0.3, 0.1]], "discs": [[1.2, 1.3, 0.15]]}
@@ -293,17 +357,19 @@ def test_one_control_period_in_a_crowd_is_the_written_rule(engine):
     collision, off = worlds.step(motors).collision.copy(), 0
     for i, state in enumerate(states):
         start = [
-            np.asarray(getattr(state, name), float) for name in ("position", "heading", "velocity", "angular_velocity")
+            np.asarray(getattr(state, name), float)
+            for name in ("position", "heading", "velocity", "angular_velocity", "sunk")
         ]
         expected = reference.force_step(
             *start, motors[i].astype(float), np.ones(16, bool), reference.world(state.layout), drive
         )
         end = jax.tree.map(lambda leaf, i=i: leaf[i], worlds.state)
-        np.testing.assert_array_equal(collision[i], expected[4])
+        np.testing.assert_array_equal(collision[i], expected[5])
         far = np.linalg.norm(end.position - expected[0], axis=-1) > 1e-4
         far |= np.linalg.norm(end.velocity - expected[2], axis=-1) > 1e-3
         far |= np.abs(end.angular_velocity - expected[3]) > 2e-2
         far |= np.abs(wrap(end.heading - expected[1])) > 1e-3
+        far |= np.linalg.norm(end.sunk - expected[4], axis=-1) > 1e-4
         off += far.sum()
     assert collision.sum() > 100
     assert off <= 2  # the simulator stops 0.03 mm from what it touches
@@ -321,8 +387,9 @@ def energy(state):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("values", "kept"), [({}, 0.5 ** (2 * DT)), (ELASTIC, 1.0)])
 def test_contacts_never_add_energy(values, kept, engine):
-    """In a crowd without motors it falls at least as fast as damping makes it. Elastic and rough robots, which get back the
-    speed at which they came before damping, as in Chipmunk, at least never gain any."""
+    """In a crowd without motors it falls at least as fast as damping makes it. Elastic and rough robots, which get back
+    the speed at which they came before damping, as in Chipmunk, at least never gain any.
+    """
     rng, env = np.random.default_rng(3), swarm(16, **SLOTS)
     worlds = engine_at(engine, env, [crowd(env, rng) for _ in range(32)], **values)
     collisions, before = 0, energy(worlds.state)
@@ -336,7 +403,7 @@ def test_contacts_never_add_energy(values, kept, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_agents_push_each_other_equally(engine):
-    """Momentum, linear and angular, of a crowd in the open falls as damping makes it."""
+    """The linear momentum of a crowd in the open falls as damping makes it."""
     rng, env = np.random.default_rng(4), swarm(16, **SLOTS)
     states = []
     for _ in range(16):
@@ -425,6 +492,15 @@ def test_a_state_goes_to_the_other_engine_and_through_pickle_bit_for_bit():
         worlds.state = numpy_tree(state).replace(velocity=state.velocity[..., :1])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_rounding_that_is_none_is_refused(engine):
+    """It would put a robot somewhere else, beyond a wall even."""
+    env = swarm(1)
+    state = make_world(env, [[2.0, 3.0]], rounding=[[3.0, 0, 0, 0, 0, 0]])
+    with pytest.raises(ValueError, match=r"state\.rounding is more than the last digit"):
+        engine_at(engine, env, [state])
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -432,6 +508,12 @@ def test_a_state_goes_to_the_other_engine_and_through_pickle_bit_for_bit():
         ({"mass": -1}, "mass=-1 must be above 0"),
         ({"damping": 0}, "damping=0 must be above 0"),
         ({"damping": 1.0}, "damping=1.0 must be below 1"),
+        ({"damping": 0.99999999}, "damping=0.99999999 must be below 1"),
+        ({"damping": 1e-50}, "damping=1e-50 must be above 0"),
+        ({"mass": 1e-50}, "mass=1e-50 must be above 0"),
+        ({"mass": 1e-42}, "mass=1e-42 must be at least 1.17"),
+        ({"mass": 1e39}, r"mass=1e\+39 must be finite"),
+        ({"motor_force": 1e30, "mass": 1e-30}, r"faster than float32 can tell with motor_force=1e\+30, mass=1e-30"),
         ({"restitution": -0.1}, "restitution=-0.1 must not be negative"),
         ({"wall_restitution": 1.5}, "wall_restitution=1.5 must be at most 1"),
         ({"friction": -1}, "friction=-1 must not be negative"),

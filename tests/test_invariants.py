@@ -126,9 +126,10 @@ def test_agents_put_anywhere_even_into_walls_never_pass_one(name, drive, seed, w
     start = generator(SPEC, name, WORLDS)(seed)
     anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * np.asarray(start.layout.size)[:, None]
     start = start.replace(position=jnp.asarray(anywhere, jnp.float32))
-    _, history = chase(ENVS[drive], start, where, wild, seed)
+    dt = {"kinematic": DT, "force": 0.01}[drive]  # 0.1 m at most in a step
+    _, history = chase(ENVS[drive], start, where, wild, seed, dt=dt)
     env = ENVS[drive]
-    longest = DT * float(top_speed(env.make_params(), env.spec))
+    longest = dt * float(top_speed(env.make_params(dt=dt), env.spec))
     assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 1.1 * longest
     check_nobody_passed_a_wall(start.layout, history, margin=longest)
 

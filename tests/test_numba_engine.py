@@ -162,9 +162,9 @@ def test_a_pile_comes_apart_gradually(drive, seed):
 def test_agents_put_anywhere_even_into_walls_never_pass_one(name, drive, seed, where, wild):
     start = numpy_tree(generator(ENV.spec, name, WORLDS)(seed))
     anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * start.layout.size[:, None]
-    env = ENVS[drive]
-    _, history = chase(env, start.replace(position=anywhere.astype(np.float32)), where, wild, seed)
-    longest = DT * float(top_speed(env.make_params(), env.spec))
+    env, dt = ENVS[drive], {"kinematic": DT, "force": 0.01}[drive]  # 0.1 m at most in a step
+    _, history = chase(env, start.replace(position=anywhere.astype(np.float32)), where, wild, seed, dt=dt)
+    longest = dt * float(top_speed(env.make_params(dt=dt), env.spec))
     assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 1.1 * longest
     check_nobody_passed_a_wall(start.layout, history, margin=longest)
 
@@ -429,6 +429,19 @@ def test_a_wrong_shape_is_named_and_changes_nothing(use, message):
     same_bits(engine.state, before)
     assert engine.params is params
     engine.step(np.zeros((2, 3, 2)))
+
+
+@pytest.mark.parametrize("name", ["spent", "seed", "draws"])
+def test_a_damaged_snapshot_changes_nothing(name):
+    engine = small_engine()
+    before, snapshot = engine.state, engine.snapshot()
+    engine.step(np.ones((2, 3, 2)))
+    after = engine.state
+    with pytest.raises(ValueError, match=rf"snapshot\['{name}'\] has shape"):
+        engine.restore(snapshot | {name: np.zeros(5, snapshot[name].dtype)})
+    same_bits(engine.state, after)
+    engine.restore(snapshot)
+    same_bits(engine.state, before)
 
 
 def test_a_world_that_is_over_can_be_looked_at():

@@ -108,7 +108,9 @@ class Lanes(Scenario):
 
 @functools.cache
 def generator(spec, name, num_envs):
-    """Starts of worlds of a scenario, of all difficulties; where `spec` has SLOTS, one compiled step serves them all."""
+    """Starts of worlds of a scenario, of all difficulties; where `spec` has SLOTS, one compiled step serves them
+    all.
+    """
     env = Swarm(spec, name, difficulty=max(LEVELS))
     levels = jnp.asarray(np.resize(LEVELS, num_envs), jnp.int32)
 
@@ -200,10 +202,13 @@ def check_valid(layout, history, depth=DEPTH):
 
 def check_nobody_passed_a_wall(layout, history, margin):
     """Nor the border, wherever agents began; but for the last `margin` m of a wall. history: (T, E, N, 2) m."""
+    lengths = np.zeros(0)
     for i in range(history.shape[1]):
         world, path = reference.world(take(layout, i)), history[:, i]
+        lengths = np.append(lengths, np.linalg.norm(world.walls[:, 1] - world.walls[:, 0], axis=-1))
         assert not reference.crossings(path[:-1], path[1:], world.walls, margin=margin).any()
         assert np.all((path >= 0) & (path <= world.size))
+    assert np.maximum(lengths - 2 * margin, 0).sum() >= 0.6 * lengths.sum(), "hardly any wall has been looked at"
 
 
 def brute_force(state, grown=0.0, num_rays=32, lidar_range=3.0):

@@ -62,10 +62,12 @@ MOTION = np.dtype(  # of the force drive, for each agent
         ("velocity", np.float32, 2),  # m/s
         ("angular_velocity", np.float32),  # rad/s
         ("rounding", np.float32, 6),  # of position, heading and the three above
+        ("sunk", np.float32, 2),  # m
         # what one room of a step leaves for the next; three numbers are vx, vy and the turn rate
         ("thrust", np.float64, 3),  # by the motors in the substep that comes
         ("aim", np.float32, 2),  # m, the displacement that leads to where it wants to go, unrounded
-        ("before", np.float32, 3),  # damping and motors in this substep
+        ("before", np.float32, 2),  # vx and vy before damping and motors in this substep
+        ("apart", np.float32, 2),  # m, by which its contacts part where it wants to go
         ("change", np.float32, 6),  # by contacts, the old and the new by turns
         ("num_contacts", np.int32),
     ],
@@ -78,6 +80,7 @@ WORLD = np.dtype(
         ("over", np.bool_),  # done, before any reset
         ("top_speed", np.float32),  # m/s, which no displacement exceeds
         ("lost", np.float64),  # share of a velocity that damping takes in a substep
+        ("parted", np.float32),  # share of an overlap, above SLOP, that Chipmunk takes away in a substep
         ("columns", np.int32),  # of the cells that agents were last sorted into
         ("rows", np.int32),
         ("side", np.float32),  # m
@@ -89,7 +92,7 @@ PARAMS = np.dtype(
     align=True,
 )
 AGENT_FIELDS = ("position", "heading", "wheel_speed", "active", "goal_index", "goals_reached", "collided")
-MOTION_FIELDS = ("velocity", "angular_velocity", "rounding")
+MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "sunk")
 WORLD_FIELDS = ("step", "done")
 
 

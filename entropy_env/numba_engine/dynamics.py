@@ -20,6 +20,7 @@ SLACK, REST, PILED = np.float32(dynamics.SLACK), np.float32(dynamics.REST), np.f
 ROUNDING, SMALL = np.float32(dynamics.ROUNDING), np.float32(dynamics.SMALL)
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
 IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
+SLOP, LOG_LEFT = np.float32(dynamics.SLOP), math.log(dynamics.LEFT)
 THREE = np.float32(3)
 TWO_PI = 2 * math.pi  # a double, as all that the force drive sums up
 SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
@@ -34,12 +35,19 @@ def set_limits(world, p, choices):
         gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
         world.top_speed = np.float32(gain / -math.expm1(-rate * p.dt))
         world.lost = -math.expm1(-rate * p.dt / choices.substeps)
+        world.parted = np.float32(-math.expm1(LOG_LEFT * p.dt / choices.substeps))
 
 
 @inlined
 def longest_move(world, duration):
     """m, the furthest that an agent gets in a duration (s)."""
     return max(world.top_speed, PARTING_SPEED) * duration
+
+
+@inlined
+def deepest(p):
+    """m, see `dynamics.deepest`."""
+    return HALF * p.agent_radius
 
 
 @inlined
@@ -121,7 +129,8 @@ def propose(me, p, h, longest):
 def set_thrust(me, motion, motors, p, choices):
     """What motors (2,) will add in the first substep (`dynamics.thrust`)."""
     me.move[0], me.move[1] = ZERO, ZERO
-    left, right, heading = np.float64(clipped(motors[0])), np.float64(clipped(motors[1])), np.float64(me.heading)
+    left, right = np.float64(clipped(motors[0])), np.float64(clipped(motors[1]))
+    heading = np.float64(me.heading) + motion.rounding[2]
     speed = np.float64(p.motor_force) * p.dt / choices.substeps / p.mass
     pull = (left + right) * speed
     motion.thrust[0], motion.thrust[1] = pull * math.cos(heading), pull * math.sin(heading)
@@ -147,11 +156,11 @@ def glide(me, motion, p, choices, lost, longest):
     h = np.float64(p.dt) / choices.substeps
     velocity, rounding = motion.velocity, motion.rounding
     vx, vy, turn = velocity[0], velocity[1], motion.angular_velocity
-    dx, dy = vx * np.float32(h), vy * np.float32(h)
+    dx, dy = vx * np.float32(h) + motion.sunk[0], vy * np.float32(h) + motion.sunk[1]
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
     motion.aim[0], motion.aim[1] = dx * cap, dy * cap
     me.wanted[0], me.wanted[1] = me.position[0] + motion.aim[0], me.position[1] + motion.aim[1]
-    motion.before[0], motion.before[1], motion.before[2] = vx, vy, turn
+    motion.before[0], motion.before[1] = vx, vy
 
     rate = np.float64(turn) + rounding[5]
     heading = np.float64(me.heading) + rounding[2] + rate * h
@@ -164,7 +173,7 @@ def glide(me, motion, p, choices, lost, longest):
     motion.angular_velocity, rounding[5] = as_pair(rate + (motion.thrust[2] - rate * lost))
     for k in range(3):
         motion.thrust[k] = 0.0  # forces last one substep
-    motion.num_contacts = 0
+    motion.num_contacts, motion.apart[0], motion.apart[1] = 0, ZERO, ZERO
     for k in range(6):
         motion.change[k] = ZERO
 
@@ -195,10 +204,11 @@ def share_of_gap(gap, mine, theirs):
 
 @inlined
 def gather_contacts(w, p, choices, wanted, contacts, e, i):
-    """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there are.
+    """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there
+    are.
 
-    Either where everybody is, where the `piled` are left out, or where they `wanted` to go. Coincident agents part along
-    x, the later one forwards.
+    Either where everybody is, where the `piled` are left out, or where they `wanted` to go. Coincident agents part
+    along x, the later one forwards.
     """
     me = w.agents[e, i]
     here = me.wanted if wanted else me.position
@@ -241,18 +251,23 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
 
 @inlined
 def count_contacts(w, p, choices, contacts, e, i):
-    """How many bodies agent i overlaps where everybody wants to go."""
-    me = w.agents[e, i]
+    """How many bodies agent i overlaps where everybody wants to go, and by what they part there."""
+    me, motion = w.agents[e, i], w.motions[e, i]
     if me.active and me.num_near + me.num_near_fixed > 0:
-        count = 0
         for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
-            count += contacts[k, 0] < ZERO
-        w.motions[e, i].num_contacts = count
+            gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
+            if gap < ZERO:
+                motion.num_contacts += 1
+                depth = share * w.worlds[e].parted * min(gap + SLOP, ZERO)
+                motion.apart[0] += depth * nx
+                motion.apart[1] += depth * ny
 
 
 @inlined
 def collide(w, p, choices, contacts, last, e, i):
-    """Add one round of impulses to agent i's changes (`dynamics.collide`), from those at `last`, 0 or 3, to the others."""
+    """Add one round of impulses to agent i's changes (`dynamics.collide`), from those at `last`, 0 or 3, to the
+    others.
+    """
     motion, to = w.motions[e, i], 3 - last
     if motion.num_contacts == 0 or not w.agents[e, i].active:
         return
@@ -274,7 +289,7 @@ def collide(w, p, choices, contacts, last, e, i):
                 rim += other.angular_velocity + other.change[last + 2]
                 count += other.num_contacts
             contact_count = np.float32(count)
-            excess = new_x * nx + new_y * ny + restitution * max(old_x * nx + old_y * ny, ZERO)
+            excess = new_x * nx + new_y * ny + restitution * (old_x * nx + old_y * ny)
             slip = new_y * nx - new_x * ny + p.agent_radius * rim
             normal = max(excess, ZERO) / contact_count
             tangential = min(max(slip / (THREE * contact_count), -friction * normal), friction * normal)
@@ -309,6 +324,8 @@ def resolve_contacts(w, p, choices, longest, contacts, e, i):
         dx, dy = w.motions[e, i].aim[0], w.motions[e, i].aim[1]
     if me.num_near + me.num_near_fixed == 0:
         me.move[0], me.move[1] = dx, dy
+        if choices.force:
+            w.motions[e, i].sunk[0], w.motions[e, i].sunk[1] = ZERO, ZERO
         return
 
     for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
@@ -337,3 +354,15 @@ def resolve_contacts(w, p, choices, longest, contacts, e, i):
         if ahead > allowed + ROUNDING * length:
             scale = min(scale, allowed / ahead)
     me.move[0], me.move[1] = dx * scale, dy * scale
+    if choices.force:
+        sink(me, w.motions[e, i], deepest(p))
+
+
+@inlined
+def sink(me, motion, deepest):
+    """Note how far an agent's move has left it from where it wanted to go. deepest: m."""
+    sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
+    cap = min(ONE, deepest / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
+    if me.piled:
+        cap = ZERO  # nothing pulls a pile together
+    motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap

@@ -200,6 +200,8 @@ class NumbaEngine:
         check_names("snapshot", snapshot, {*lasting, "spent", "seed", "draws"})
         for name, array in lasting.items():
             check_shape(f"snapshot[{name!r}]", snapshot[name], array.view(np.uint8).shape)
+        for name, shape in (("spent", self._spent.shape), ("seed", self._seed.shape), ("draws", ())):
+            check_shape(f"snapshot[{name!r}]", snapshot[name], shape)
         goal = np.ascontiguousarray(snapshot["agents"]).view(self._w.agents.dtype)["goal_index"]
         if np.any((goal < 0) | (goal >= self.env.spec.num_goals)):
             raise ValueError(f"the snapshot has goals from {goal.min()} to {goal.max()}: it is damaged")

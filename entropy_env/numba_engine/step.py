@@ -209,6 +209,7 @@ def stand(w, e, i, column):
     motion.velocity[0], motion.velocity[1], motion.angular_velocity = ZERO, ZERO, ZERO
     for k in range(6):
         motion.rounding[k] = ZERO
+    motion.sunk[0], motion.sunk[1] = ZERO, ZERO
     me.collided, me.active = False, True
 
 
