@@ -208,7 +208,9 @@ def sb3(rows: list[Row]) -> str:
     lines = [("stepping 80 lanes, random actions", f"{V2['stepping']:,}", "", f"{stepping['agent_steps_per_s']:,}")]
     lines += [(phase, f"{V2[phase]:,}", *(f"{row[name]:,}" for row in (stock, ours))) for phase, name in names.items()]
     shares = {"the network": "lstm", "values at time limits": "bootstrap", "the environment": "env"}
-    spent = ", ".join(f"{percent(ours[f'{key}_share_of_rollout'])} {name}" for name, key in shares.items())
+    parts = {name: ours[f"{key}_share_of_rollout"] for name, key in shares.items()}
+    parts["SB3's own bookkeeping"] = 1 - sum(parts.values())
+    spent = ", ".join(f"{percent(share)} {name}" for name, share in parts.items())
     reached = {mode: span([row["success"]["mean"] for row in of]) for mode, of in
                (("sampled", runs), ("mean", [row["deterministic"] for row in runs]))}  # fmt: skip
     return f"""### Stable-Baselines3
@@ -217,7 +219,7 @@ RecurrentPPO with Entropy V2's `multi` settings (8 worlds of 10 robots, LSTM 256
 
 {table(heads, lines)}
 
-Of a rollout's time, {spent}; an update takes {ours["update_s"] / ours["rollout_s"]:.0f} times as long as a rollout.
+A rollout's time: {spent}. An update takes {ours["update_s"] / ours["rollout_s"]:.0f} times as long as a rollout.
 
 `python -m trainers.sb3_lstm --preset multi` on `open`, {runs[0]["agent_steps"]:,} agent steps, {len(runs)} seeds: \
 {reached["sampled"]} of the robots arrive with sampled actions, {reached["mean"]} with the mean action, on \

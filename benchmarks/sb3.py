@@ -4,7 +4,7 @@
     python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
 
 Suites: `speed` is `SwarmVecEnv.step` with random actions, and RecurrentPPO with the `multi` preset, rollouts and updates
-apart: with sb3-contrib's own LSTM policy and with ours in turn, each update on the same rollouts of a fresh model.
+apart: with sb3-contrib's own LSTM policy and with ours, a round of one after a round of the other.
 `training` runs `python -m trainers.sb3_lstm` from its start to the evaluated model, once a seed, and keeps the curves.
 """
 

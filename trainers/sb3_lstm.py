@@ -28,6 +28,7 @@ import numpy as np
 from rich.console import Console
 
 from entropy_env.render import Renderer
+from entropy_env.types import SwarmParams
 from entropy_env.video import MAX_GIF_FPS, side_by_side, write_video
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.config import parse_config
@@ -181,6 +182,13 @@ class LstmConfig:
                 f"batch_size={self.batch_size} leaves a minibatch of one of the {self.steps_per_rollout} steps of a "
                 f"rollout, whose advantages cannot be normalised"
             )
+        if self.base_from_v2:
+            if self.base_model is None:
+                raise ValueError("base_from_v2 needs base_model, the policy of Entropy V2")
+            if self.physics != "v2" or self.normalize_obs:
+                raise ValueError(
+                    "base_from_v2 needs physics v2 and no normalize_obs: V2's policies observe velocities so"
+                )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
 
@@ -243,19 +251,22 @@ class Training:
             self.resume(saved)
             print(f"Resuming from checkpoint at {self.model.num_timesteps:,} steps", flush=True)
         elif self.config.base_model:
-            base = unpack(self.config.base_model)
-            if self.config.base_from_v2:
-                base = fit_goals_of_v2(base)
-            load_state(self.policy, base)
-            normalizer = self.model.get_vec_normalize_env()
-            if base.about.get("config", {}).get("normalize_obs", False) != self.config.normalize_obs and base.about:
-                warnings.warn(f"{base.path} was trained with --normalize-obs the other way", stacklevel=2)
-            if normalizer:
-                moments = {name: array for name, array in base.arrays.items() if name != "normalizer/returns"}
-                set_normalizer(normalizer, normalizer_arrays(normalizer) | moments)
+            self.begin_with(unpack(self.config.base_model))
             print(f"Training {self.name} from {self.config.base_model}", flush=True)
         else:
             print(f"Training {self.name} from nothing", flush=True)
+
+    def begin_with(self, base: Saved) -> None:
+        """The weights of another model, and the statistics of its normaliser where both have one."""
+        if self.config.base_from_v2:
+            base = fit_goals_of_v2(base, self.config.env_params.get("goal_scale", SwarmParams.goal_scale))
+        load_state(self.policy, base)
+        if base.about.get("config", {}).get("normalize_obs", False) != self.config.normalize_obs:
+            warnings.warn(f"{base.path} was trained with --normalize-obs the other way", stacklevel=2)
+        normalizer = self.model.get_vec_normalize_env()
+        if normalizer:
+            moments = {name: array for name, array in base.arrays.items() if name != "normalizer/returns"}
+            set_normalizer(normalizer, normalizer_arrays(normalizer) | moments)
 
     def resume(self, saved: Saved) -> None:
         """Continue where `pack` looked."""
@@ -318,6 +329,8 @@ class Training:
                 if checkpoints.save_now():
                     print(f"Stopped and saved at {checkpoints.steps:,} steps. The same command goes on from there.",
                           flush=True)  # fmt: skip
+                else:
+                    print("Stopped before there was anything to save.", flush=True)
             except OSError as error:
                 warnings.warn(f"stopped, but not saved ({error}): the checkpoint before stays", stacklevel=2)
             raise
@@ -327,7 +340,12 @@ class Training:
         try:
             path = self.workspace.save_model(self.pack(progress=False), self.name, self.track_id)
         except OSError as error:
-            raise OSError(f"{self.name} could not be saved ({error}). The same command tries again") from error
+            left = (
+                self.workspace.checkpoint if self.workspace.checkpoint.exists() else "the start, without a checkpoint"
+            )
+            raise OSError(
+                f"{self.name} is trained but could not be saved ({error}). The same command goes on from {left}"
+            ) from error
         self.workspace.drop_checkpoints()
         print(f"Trained {self.model.num_timesteps:,} agent steps: {path}", flush=True)
         return path
@@ -415,7 +433,9 @@ def train(config: LstmConfig) -> Path:
     OSError where the folder cannot be used, TrainingDivergedError as soon as a loss is not finite, and KeyboardInterrupt,
     once all is saved, after Ctrl-C.
     """
-    for level in (config.difficulty, HARDEST if config.curriculum else config.difficulty):
+    if config.base_model and not config.base_model.is_file():
+        raise FileNotFoundError(f"no base model {config.base_model}")
+    for level in range(config.difficulty, (HARDEST if config.curriculum else config.difficulty) + 1):
         config.task(level).make(on_goal="respawn")  # a swarm that cannot be leaves no folders behind
     with open_workspace(config.folder) as workspace:
         training = Training(config, workspace)
@@ -425,10 +445,14 @@ def train(config: LstmConfig) -> Path:
                 training.film("start", tracker)
             training.learn(tracker)
             path = training.finish()
-            if config.videos:
-                training.film("end", tracker)
-    if config.eval_episodes:
-        report(path, config.eval_episodes)
+            try:
+                if config.videos:
+                    training.film("end", tracker)
+                if config.eval_episodes:
+                    report(path, config.eval_episodes)
+            except KeyboardInterrupt:
+                print(f"Stopped. The model is whole; evaluate it with: python -m trainers.evaluate {path}", flush=True)
+                raise
     return path
 
 

@@ -17,6 +17,10 @@ class Curriculum:
     successes: int = 0
     failures: int = 0
 
+    def __post_init__(self) -> None:
+        if self.level not in range(1, HARDEST + 1):
+            raise ValueError(f"level={self.level!r} must be from 1 to {HARDEST}")
+
     def note(self, success: bool) -> None:
         """Count one episode."""
         self.successes += success

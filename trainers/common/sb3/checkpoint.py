@@ -29,7 +29,6 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import VecNormalize
 
 from entropy_env import __version__
-from entropy_env.types import SwarmParams
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.files import to_json
 
@@ -82,31 +81,18 @@ def _stock_policy(model: RecurrentPPO) -> Iterator[None]:
         model.policy_class = own
 
 
+class NewerFormatError(CheckpointError):
+    """The file is whole, but of a version of this package that is to come."""
+
+
 def unpack(path: str | os.PathLike[str]) -> Saved:
-    """Read a zip. Raises FileNotFoundError where there is none, CheckpointError where it is damaged or of a newer version."""
+    """Read a zip. Raises OSError where it cannot be read, NewerFormatError where it is of a newer version, and
+    CheckpointError where it is damaged or holds something else."""
     path = Path(path)
+    data = path.read_bytes()  # apart, so that a disk's failure is not taken for damage
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # reads everything against its check sums
-            if damaged is not None:
-                raise CheckpointError(f"{path} is damaged ({damaged} does not match its check sum)")
-            names = archive.namelist()
-            about = json.loads(archive.read(ABOUT)) if ABOUT in names else {}
-            if about.get("format", FORMAT) > FORMAT:
-                raise CheckpointError(
-                    f"{path} was written by entropy-env {about['version']} in format {about['format']}; this is "
-                    f"{__version__}, which reads up to format {FORMAT}: upgrade it"
-                )
-            arrays = safetensors.numpy.load(archive.read(ARRAYS)) if ARRAYS in names else {}
-            weights = {
-                name.removesuffix(".pth"): _load(archive.read(name))
-                for name in ("policy.pth", "policy.optimizer.pth")
-                if name in names
-            }
-        tensors = all(isinstance(tensor, th.Tensor) for tensor in weights.get("policy", {}).values())
-        if not tensors or "lstm_actor.weight_ih_l0" not in weights.get("policy", {}):
-            raise CheckpointError(f"{path} holds no recurrent policy of Stable-Baselines3")
-    except (CheckpointError, FileNotFoundError):
+        return _parse(path, data)
+    except (CheckpointError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -114,6 +100,32 @@ def unpack(path: str | os.PathLike[str]) -> Saved:
         ) from error
     except Exception as error:  # damage can trip the parsers anywhere
         raise CheckpointError(f"{path} cannot be read ({error})") from error
+
+
+def _parse(path: Path, data: bytes) -> Saved:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        damaged = archive.testzip()  # reads everything against its check sums
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged ({damaged} does not match its check sum)")
+        names = archive.namelist()
+        about = json.loads(archive.read(ABOUT)) if ABOUT in names else {}
+        if about.get("format", FORMAT) > FORMAT:
+            raise NewerFormatError(
+                f"{path} was written by entropy-env {about['version']} in format {about['format']}; this is "
+                f"{__version__}, which reads up to format {FORMAT}: upgrade it"
+            )
+        if not all(isinstance(about.get(part, {}), dict) for part in ("config", "env", "curriculum")):
+            raise CheckpointError(f"{path} has a description that makes no sense")
+        arrays = safetensors.numpy.load(archive.read(ARRAYS)) if ARRAYS in names else {}
+        weights = {
+            name.removesuffix(".pth"): _load(archive.read(name))
+            for name in ("policy.pth", "policy.optimizer.pth")
+            if name in names
+        }
+    policy = weights.get("policy", {})
+    needed = {"lstm_actor.weight_ih_l0", "lstm_actor.weight_hh_l0"}
+    if not needed <= policy.keys() or not all(isinstance(tensor, th.Tensor) for tensor in policy.values()):
+        raise CheckpointError(f"{path} holds no recurrent policy of Stable-Baselines3")
     return Saved(path, weights, about, arrays)
 
 
@@ -134,14 +146,17 @@ def load_state(policy: RecurrentActorCriticPolicy, saved: Saved) -> None:
     policy.load_state_dict(saved.weights["policy"])
 
 
-def fit_goals_of_v2(saved: Saved) -> Saved:
+def fit_goals_of_v2(saved: Saved, goal_scale: float) -> Saved:
     """The weights of an Entropy V2 policy for observations of this simulator. V2 divided the goal's offset by V2_ARENA,
-    this by `goal_scale`: the weights of those two inputs make up for it exactly."""
+    this by `goal_scale` (m): the weights of those two inputs make up for it exactly. CheckpointError where the zip is of
+    this package."""
+    if saved.about:
+        raise CheckpointError(f"{saved.path} was trained here, not by Entropy V2: leave out --base-from-v2")
     policy = dict(saved.weights["policy"])
     for name in ("lstm_actor.weight_ih_l0", "lstm_critic.weight_ih_l0"):
         if name in policy:
             policy[name] = policy[name].clone()
-            policy[name][:, -2:] *= th.tensor([SwarmParams.goal_scale / length for length in V2_ARENA])
+            policy[name][:, -2:] *= th.tensor([goal_scale / length for length in V2_ARENA])
     return dataclasses.replace(saved, weights=saved.weights | {"policy": policy})
 
 

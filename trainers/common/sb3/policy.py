@@ -64,18 +64,23 @@ def load_policy(path: str | os.PathLike[str]) -> LanePolicy:
     """The policy in a zip of `trainers.sb3_lstm`. Raises FileNotFoundError where there is none, CheckpointError if
     it is damaged."""
     saved = unpack(path)
+    if "env" not in saved.about:
+        raise CheckpointError(
+            f"{path} is of Stable-Baselines3 alone and does not say what it was trained in: it can be trained on, as "
+            f"--base-model of trainers.sb3_lstm"
+        )
     try:
         task, step = Task(**saved.about["env"]), int(saved.about["step"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} does not describe what it was trained in ({error}): it is not of this trainer"
-        ) from error
-    env, _ = task.make(on_goal="terminate")
+        env, _ = task.make(on_goal="terminate")
+        moments = saved.arrays if saved.about["config"]["normalize_obs"] else None
+        if moments is not None and moments["normalizer/obs_mean"].shape != (env.spec.obs_dim,):
+            raise ValueError("its normaliser is of other observations")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not describe what it was trained in ({error!r})") from error
     network = LstmPolicy(observation_space(env.spec), action_space(env.spec), lambda _: 0.0, **shape_of(saved))
     load_state(network, saved)
     network.set_training_mode(False)
-    normalized = saved.about.get("config", {}).get("normalize_obs", False)
-    return LanePolicy(network, task, step, saved.arrays if normalized else None)
+    return LanePolicy(network, task, step, moments)
 
 
 def shape_of(saved: Saved) -> dict[str, Any]:

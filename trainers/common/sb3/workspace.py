@@ -13,7 +13,7 @@ from typing import Self
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.files import sync_folder, write_atomic
 from trainers.common.run_folder import lock_folder
-from trainers.common.sb3.checkpoint import Saved, unpack
+from trainers.common.sb3.checkpoint import NewerFormatError, Saved, unpack
 
 NAME = re.compile(r"swarm_(\d+)")  # of a training
 LEFTOVERS = (
@@ -69,19 +69,22 @@ class Workspace:
     def find_checkpoint(self) -> Saved | None:
         """What to resume from: the checkpoint or, with a warning where it is damaged, the one before; None without any.
 
-        A damaged one is moved out of the way, so that the next to be saved does not replace the whole one by it. Raises CheckpointError where none that is there can be read.
+        A damaged one is moved out of the way, so that the next to be saved does not replace the whole one by it. Raises
+        CheckpointError where none that is there can be read, and where the newest is of a newer version or a mere model.
         """
         damage = []
         for path in (self.checkpoint, self.previous):
             try:
                 saved = unpack(path)
-                if not saved.is_checkpoint:
-                    raise CheckpointError(f"{path} is no checkpoint (a model is begun with as --base-model)")
             except FileNotFoundError:
                 continue
+            except NewerFormatError:
+                raise
             except CheckpointError as error:
                 damage.append(str(error))
                 continue
+            if not saved.is_checkpoint:
+                raise CheckpointError(f"{path} is a model and no checkpoint: move it, and give it as --base-model")
             if damage:
                 os.replace(self.checkpoint, self.damaged)
                 warnings.warn(f"{damage[0]}; kept as {self.damaged.name}, falling back to {path}", stacklevel=2)
@@ -117,7 +120,7 @@ class Workspace:
 
     def drop_checkpoints(self) -> None:
         """The training is over."""
-        for path in (self.damaged, self.previous, self.checkpoint):
+        for path in (self.previous, self.checkpoint):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
