@@ -638,7 +638,7 @@ def test_a_full_disk_costs_no_checkpoint_and_one_warning(half_way, trained, tmp_
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 2
     assert error[0].startswith("warning: the checkpoint at 256 steps could not be written ([Errno")
-    assert error[1].startswith("error: swarm_1 could not be saved ([Errno")
+    assert error[1].startswith("error: swarm_1 is trained but could not be saved ([Errno")
     assert {path.name for path in (half_way / "checkpoints").iterdir()} == {".lock", "checkpoint.zip", "previous.zip"}
     for name, array in content(half_way / "checkpoints" / "checkpoint.zip").items():
         np.testing.assert_array_equal(array, before[name])
@@ -685,7 +685,7 @@ def test_a_plain_zip_of_sb3_serves_as_base_model(tmp_path, stock, capsys):
             th.testing.assert_close(training.policy.state_dict()[name], tensor, atol=0, rtol=0)
     train(config)
     assert f"Training swarm_1 from {tmp_path / 'v2.zip'}" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="not of this trainer"):
+    with pytest.raises(CheckpointError, match="of Stable-Baselines3 alone"):
         load_policy(tmp_path / "v2.zip")
 
 
@@ -710,7 +710,9 @@ def test_a_base_model_brings_its_normaliser_to_any_number_of_lanes(tmp_path, cap
 
 def test_a_base_model_of_v2_sees_goals_as_it_did_there(tmp_path, stock):
     stock.save(tmp_path / "v2.zip")
-    config = dataclasses.replace(TINY, folder=tmp_path / "new", base_model=tmp_path / "v2.zip", base_from_v2=True)
+    config = dataclasses.replace(
+        TINY, folder=tmp_path / "new", base_model=tmp_path / "v2.zip", base_from_v2=True, physics="v2"
+    )
     with open_workspace(config.folder) as workspace:
         training = Training(config, workspace)
         training.begin()
@@ -1029,3 +1031,53 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     train(dataclasses.replace(TINY, folder=tmp_path / "folder", total_steps=32))
     assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs base_model"),
+        ({"base_model": Path("v2.zip")}, "needs physics v2"),
+        ({"base_model": Path("v2.zip"), "physics": "v2", "normalize_obs": True}, "no normalize_obs"),
+    ],
+)
+def test_a_policy_of_v2_needs_what_it_was_trained_in(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, base_from_v2=True, **options)
+
+
+def test_a_model_trained_here_is_not_taken_for_one_of_v2(trained, tmp_path, capsys):
+    base = str(trained / "models" / "swarm_1.zip")
+    flags = ["--base-model", base, "--base-from-v2", "--physics", "v2", "--folder", str(tmp_path)]
+    assert main([*FLAGS, *flags]) == 2
+    assert "was trained here, not by Entropy V2" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_newer_version_is_left_where_it_is(half_way, capsys):
+    path = half_way / "checkpoints" / "checkpoint.zip"
+    rewrite(path, lambda about: about | {"format": 99})
+    before = path.read_bytes()
+    assert main([*FLAGS, "--folder", str(half_way)]) == 2
+    assert "in format 99" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": [1]}, {"env": {"params": [1]}}, {"config": {"normalize_obs": True}}, {"step": "x"}]
+)
+def test_a_description_of_nonsense_is_one_line(change, trained, tmp_path, capsys):
+    path = tmp_path / "odd.zip"
+    shutil.copy(trained / "models" / "swarm_1.zip", path)
+    rewrite(path, lambda about: about | change)
+    assert evaluate_main([str(path), "--episodes", "1"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def rewrite(path, change):
+    """A zip with another description."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[ABOUT] = json.dumps(change(json.loads(members[ABOUT])))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)

@@ -259,7 +259,7 @@ class Training:
     def begin_with(self, base: Saved) -> None:
         """The weights of another model, and the statistics of its normaliser where both have one."""
         if self.config.base_from_v2:
-            base = fit_goals_of_v2(base, self.config.env_params.get("goal_scale", SwarmParams.goal_scale))
+            base = fit_goals_of_v2(base, self.config.env_params.get("goal_scale", float(SwarmParams.goal_scale)))
         load_state(self.policy, base)
         if base.about.get("config", {}).get("normalize_obs", False) != self.config.normalize_obs:
             warnings.warn(f"{base.path} was trained with --normalize-obs the other way", stacklevel=2)

@@ -45,7 +45,8 @@ class SwarmVecEnv(VecEnv):
     Steps of waiting belong to the episode that follows, but are not counted in its length; nothing ends for a lane that
     waits while the time runs out. `is_success` tells whether a robot arrived. With `respawn` it is in `infos` once a
     world, when its time is up, and of the robot's first goal: told at each arrival, successes would be counted sooner than
-    failures, and later goals have only what is left of the time, so that the rate that SB3 shows would be biased.
+    failures, and later goals have only what is left of the time, so that the rate that SB3 shows would be biased. Lanes
+    that wait then are told as well, though no episode of theirs ends.
     """
 
     def __init__(
@@ -130,8 +131,12 @@ class SwarmVecEnv(VecEnv):
         obs, rewards = self._in_lanes(told.obs).copy(), self._in_lanes(told.reward).copy()
         dones = self._in_lanes(told.terminated | told.truncated)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for lane in dones.nonzero()[0].tolist():
+        ended = dones.nonzero()[0].tolist()
+        for lane in ended:
             infos[lane] = self._describe_end(told, divmod(lane, self.num_agents))
+        if ended and self._respawns:
+            for world, agent in np.argwhere(told.done[:, None] & ~told.terminated & ~told.truncated).tolist():
+                infos[world * self.num_agents + agent] = {"is_success": told.goals_reached.item(world, agent) > 0}
         if self._level_changed:
             return self._at_new_level(obs, infos), rewards, np.ones_like(dones), infos
         return obs, rewards, dones, infos
@@ -151,7 +156,7 @@ class SwarmVecEnv(VecEnv):
     def _at_new_level(self, obs: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         """Cut what goes on at these observations (lanes, obs_dim), and begin at the difficulty that has been set."""
         for lane, info in enumerate(infos):
-            if not info:
+            if "terminal_observation" not in info:
                 info["terminal_observation"], info["TimeLimit.truncated"] = obs[lane], True
         self._level_changed = False
         return self._in_lanes(self._worlds.reset(self._rng))
