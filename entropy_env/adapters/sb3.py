@@ -131,10 +131,9 @@ class SwarmVecEnv(VecEnv):
         obs, rewards = self._in_lanes(told.obs).copy(), self._in_lanes(told.reward).copy()
         dones = self._in_lanes(told.terminated | told.truncated)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        ended = dones.nonzero()[0].tolist()
-        for lane in ended:
+        for lane in dones.nonzero()[0].tolist():
             infos[lane] = self._describe_end(told, divmod(lane, self.num_agents))
-        if ended and self._respawns:
+        if self._respawns and told.done.any():
             for world, agent in np.argwhere(told.done[:, None] & ~told.terminated & ~told.truncated).tolist():
                 infos[world * self.num_agents + agent] = {"is_success": told.goals_reached.item(world, agent) > 0}
         if self._level_changed:

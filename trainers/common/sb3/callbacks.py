@@ -80,7 +80,7 @@ class Figures(BetweenUpdates):
         self._first = self._steps = self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        if self.locals["dones"].any() and self.model.ep_success_buffer is not None:
+        if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
             told = zip(self.locals["infos"], self.locals["dones"], strict=True)  # SB3 counts only those who are done
             self.model.ep_success_buffer += [i["is_success"] for i, done in told if "is_success" in i and not done]
         now = time.perf_counter()
