@@ -65,7 +65,7 @@ def log(a: jax.Array) -> Pair:
     """The natural logarithm of a number () above 0, not subnormal: 2 atanh((m - 1) / (m + 1)) + e ln 2, a = m 2^e."""
     mantissa, exponent = jnp.frexp(a)
     small = mantissa < 0.70710677
-    mantissa, exponent = jnp.where(small, 2 * mantissa, mantissa), exponent - small
+    mantissa, exponent = jnp.where(small, 2 * mantissa, mantissa), exponent - small.astype(exponent.dtype)
     ratio = divide(two_sum(mantissa, -1.0), two_sum(mantissa, 1.0))
     square = multiply(ratio, ratio)
     series: Pair = (0.0, 0.0)
