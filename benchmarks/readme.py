@@ -223,7 +223,8 @@ A rollout's time: {spent}. An update takes {ours["update_s"] / ours["rollout_s"]
 
 `python -m trainers.sb3_lstm --preset multi` on `open`, {runs[0]["agent_steps"]:,} agent steps, {len(runs)} seeds: \
 {reached["sampled"]} of the robots arrive with sampled actions, {reached["mean"]} with the mean action, on \
-{runs[0]["episodes"]} fresh episodes each, after {span([row["total_s"] / 60 for row in runs], "{:.0f}".format)} minutes.
+{runs[0]["episodes"]} fresh episodes each, after {span([row["total_s"] / 60 for row in runs], "{:.0f}".format)} minutes, {runs[0]["side_by_side"]} trainings at a \
+time on {runs[0]["threads"]} core{"s" * (runs[0]["threads"] > 1)} each.
 {picture("sb3", "Success of recurrent PPO while it trains")}"""
 
 
