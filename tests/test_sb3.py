@@ -568,7 +568,7 @@ def test_values_are_bootstrapped_at_time_limits_and_nowhere_else():
             if info.get("TimeLimit.truncated"):
                 last, cut = torch.as_tensor(info["terminal_observation"])[None], cut + 1
                 expected += model.gamma * model.policy.predict_values(last).item()
-            arrived += bool(info) and not info["TimeLimit.truncated"]
+            arrived += info.get("TimeLimit.truncated") is False
             assert stored[lane] == pytest.approx(expected, abs=1e-5)
     assert cut
     assert arrived
