@@ -22,26 +22,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 
 from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.types import SwarmParams
-from entropy_env.video import MAX_GIF_FPS, write_video
 from trainers.common import episodes as feed_forward
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.compilation import cache_compilations
 from trainers.common.episodes import episode_key
 from trainers.common.evaluation import Report, check_counts, episode_keys, evaluate_episodes, results_table
 from trainers.common.files import to_json, write_atomic
+from trainers.common.film import write_film
 from trainers.common.policy import Policy, load_policy
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
 OVERRIDES = ("scenario", "difficulty", "num_agents")  # of the worlds of the run
-TRAIL = 40  # positions drawn behind each agent
 AnyPolicy = Any  # a Policy, or a LanePolicy of trainers.common.sb3, which needs torch
 
 
@@ -177,9 +175,7 @@ def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -
         policy, env, params, episode_key(options.seed, 0), sampled=not options.deterministic_video
     )
     for path in filter(None, (options.gif, options.mp4)):
-        renderer = Renderer(trails=TRAIL)
-        frames = (np.asarray(renderer.draw(state, params, title=env.scenario.name)) for state in states)
-        write_video(path, frames, fps=min(1 / float(params.dt), MAX_GIF_FPS))
+        write_film(path, states, params, env.scenario.name)
 
 
 def _fail(error: Exception) -> int:

@@ -27,7 +27,7 @@ from entropy_env import vector
 from trainers.common.advantages import gae
 from trainers.common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from trainers.common.compilation import cache_compilations
-from trainers.common.config import load_config, parse_config, save_config
+from trainers.common.config import check_numbers, load_config, parse_config, save_config
 from trainers.common.interrupt import Interrupt
 from trainers.common.loggers import MetricsLogger, Progress, system_metrics
 from trainers.common.losses import (
@@ -105,27 +105,18 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name}={value} must be finite")
-            if field.type == "int" and not isinstance(value, int):
-                raise ValueError(f"{field.name}={value!r} must be a whole number")
-        positive = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches")
-        for name in (*positive, "num_epochs", "learning_rate", "clip", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches")
+        check_numbers(
+            self,
+            above_0=(*counts, "num_epochs", "learning_rate", "clip", "max_grad_norm"),
+            up_to_1=("gamma", "gae_lambda"),
+        )
         if self.num_envs % self.num_minibatches:
             raise ValueError(f"num_envs={self.num_envs} must be a multiple of num_minibatches={self.num_minibatches}")
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
         if self.resume and self.run_dir is None:
             raise ValueError("resume needs run_dir, the folder of the run to continue")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
 
     @property
     def steps_per_update(self) -> int:

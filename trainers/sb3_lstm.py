@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import signal
 import sys
 import uuid
@@ -27,16 +26,16 @@ from typing import Any, Literal, cast
 import numpy as np
 from rich.console import Console
 
-from entropy_env.render import Renderer
 from entropy_env.types import SwarmParams
-from entropy_env.video import MAX_GIF_FPS, side_by_side, write_video
+from entropy_env.video import side_by_side
 from trainers.common.checkpoint import CheckpointError
-from trainers.common.config import parse_config
+from trainers.common.config import check_numbers, parse_config
 from trainers.common.curriculum import HARDEST, Curriculum
 from trainers.common.dashboard import Dashboard
 from trainers.common.episodes import episode_key
 from trainers.common.evaluation import episode_keys, evaluate_episodes, results_table
 from trainers.common.files import to_json, write_atomic
+from trainers.common.film import write_film
 from trainers.common.loggers import MetricsLogger
 from trainers.common.policy import Task
 from trainers.common.tracking import Tracker
@@ -72,7 +71,6 @@ from trainers.common.sb3.lstm import LstmPolicy
 from trainers.common.sb3.policy import LanePolicy, film, load_policy, player
 from trainers.common.sb3.workspace import NAME, Workspace, open_workspace
 
-TRAIL = 40  # positions drawn behind each robot
 PRESETS: dict[str, dict[str, int]] = {
     "multi": {"num_worlds": 8, "n_steps": 512, "batch_size": 4096},
     "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
@@ -161,20 +159,13 @@ class LstmConfig:
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name}={value} must be finite")
         counts = ("num_worlds", "num_agents", "n_steps", "batch_size", "total_steps", "checkpoint_interval", "n_epochs")
-        for name in (*counts, "lstm_hidden_size", "learning_rate", "clip_range", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("ent_coef", "vf_coef", "eval_episodes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be from 0 to 1")
+        check_numbers(
+            self,
+            above_0=(*counts, "lstm_hidden_size", "learning_rate", "clip_range", "max_grad_norm"),
+            not_negative=("ent_coef", "vf_coef", "eval_episodes"),
+            up_to_1=("gamma", "gae_lambda"),
+        )
         if self.batch_size > self.steps_per_rollout:  # type: ignore[operator]
             raise ValueError(f"batch_size={self.batch_size} is more than a rollout of {self.steps_per_rollout} steps")
         if self.batch_size == 1 or self.steps_per_rollout % self.batch_size == 1:  # type: ignore[operator]
@@ -189,8 +180,6 @@ class LstmConfig:
                 raise ValueError(
                     "base_from_v2 needs physics v2 and no normalize_obs: V2's policies observe velocities so"
                 )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed} must be from 0 to 2^32 - 1")
 
     def task(self, difficulty: int) -> Task:
         """The worlds at a level."""
@@ -408,11 +397,8 @@ def check_same_training(saved: Saved, config: LstmConfig) -> None:
 def write_episode(path: Path, policy: LanePolicy, seed: int) -> None:
     """Film the first world of a seed's evaluation."""
     env, params = policy.task.make(on_goal="terminate")
-    renderer = Renderer(trails=TRAIL)
     states = film(policy, env, params, episode_key(seed, 0), sampled=True)
-    title = f"{policy.step:,} steps"
-    frames = (np.asarray(renderer.draw(state, params, title=title)) for state in states)
-    write_video(path, frames, fps=min(1 / float(params.dt), MAX_GIF_FPS))
+    write_film(path, states, params, f"{policy.step:,} steps")
 
 
 def report(path: Path, episodes: int) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import math
 import os
 import sys
 import types
@@ -47,6 +48,30 @@ def parse_config(
     except ValueError as error:
         print(f"{prog or Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def check_numbers(
+    config: Any, above_0: Sequence[str], not_negative: Sequence[str] = (), up_to_1: Sequence[str] = ()
+) -> None:
+    """ValueError for a field of a trainer's config that is not finite, no whole number where it should be, or out of the
+    range that its name is listed under, and for a `seed` that is none."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name}={value} must be finite")
+        if field.type == "int" and not isinstance(value, int):
+            raise ValueError(f"{field.name}={value!r} must be a whole number")
+    for name in above_0:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)} must be above 0")
+    for name in not_negative:
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name}={getattr(config, name)} must not be negative")
+    for name in up_to_1:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)} must be from 0 to 1")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed} must be from 0 to 2^32 - 1")
 
 
 def load_config(cls: type[Config], path: str | os.PathLike[str]) -> Config:

@@ -16,8 +16,8 @@ BARE = {LOCK_FILE, "config.yaml"}  # what a run that died before its first check
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
-    """Paths in a run folder, which stays locked until `close`, the end of a `with` block or of the process."""
+class LockedFolder:
+    """A folder that one process trains in: it stays locked until `close`, the end of a `with` block or of the process."""
 
     path: Path
     lock: int  # file descriptor
@@ -30,10 +30,6 @@ class RunFolder:
     def videos(self) -> Path:
         return self.path / "videos"
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
     def close(self) -> None:
         os.close(self.lock)
 
@@ -42,6 +38,14 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class RunFolder(LockedFolder):
+    """Paths in a run folder."""
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
 
 
 def prepare_run_folder(path: str | os.PathLike[str], resume: bool = False) -> RunFolder:

@@ -3,56 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import warnings
 from pathlib import Path
-from typing import Self
 
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.files import sync_folder, write_atomic
-from trainers.common.run_folder import lock_folder
+from trainers.common.run_folder import LockedFolder, lock_folder
 from trainers.common.sb3.checkpoint import NewerFormatError, Saved, unpack
 
 NAME = re.compile(r"swarm_(\d+)")  # of a training
-LEFTOVERS = (
-    "checkpoints/.*.tmp",
-    "checkpoints/.*.new",
-    "models/.*.zip.*.tmp",
-    "videos/.swarm_*.gif",
-)  # of a killed process
+# of a killed process
+LEFTOVERS = ("checkpoints/.*.tmp", "checkpoints/.*.new", "models/.*.zip.*.tmp", "videos/.swarm_*.gif")
 
 
-@dataclasses.dataclass(frozen=True)
-class Workspace:
-    """Paths in a folder, where one process trains at a time."""
-
-    path: Path
-    lock: int  # file descriptor
+class Workspace(LockedFolder):
+    """Paths in a folder of trainings, one at a time."""
 
     @property
     def checkpoint(self) -> Path:
         """The newest state of the training under way."""
-        return self.path / "checkpoints" / "checkpoint.zip"
+        return self.checkpoints / "checkpoint.zip"
 
     @property
     def previous(self) -> Path:
         """The checkpoint before that, should the newest be damaged."""
-        return self.path / "checkpoints" / "previous.zip"
+        return self.checkpoints / "previous.zip"
 
     @property
     def damaged(self) -> Path:
         """A checkpoint that could not be read."""
-        return self.path / "checkpoints" / "damaged.zip"
+        return self.checkpoints / "damaged.zip"
 
     @property
     def models(self) -> Path:
         return self.path / "models"
-
-    @property
-    def videos(self) -> Path:
-        return self.path / "videos"
 
     def run(self, name: str) -> Path:
         """The folder of the metrics and TensorBoard events of a training, made if need be."""
@@ -122,15 +108,6 @@ class Workspace:
         """The training is over."""
         for path in (self.previous, self.checkpoint):
             path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        os.close(self.lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_workspace(path: str | os.PathLike[str]) -> Workspace:
