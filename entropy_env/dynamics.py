@@ -1,10 +1,21 @@
 """How robots move and what stops them: the two drives and the contacts.
 
-A substep moves every agent by one displacement. `drive` proposes it; `resolve_contacts` pushes overlaps apart
-and then limits it, so that a valid state stays valid whatever the crowd: two agents may use half the gap
-between them each, a fixed body leaves the whole gap, and all bodies are convex, so the gap taken at the
-substep's start bounds it. Agents that overlap something when a control period begins, which no step leads to,
-hold no other agent back, and none them, until they have come apart.
+A substep moves every agent by one displacement. `drive` proposes it; `resolve_contacts` pushes overlaps apart and then
+limits it, so that a valid state stays valid whatever the crowd: two agents may use half the gap between them each, a
+fixed body leaves the whole gap, and all bodies are convex, so the gap taken at the substep's start bounds it.
+
+What is limited is the displacement that float32 will make of it. With u = 2^-24, an arena of L m, agents of radius r
+and displacements of at most D m in a substep, these errors are possible:
+- storing a position moves it by up to `settling` = 1.5 u L, and by twice that with the force drive, whose float32
+  position is the rounded sum of a pair;
+- the gap to an agent is off by 8 u (2 r + gap), the gap to a fixed body by 8 u L more, and a normal by 8 u;
+- a displacement d may exceed its limit by `ROUNDING` |d|.
+`clearance` is at least the sum of all this for both sides of a contact, and `LEAST_GAP` more. So:
+- If a gap is above the clearance, its two shares of (gap - clearance), and both sides' errors, leave `LEAST_GAP`.
+- If it is not, nobody may approach: an agent moves only if it departs by more than storing its position can take back.
+  An agent that cannot stays where it is, to the bit.
+Either way no gap shrinks below `LEAST_GAP`, and one that starts smaller does not shrink. Two agents that overlap by more
+than `PILED`, which no step leads to, do not hold each other back until they have come apart.
 
 The force drive is that of an older engine on Chipmunk, in Chipmunk's order: positions advance with the old velocity,
 contacts are those found there, then come damping and motors, and then the contacts' impulses, which change velocities
@@ -27,14 +38,15 @@ import numpy as np
 
 from entropy_env import double_float
 from entropy_env.double_float import Pair
-from entropy_env.geometry import TINY, Separation, fixed_bodies, wrap_angle
+from entropy_env.geometry import FAR, TINY, Separation, fixed_bodies, wrap_angle
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 
-SLACK = 1e-6  # m kept between bodies, for the rounding of float32 positions
-REST = 3e-5  # m between bodies in a crush, so that a displacement along them is not stopped by rounding
+UNIT = 2.0**-24  # u, the most that rounding to float32 changes a number, as a share of it
+LEAST_GAP = 1e-7  # m that a step leaves between any two bodies
+REST = 3e-5  # m more than the clearance, between bodies in a crush, so that one can move along another
 PILED = 1e-5  # m of overlap that no step makes, so that it must have been imported
-ROUNDING = 1e-6  # of a displacement, that an excess taken away may leave
+ROUNDING = 16 * UNIT  # of a displacement, that an excess taken away may leave
 LANES = 8  # agents are padded to a multiple, so that a CPU works on full vectors
 SMALL = 1e-6  # m, the offset that coincident agents are taken to have
 AWAY = 1e6  # m, where inactive agents are out of reach
@@ -79,6 +91,21 @@ def top_speed(params: SwarmParams, spec: SwarmSpec) -> jax.Array:
 def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """() m, what no agent's displacement in a duration () s exceeds."""
     return jnp.maximum(top_speed(params, spec), PARTING_SPEED) * duration
+
+
+def settling(size: jax.Array, spec: SwarmSpec) -> jax.Array:
+    """() m, the most by which storing a position changes it. size: (2,) m, of the arena."""
+    return (1.5 if spec.drive == "kinematic" else 3.0) * UNIT * jnp.max(size)
+
+
+def clearance(size: jax.Array, longest: jax.Array, params: SwarmParams) -> jax.Array:
+    """() m, see the top of this file. size: (2,) m, of the arena. longest: () m, displacement in a substep."""
+    return LEAST_GAP + 12 * UNIT * jnp.max(size) + 16 * UNIT * (2 * params.agent_radius + 8 * longest)
+
+
+def rest(size: jax.Array, longest: jax.Array, params: SwarmParams) -> jax.Array:
+    """() m between bodies in a crush: far enough above the clearance that rounding seldom leads below it."""
+    return REST + 6 * UNIT * jnp.max(size) + clearance(size, longest, params)
 
 
 def deepest(params: SwarmParams) -> jax.Array:
@@ -171,25 +198,10 @@ def _padded(value: jax.Array) -> jax.Array:
 def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> Neighbours:
     """Of every agent, in padded rows (P,), those that it can touch within the next control period."""
     x, y, active = _padded(state.position[:, 0]), _padded(state.position[:, 1]), _padded(state.active)
-    reach = 2 * params.agent_radius + 2 * longest_move(params.dt, params, spec) + REST
-    return find_neighbours(spec, (x, y), (x, y), active, state.layout.size, reach)
-
-
-def overlapping(
-    x: jax.Array, y: jax.Array, active: jax.Array, near: Neighbours, layout: Layout, params: SwarmParams
-) -> jax.Array:
-    """(N,) bool: who overlaps anything, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
-    num_agents = x.shape[0]
-    x, y, active = _padded(x), _padded(y), _padded(active)
-    index, seen_x = jnp.arange(x.shape[0]), jnp.where(active, x, AWAY)
-    overlap = jnp.square(2 * params.agent_radius - PILED)
-
-    def agent(piled: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
-        return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < overlap) & there & (index != i))
-
-    piled = near.visit(agent, jnp.zeros_like(active))
-    piled = _visit(_fixed_bodies(x, y, layout, params), lambda piled, body: piled | (body.gap < -PILED), piled)
-    return (active & piled)[:num_agents]
+    size, longest = state.layout.size, longest_move(params.dt, params, spec)
+    travel = longest + spec.substeps * settling(size, spec)
+    reach = 2 * params.agent_radius + 2 * travel + rest(size, longest, params)
+    return find_neighbours(spec, (x, y), (x, y), active, size, reach)
 
 
 def _visit(bodies: Bodies, visit: Callable[[Any, Body], Any], carry: Any) -> Any:
@@ -211,24 +223,24 @@ def _shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Ar
 
 
 def resolve_contacts(
-    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, near: Neighbours,
-    layout: Layout, h: jax.Array | float, params: SwarmParams, spec: SwarmSpec,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """The displacement that is safe to make, two (N,) m, and who overlapped something before correction, (N,) bool.
+    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, near: Neighbours, layout: Layout,
+    h: jax.Array | float, params: SwarmParams, spec: SwarmSpec,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """The displacement that is safe to make, two (N,) m, who overlapped something before correction, (N,) bool, and who
+    lies in a pile, (N,) bool.
 
-    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that other
-    agents do not hold back. near: `touching_neighbours`, not older than a control period. h: () s.
+    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. near: `touching_neighbours`, not older
+    than a control period. h: () s.
 
     With the force drive, whose agents are fast, two share the gap between them by what they want of it: half the gap
     each would hold back one that comes at another without touching it yet.
 
     Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each
-    other only within 2 r + 2 longest + REST from centre to centre at the substep's start, and a fixed body an agent
-    within longest + REST of its surface; over a whole control period, within 2 r + 2 longest * substeps + REST and
-    longest * substeps + REST at its start.
+    other only within 2 r + 2 longest + `rest` from centre to centre at the substep's start, and a fixed body an agent
+    within longest + `rest` of its surface.
     """
-    num_agents, longest = x.shape[0], longest_move(h, params, spec)
-    x, y, dx, dy, active, piled = (_padded(value) for value in (x, y, dx, dy, active, piled))
+    num_agents, longest, size = x.shape[0], longest_move(h, params, spec), layout.size
+    x, y, dx, dy, active = (_padded(value) for value in (x, y, dx, dy, active))
     dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
     def push(carry, body):
@@ -241,26 +253,39 @@ def resolve_contacts(
     px, py, collided = _visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
     want = (dx, dy) if spec.drive == "force" else None
     dx, dy = _shortened(dx + px, dy + py, longest)
+    bodies = _bodies(x, y, active, near, layout, params, want)
+    between = rest(size, longest, params)
 
     def cut(carry, body):
         cx, cy = carry
         towards = dx * body.nx + dy * body.ny
-        excess = jnp.maximum(towards - body.share * jnp.maximum(body.gap - REST, -REST), 0.0)
+        excess = jnp.maximum(towards - body.share * jnp.maximum(body.gap - between, -between), 0.0)
+        excess = jnp.where(_holds(body), excess, 0.0)
         return cx + excess * body.nx, cy + excess * body.ny
 
-    bodies = _bodies(x, y, active & ~piled, near, layout, params, want)
     cx, cy = _visit(bodies, cut, (zero, zero))
     dx, dy = dx - cx, dy - cy
+    length, clear = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY)), clearance(size, longest, params)
 
-    length = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY))
+    def limit(carry, body):
+        scale, departure, piled = carry
+        towards, allowed, holds = dx * body.nx + dy * body.ny, body.share * (body.gap - clear), _holds(body)
+        near_it, excessive = body.gap <= clear, towards > allowed + ROUNDING * length
+        excessive = holds & ~near_it & excessive
+        scale = jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
+        departure = jnp.minimum(departure, jnp.where(holds & near_it, -towards, FAR))
+        return scale, departure, piled | (body.gap < -PILED)
 
-    def limit(scale, body):
-        towards, allowed = dx * body.nx + dy * body.ny, body.share * jnp.maximum(body.gap - SLACK, 0.0)
-        excessive = towards > allowed + ROUNDING * length
-        return jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
+    unlimited = jnp.minimum(1.0, longest / length), jnp.full_like(x, FAR), jnp.zeros_like(active)
+    scale, departure, piled = _visit(bodies, limit, unlimited)
+    departs = scale * (departure - ROUNDING * length) > settling(size, spec)
+    scale = jnp.where(departs, scale, 0.0)
+    return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents], piled[:num_agents]
 
-    scale = _visit(bodies, limit, jnp.minimum(1.0, longest / length))
-    return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
+
+def _holds(body: Body) -> jax.Array | bool:
+    """(P,) bool: whether a body holds an agent back."""
+    return True if body.agent is None else body.gap >= -PILED
 
 
 def collide(
@@ -324,12 +349,11 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: Swa
     """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
     motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
     near = touching_neighbours(state, params, spec)
-    piled = overlapping(state.position[:, 0], state.position[:, 1], state.active, near, state.layout, params)
-    return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, piled, params, spec)
+    return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, params, spec)
 
 
 def _roll(
-    state: SwarmState, motors: jax.Array, near: Neighbours, piled: jax.Array, params: SwarmParams, spec: SwarmSpec
+    state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec
 ) -> SwarmState:
     """A control period with the kinematic drive."""
     command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
@@ -337,7 +361,7 @@ def _roll(
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         x, y, heading, wheel_speed, collided = carry
         dx, dy, new_heading, new_wheel_speed = drive(heading, wheel_speed, command, h, params)
-        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, near, state.layout, h, params, spec)
+        dx, dy, touched, _piled = resolve_contacts(x, y, dx, dy, active, near, state.layout, h, params, spec)
         return (
             jnp.where(active, x + dx, x),
             jnp.where(active, y + dy, y),
@@ -378,7 +402,7 @@ def _wrap_pair(angle: Pair) -> Pair:
 
 
 def _glide(
-    state: SwarmState, motors: jax.Array, near: Neighbours, piled: jax.Array, params: SwarmParams, spec: SwarmSpec
+    state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec
 ) -> SwarmState:
     """A control period with the force drive. Its numbers are pairs, for 1e-5 m of accuracy."""
     add, multiply, active = double_float.add, double_float.multiply, state.active
@@ -396,7 +420,7 @@ def _glide(
         there = x[0] + aim[0], y[0] + aim[1]
         change, apart, touched = collide(*there, before, after, active, near, state.layout, h[0], params)
         new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
-        dx, dy, _overlaps = resolve_contacts(x[0], y[0], *aim, active, piled, near, state.layout, h[0], params, spec)
+        dx, dy, _, piled = resolve_contacts(x[0], y[0], *aim, active, near, state.layout, h[0], params, spec)
         new_sunk = _shortened(aim[0] - dx + apart[0], aim[1] - dy + apart[1], deepest(params))
         new_sunk = jax.tree.map(lambda s: jnp.where(piled, 0.0, s), new_sunk)  # nothing pulls a pile together
         new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion, new_sunk

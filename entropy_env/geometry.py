@@ -45,15 +45,22 @@ def separation_disc(point: Pair, centre: Pair, radius: jax.Array | float) -> Sep
 
 
 def separation_capsule(point: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float) -> Separation:
-    """From a point to a segment thickened by `half_thickness` () m. On the segment itself the way out is sideways."""
-    ax, ay = end[0] - start[0], end[1] - start[1]
-    px, py = point[0] - start[0], point[1] - start[1]
-    square = ax * ax + ay * ay
-    along = jnp.clip((px * ax + py * ay) / jnp.maximum(square, TINY), 0.0, 1.0)
-    inverse = jax.lax.rsqrt(jnp.maximum(square, TINY))
-    side_x = jnp.where(square < TINY, 1.0, -ay * inverse)
-    length, nx, ny = _towards(along * ax - px, along * ay - py, side_x, ax * inverse)
-    return length - half_thickness, nx, ny
+    """From a point to a segment thickened by `half_thickness` () m. On the segment itself the way out is sideways.
+
+    Beside the segment the normal is its own, and the distance a cross product: the difference between the point and the
+    nearest one on the segment would tilt it where the two almost coincide.
+    """
+    length, tx, ty = _towards(end[0] - start[0], end[1] - start[1], 0.0, -1.0)
+    sx, sy, ex, ey = point[0] - start[0], point[1] - start[1], point[0] - end[0], point[1] - end[1]
+    beyond_start, beyond_end = -(sx * tx + sy * ty), ex * tx + ey * ty
+    near_start = beyond_start > beyond_end
+    px, py = jnp.where(near_start, sx, ex), jnp.where(near_start, sy, ey)  # from the nearer end, which rounds least
+    across = tx * py - ty * px
+    beside = jnp.maximum(beyond_start, beyond_end) < 0
+    side = jnp.where(across > 0, 1.0, -1.0)
+    distance, nx, ny = _towards(-px, -py, -ty, tx)
+    distance = jnp.where(beside, across * side, distance)
+    return distance - half_thickness, jnp.where(beside, ty * side, nx), jnp.where(beside, -tx * side, ny)
 
 
 def separation_box(point: Pair, centre: Pair, half: Pair) -> Separation:

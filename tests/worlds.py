@@ -16,7 +16,7 @@ from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
 KEY = jax.random.PRNGKey
-RADIUS, DEPTH = 0.1, 1e-5  # m, m that bodies may overlap
+RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
 SLOTS = {
     name: max(family(max(LEVELS)).slots().get(name, 0) for family in SCENARIOS.values())
     for name in ("num_walls", "num_boxes", "num_discs")

@@ -47,7 +47,6 @@ AGENT = np.dtype(
         ("command", np.float32, 2),  # m/s, wheel speeds wanted
         ("wanted", np.float32, 2),  # m, where the drive alone would lead
         ("move", np.float32, 2),  # m, the displacement that is safe
-        ("piled", np.bool_),  # overlapped something when the step began
         ("asked", np.int32),  # the column of the pose to respawn at, or -1
         ("cell", np.int32),
         ("num_near", np.int32),  # agents that may be touched in this step; above LISTED they are not listed
@@ -70,6 +69,7 @@ MOTION = np.dtype(  # of the force drive, for each agent
         ("apart", np.float32, 2),  # m, by which its contacts part where it wants to go
         ("change", np.float32, 6),  # by contacts, the old and the new by turns
         ("num_contacts", np.int32),
+        ("piled", np.bool_),  # overlaps something by more than a step makes
     ],
     align=True,
 )
@@ -78,7 +78,11 @@ WORLD = np.dtype(
         ("step", np.int32),
         ("done", np.bool_),
         ("over", np.bool_),  # done, before any reset
-        ("top_speed", np.float32),  # m/s, which no displacement exceeds
+        ("longest", np.float32),  # m, which no displacement in a substep exceeds
+        ("settling", np.float32),  # m, the most by which storing a position changes it
+        ("clearance", np.float32),  # m, under which nobody approaches anything
+        ("rest", np.float32),  # m, between bodies in a crush
+        ("reach", np.float32),  # m, how far an agent gets in a control period, and further than it is held back from there
         ("lost", np.float64),  # share of a velocity that damping takes in a substep
         ("parted", np.float32),  # share of an overlap, above SLOP, that Chipmunk takes away in a substep
         ("columns", np.int32),  # of the cells that agents were last sorted into

@@ -1,6 +1,6 @@
 """`entropy_env.dynamics` for compiled loops: the same drives and contacts, agent by agent.
 
-No agent moves further than `longest_move` in a substep, so whom it may touch is known for a whole control period: few,
+No agent moves further than `longest` in a substep, so whom it may touch is known for a whole control period: few,
 and mostly nobody. Only those are looked at.
 """
 
@@ -14,34 +14,38 @@ from entropy_env import dynamics
 from entropy_env.numba_engine.arrays import LISTED
 from entropy_env.numba_engine.cells import rows_around, run_in_row
 from entropy_env.numba_engine.compilation import inlined
-from entropy_env.numba_engine.geometry import HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, sinc, wrap_angle
+from entropy_env.numba_engine.geometry import FAR, HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, sinc, wrap_angle
 
-SLACK, REST, PILED = np.float32(dynamics.SLACK), np.float32(dynamics.REST), np.float32(dynamics.PILED)
-ROUNDING, SMALL = np.float32(dynamics.ROUNDING), np.float32(dynamics.SMALL)
+UNIT, ROUNDING = np.float32(dynamics.UNIT), np.float32(dynamics.ROUNDING)
+LEAST_GAP, REST = np.float32(dynamics.LEAST_GAP), np.float32(dynamics.REST)
+PILED, SMALL = np.float32(dynamics.PILED), np.float32(dynamics.SMALL)
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
 IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
 SLOP, LOG_LEFT = np.float32(dynamics.SLOP), math.log(dynamics.LEFT)
-THREE = np.float32(3)
+THREE, SIX, EIGHT, TWELVE, SIXTEEN = (np.float32(number) for number in (3, 6, 8, 12, 16))
 TWO_PI = 2 * math.pi  # a double, as all that the force drive sums up
 SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
 
 
 @inlined
-def set_limits(world, p, choices):
-    """Note what follows from the parameters for a whole control period (`dynamics.top_speed`)."""
-    world.top_speed = p.max_wheel_speed
+def set_limits(world, size, p, choices):
+    """Note what follows from the parameters for a whole control period: see the functions of these names in `dynamics`.
+
+    size: (2,) m, of the arena.
+    """
+    top_speed, error = p.max_wheel_speed, UNIT * max(size[0], size[1])
     if choices.force:
         rate = -math.log(np.float64(p.damping))
         gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
-        world.top_speed = np.float32(gain / -math.expm1(-rate * p.dt))
+        top_speed = np.float32(gain / -math.expm1(-rate * p.dt))
         world.lost = -math.expm1(-rate * p.dt / choices.substeps)
         world.parted = np.float32(-math.expm1(LOG_LEFT * p.dt / choices.substeps))
-
-
-@inlined
-def longest_move(world, duration):
-    """m, the furthest that an agent gets in a duration (s)."""
-    return max(world.top_speed, PARTING_SPEED) * duration
+    substeps = np.float32(choices.substeps)
+    world.longest = max(top_speed, PARTING_SPEED) * (p.dt / substeps)
+    world.settling = (THREE if choices.force else THREE / TWO) * error
+    world.clearance = LEAST_GAP + TWELVE * error + SIXTEEN * UNIT * (TWO * p.agent_radius + EIGHT * world.longest)
+    world.rest = REST + SIX * error + world.clearance
+    world.reach = substeps * (world.longest + world.settling) + world.rest + SPARE
 
 
 @inlined
@@ -53,37 +57,33 @@ def deepest(p):
 @inlined
 def contact_reach(world, p):
     """m, between the centres of agents that may touch during a control period."""
-    return TWO * (p.agent_radius + longest_move(world, p.dt)) + REST + SPARE
+    return TWO * (p.agent_radius + world.reach)
 
 
 @inlined
 def find_neighbours(w, p, e, i):
-    """List whatever agent i of world e may touch in this control period, and whether it overlaps any of it now."""
+    """List whatever agent i of world e may touch in this control period."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
     reach = contact_reach(w.worlds[e], p)
-    overlap, piled, count = TWO * p.agent_radius - PILED, False, 0
+    count = 0
     for row in range(*rows_around(w, e, y)):
         start, end = run_in_row(w, e, row, x)
         for k in range(start, end):
             dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
-            square = dx * dx + dy * dy
-            if square < reach * reach and w.sorted_agent[e, k] != i:
+            if dx * dx + dy * dy < reach * reach and w.sorted_agent[e, k] != i:
                 if count < LISTED:
                     me.near[count] = w.sorted_agent[e, k]
                 count += 1
-                piled |= square < overlap * overlap
     me.num_near = count
 
-    count, reach = 0, p.agent_radius + longest_move(w.worlds[e], p.dt) + REST + SPARE
+    count, reach = 0, p.agent_radius + w.worlds[e].reach
     for body in range(w.near_fixed.shape[2]):
         gap, _, _ = separation_fixed(w.maps, e, body, x, y, p.wall_half_thickness)
         if gap < reach:
             w.near_fixed[e, i, count] = body
             count += 1
-            piled |= gap < p.agent_radius - PILED
     me.num_near_fixed = count
-    me.piled = piled
 
 
 @inlined
@@ -104,7 +104,7 @@ def set_command(me, motors, p):
 def propose(me, p, h, longest):
     """Make the move of the substep before, and aim along the exact arc of the next, of h s (`dynamics.drive`).
 
-    longest: m, see `longest_move`.
+    longest: m, the most in a substep.
     """
     if not me.active:
         return
@@ -207,8 +207,8 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
     """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there
     are.
 
-    Either where everybody is, where the `piled` are left out, or where they `wanted` to go. Coincident agents part
-    along x, the later one forwards.
+    Either where everybody is, where agents that lie in a pile with this one are left out, or where they `wanted` to go.
+    Coincident agents part along x, the later one forwards.
     """
     me = w.agents[e, i]
     here = me.wanted if wanted else me.position
@@ -216,12 +216,10 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
     listed = num_near <= LISTED
     if not listed:
         num_near = w.agents.shape[1]
-    if me.piled and not wanted:
-        num_near = 0
     for k in range(num_near):
         j = me.near[k] if listed else k
         other = w.agents[e, j]
-        if j == i or not other.active or (other.piled and not wanted):
+        if j == i or not other.active:
             continue
         there = other.wanted if wanted else other.position
         dx, dy = there[0] - x, there[1] - y
@@ -229,7 +227,11 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
         length = np.float32(math.sqrt(square))
         if square < TINY:
             dx, length = (SMALL if j > i else -SMALL), SMALL
-        contacts[count, 0] = length - TWO * p.agent_radius
+        gap = length - TWO * p.agent_radius
+        if gap < -PILED and not wanted:
+            w.motions[e, i].piled = True
+            continue
+        contacts[count, 0] = gap
         contacts[count, 1], contacts[count, 2], contacts[count, 3] = dx / length, dy / length, HALF
         if choices.force:
             contacts[count, 4] = j
@@ -237,7 +239,7 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
                 nx, ny = contacts[count, 1], contacts[count, 2]
                 mine = (me.wanted[0] - x) * nx + (me.wanted[1] - y) * ny
                 theirs = -((other.wanted[0] - there[0]) * nx + (other.wanted[1] - there[1]) * ny)
-                contacts[count, 3] = share_of_gap(contacts[count, 0], mine, theirs)
+                contacts[count, 3] = share_of_gap(gap, mine, theirs)
         count += 1
     for k in range(me.num_near_fixed):
         gap, nx, ny = separation_fixed(w.maps, e, w.near_fixed[e, i, k], x, y, p.wall_half_thickness)
@@ -245,6 +247,7 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
         contacts[count, 3] = ONE
         if choices.force:
             contacts[count, 4] = -1
+            w.motions[e, i].piled |= not wanted and contacts[count, 0] < -PILED
         count += 1
     return count
 
@@ -314,11 +317,12 @@ def apply_impulses(me, motion):
 
 
 @inlined
-def resolve_contacts(w, p, choices, longest, contacts, e, i):
+def resolve_contacts(w, p, choices, contacts, e, i):
     """Find the displacement that is safe to make (`dynamics.resolve_contacts`). contacts: room for one agent's."""
-    me = w.agents[e, i]
+    me, world = w.agents[e, i], w.worlds[e]
     if not me.active:
         return
+    longest, clearance, rest = world.longest, world.clearance, world.rest
     dx, dy = me.wanted[0] - me.position[0], me.wanted[1] - me.position[1]
     if choices.force:
         dx, dy = w.motions[e, i].aim[0], w.motions[e, i].aim[1]
@@ -337,22 +341,27 @@ def resolve_contacts(w, p, choices, longest, contacts, e, i):
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
     dx, dy = dx * cap, dy * cap
 
+    w.motions[e, i].piled = False
     count = gather_contacts(w, p, choices, False, contacts, e, i)
     cut_x, cut_y = ZERO, ZERO
     for k in range(count):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
-        excess = max(dx * nx + dy * ny - share * max(gap - REST, -REST), ZERO)
+        excess = max(dx * nx + dy * ny - share * max(gap - rest, -rest), ZERO)
         cut_x += excess * nx
         cut_y += excess * ny
     dx, dy = dx - cut_x, dy - cut_y
 
     length = np.float32(math.sqrt(max(dx * dx + dy * dy, TINY)))
-    scale = min(ONE, longest / length)
+    scale, departure = min(ONE, longest / length), FAR
     for k in range(count):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
-        ahead, allowed = dx * nx + dy * ny, share * max(gap - SLACK, ZERO)
-        if ahead > allowed + ROUNDING * length:
+        ahead, allowed = dx * nx + dy * ny, share * (gap - clearance)
+        if gap <= clearance:
+            departure = min(departure, -ahead)
+        elif ahead > allowed + ROUNDING * length:
             scale = min(scale, allowed / ahead)
+    if scale * (departure - ROUNDING * length) <= world.settling:
+        scale = ZERO
     me.move[0], me.move[1] = dx * scale, dy * scale
     if choices.force:
         sink(me, w.motions[e, i], deepest(p))
@@ -363,6 +372,6 @@ def sink(me, motion, deepest):
     """Note how far an agent's move has left it from where it wanted to go. deepest: m."""
     sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
     cap = min(ONE, deepest / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
-    if me.piled:
+    if motion.piled:
         cap = ZERO  # nothing pulls a pile together
     motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap

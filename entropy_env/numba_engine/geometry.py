@@ -104,12 +104,17 @@ def nearest_on_segment(x, y, ends):
 
 @inlined
 def separation_capsule(x, y, ends, half_thickness):
-    """Gap and normal from a point to a segment (2, 2) thickened."""
-    ax, ay = ends[1, 0] - ends[0, 0], ends[1, 1] - ends[0, 1]
-    _, along_x, along_y = towards(ax, ay, ZERO, -ONE)
-    dx, dy = nearest_on_segment(x, y, ends)
-    length, nx, ny = towards(dx, dy, -along_y, along_x)
-    return length - half_thickness, nx, ny
+    """Gap and normal from a point to a segment (2, 2) thickened (`geometry.separation_capsule`)."""
+    _, tx, ty = towards(ends[1, 0] - ends[0, 0], ends[1, 1] - ends[0, 1], ZERO, -ONE)
+    sx, sy, ex, ey = x - ends[0, 0], y - ends[0, 1], x - ends[1, 0], y - ends[1, 1]
+    beyond_start, beyond_end = -(sx * tx + sy * ty), ex * tx + ey * ty
+    px, py = (sx, sy) if beyond_start > beyond_end else (ex, ey)  # from the nearer end, which rounds least
+    if max(beyond_start, beyond_end) >= ZERO:
+        length, nx, ny = towards(-px, -py, -ty, tx)
+        return length - half_thickness, nx, ny
+    across = tx * py - ty * px
+    side = ONE if across > ZERO else -ONE
+    return across * side - half_thickness, ty * side, -tx * side
 
 
 @inlined

@@ -21,7 +21,6 @@ from entropy_env.numba_engine.dynamics import (
     count_contacts,
     find_neighbours,
     glide,
-    longest_move,
     propose,
     resolve_contacts,
     set_command,
@@ -237,16 +236,16 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
     p = params[e]
     h = p.dt / np.float32(choices.substeps)
     if stage == MEET:
-        set_limits(w.worlds[e], p, choices)
+        set_limits(w.worlds[e], w.maps.size[e], p, choices)
         sort_into_cells(w, e, contact_reach(w.worlds[e], p))
     elif stage == PREPARE:
         for i in range(first, last):
             prepare(w, p, choices, action, e, i)
     elif stage == DRIVE:
-        longest = longest_move(w.worlds[e], h)
+        lost, longest = w.worlds[e].lost, w.worlds[e].longest
         for i in range(first, last):
             if choices.force:
-                glide(w.agents[e, i], w.motions[e, i], p, choices, w.worlds[e].lost, longest)
+                glide(w.agents[e, i], w.motions[e, i], p, choices, lost, longest)
             else:
                 propose(w.agents[e, i], p, h, longest)
     elif stage == COUNT:
@@ -256,11 +255,10 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
         for i in range(first, last):
             collide(w, p, choices, w.contacts[slot], 3 * (turn % 2), e, i)
     elif stage == TOUCH:
-        longest = longest_move(w.worlds[e], h)
         for i in range(first, last):
             if choices.force:
                 apply_impulses(w.agents[e, i], w.motions[e, i])
-            resolve_contacts(w, p, choices, longest, w.contacts[slot], e, i)
+            resolve_contacts(w, p, choices, w.contacts[slot], e, i)
     elif stage == SCORE:
         for i in range(first, last):
             score(w, p, choices, e, i)

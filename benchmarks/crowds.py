@@ -1,0 +1,301 @@
+"""Whether crowds stay apart: every step of long, adversarial runs, looked at in float64.
+
+    python -m benchmarks.crowds --json benchmarks/results/crowds.json
+
+Robots drive into corners, wedges, gaps and each other, with noise on their motors. After every step the positions, as
+they are stored, are compared in float64: the gap of every pair of robots, of every robot and body, and whether a move
+led through the middle line of a wall. A case passes if the worst gap is not below zero and nobody passed a wall.
+The default does about a million world steps. The exit status is 1 if a case fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numba
+import numpy as np
+import tyro
+
+from benchmarks.measure import Row, progress
+from benchmarks.report import save_rows
+from entropy_env import Swarm, SwarmSpec, make_engine, make_layout
+from entropy_env.dynamics import longest_move
+from entropy_env.scenarios import Open
+from entropy_env.scenarios.custom import Custom, spec_for
+from entropy_env.types import SwarmState
+
+EngineName = Literal["numba", "jax"]
+NOISE = 0.3  # standard deviation, on motors in [-1, 1]
+ROAM = 40  # steps until robots that roam choose another place
+FAR_FUTURE = 10**6  # steps, so that no time limit ends a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Crowd:
+    """A crowd and where it is driven, as a share of the arena's size; None lets every robot roam."""
+
+    name: str
+    num_agents: int
+    target: tuple[float, float] | None
+    scenario: str | Open = "open"
+    difficulty: int = 1
+    layout: Mapping[str, Any] | None = None  # `make_layout`'s arguments, instead of a scenario
+    spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def corners() -> Iterator[Crowd]:
+    """Everybody into the corner of `open` where float32 is coarsest."""
+    for difficulty, most in ((1, 192), (4, 200)):
+        for count in (24, 50, 100, most):
+            for on_goal in ("next_goal", "respawn"):
+                spec = {"on_goal": on_goal}
+                yield Crowd(f"corner/{on_goal}/{difficulty}", count, (1.0, 1.0), difficulty=difficulty, spec=spec)
+
+
+def handmade() -> Iterator[Crowd]:
+    """Arenas, obstacles, sizes and step lengths at their extremes."""
+    for side in (12, 30, 100, 200, 253, 1000):
+        grid = side - 0.15 - 0.25 * _lattice(10, 10)
+        yield Crowd(f"far corner/{side} m", 100, (1.0, 1.0), layout={"size": (side, side), "spawns": grid})
+    yield Crowd("one goal", 100, (0.5, 0.5), layout={"size": (8, 6), "spawns": 0.4 + 0.5 * _lattice(14, 8)[:100]})
+    angle = 2 * np.pi * np.arange(200) / 200
+    ring = 8 + 7.5 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    yield Crowd("circle", 200, (0.5, 0.5), layout={"size": (16, 16), "spawns": ring})
+    for wedge in (0.05, 0.1, 0.2, 0.4, 0.6):
+        tip, long = np.array([7.0, 3.0]), 6.0
+        sides = [tip - long * np.array([math.cos(wedge / 2), sign * math.sin(wedge / 2)]) for sign in (-1, 1)]
+        crowd = np.array([0.2, 0.2]) + 0.22 * _lattice(2, 24)
+        layout = {"size": (8, 6), "walls": [[side, tip] for side in sides], "spawns": crowd}
+        yield Crowd(f"wedge/{wedge}", len(crowd), (7.0 / 8, 0.5), layout=layout)
+    gates = [[[4, 0], [4, 2.85]], [[4, 3.15], [4, 6]]]  # with walls of 0.05 m, a robot's diameter apart
+    crowd = 0.3 + 0.4 * _lattice(8, 12)
+    yield Crowd("gap of a diameter", 96, (1.0, 0.5), layout={"size": (8, 6), "walls": gates, "spawns": crowd})
+    rocks = {"boxes": [[4, 1.4, 0.5, 1.4], [4, 4.6, 0.5, 1.4]], "discs": [[6, 3, 0.4], [6.5, 3.7, 0.3]]}
+    yield Crowd("rocks", 96, (6.2 / 8, 0.55), layout={"size": (8, 6), "spawns": crowd} | rocks)
+    for radius in (0.02, 0.05, 0.25, 0.5):
+        spawns = 1.1 * radius + 2.2 * radius * _lattice(7, 7)
+        room, wall = 20 * radius, [[[12 * radius, 16 * radius], [18 * radius, 19 * radius]]]
+        layout, params = {"size": (room, room), "walls": wall, "spawns": spawns}, {"agent_radius": radius}
+        params["wall_half_thickness"] = radius / 2
+        yield Crowd(f"radius/{radius}", 49, (1.0, 1.0), layout=layout, params=params)
+    for substeps, dt in ((1, 0.1), (4, 1.0), (4, 3.0), (1, 3.0)):
+        yield Crowd(f"dt/{dt}/{substeps}", 100, (1.0, 1.0), spec={"substeps": substeps}, params={"dt": dt})
+    for scenario in ("rooms", "maze", "obstacles"):
+        yield Crowd(f"roam/{scenario}", 24, None, scenario)
+    yield thin_walls()
+
+
+def thin_walls() -> Crowd:
+    """Robots of 1 mm among walls without thickness, in single substeps of 0.1 m."""
+    rng = np.random.default_rng(0)
+    middle, angle = rng.uniform(0.2, 1.8, (12, 2)), rng.uniform(0, np.pi, 12)
+    half = 0.2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    layout = {"size": (2, 2), "walls": np.stack([middle - half, middle + half], axis=1)}
+    layout["spawns"] = 0.011 + 0.012 * _lattice(1, 32)
+    params = {"agent_radius": 1e-3, "wall_half_thickness": 0.0}
+    return Crowd("thin walls", 32, None, layout=layout, spec={"substeps": 1}, params=params)
+
+
+def _lattice(columns: int, rows: int) -> np.ndarray:
+    """(columns * rows, 2) whole numbers."""
+    return np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def all_crowds() -> list[Crowd]:
+    """Every case."""
+    return [*corners(), *handmade()]
+
+
+class Run:
+    """Worlds of a crowd in an engine, one step at a time."""
+
+    def __init__(self, crowd: Crowd, engine: EngineName, drive: str, num_worlds: int, seed: int = 0) -> None:
+        spec = SwarmSpec(crowd.num_agents, **{"num_rays": 1, "drive": drive, "on_goal": "next_goal"} | dict(crowd.spec))
+        self.rng, layout = np.random.default_rng(seed), None
+        if crowd.layout is None:
+            swarm = Swarm(spec, crowd.scenario, crowd.difficulty)
+        else:
+            spawns = np.concatenate([crowd.layout["spawns"], np.zeros((crowd.num_agents, 1))], axis=1)
+            goals = np.tile(0.5 * np.asarray(crowd.layout["size"]), (crowd.num_agents, 2, 1))
+            layout = make_layout(**dict(crowd.layout) | {"spawns": spawns, "goals": goals})
+            swarm = Swarm(spec_for(layout, Swarm(spec, Custom()).spec), Custom())
+        settings = {"max_steps": FAR_FUTURE, "goal_radius": 1e-3} | dict(crowd.params)
+        self.spec, self.params = swarm.spec, swarm.resolve_params(**settings)
+        self.engine = make_engine(swarm, num_worlds, self.params, engine, autoreset=layout is None)
+        if layout is None:
+            self.engine.reset(seed)
+        else:
+            worlds = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], num_worlds, axis=0), layout)
+            worlds.spawns[..., 2] = self.rng.uniform(-np.pi, np.pi, worlds.spawns.shape[:-1])
+            self.engine.reset_to(worlds)
+        self.state = self.engine.state
+        self.size = np.asarray(self.state.layout.size, np.float64)
+        self.target = None if crowd.target is None else self.size[:, None] * np.array(crowd.target)
+        self.steps, self.worst_gap, self.passed = 0, float(least_gap(self.state, self.params).min()), 0
+        longest = float(longest_move(np.float32(self.params.dt), self.params, self.spec))
+        self.margin = 0.0 if self.spec.substeps == 1 else longest
+
+    def motors(self, direction: float = 1.0) -> np.ndarray:
+        """(E, N, 2): full speed forwards, or backwards, with the front to the target, and noise."""
+        state, rng = self.state, self.rng
+        if self.target is None or (self.steps % ROAM == 0 and self.target.shape[1] > 1):
+            self.target = self.size[:, None] * rng.uniform(size=state.position.shape)
+        offset = self.target - state.position
+        bearing = np.arctan2(offset[..., 1], offset[..., 0]) - state.heading
+        turn = 3 * np.arctan2(np.sin(bearing), np.cos(bearing))
+        if self.spec.drive == "force":  # whose left motor turns the robot left, and ever faster
+            turn = (state.angular_velocity - turn) / 10
+        motors = np.clip(direction + np.stack([-turn, turn], axis=-1), -1, 1)
+        return motors + rng.normal(0, NOISE, motors.shape)
+
+    def step(self, direction: float = 1.0) -> None:
+        """Step all worlds once and look at where everybody is."""
+        before, told = self.state, self.engine.step(self.motors(direction))
+        self.state = after = self.engine.state
+        self.steps += 1
+        self.worst_gap = min(self.worst_gap, float(least_gap(after, self.params).min()))
+        moved = told.acted & ~told.terminated  # the others may have come back elsewhere
+        layout = after.layout
+        for e in range(len(moved)):
+            walls = np.asarray(layout.walls[e][layout.wall_mask[e]], np.float64)
+            self.passed += _passes(
+                before.position[e].astype(np.float64), after.position[e].astype(np.float64), moved[e], walls, self.margin
+            )
+
+
+def least_gap(state: SwarmState, params: Any) -> np.ndarray:
+    """(E,) m, in each world the least gap between two active robots or one and a body, in float64."""
+    layout, radius = state.layout, float(np.float32(params.agent_radius))
+    half = float(np.float32(params.wall_half_thickness))
+    return np.array(
+        [
+            _least_gap(
+                *(np.asarray(array[e], np.float64) for array in (state.position, layout.size)),
+                *(np.asarray(array[e][mask[e]], np.float64) for array, mask in _bodies(layout)),
+                state.active[e], radius, half,
+            )
+            for e in range(len(state.step))
+        ]
+    )  # fmt: skip
+
+
+def _bodies(layout: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(layout.walls, layout.wall_mask), (layout.boxes, layout.box_mask), (layout.discs, layout.disc_mask)]
+
+
+@numba.njit(cache=False)
+def _least_gap(position, size, walls, boxes, discs, active, radius, half):
+    """m. position (N, 2), size (2,), walls (W, 2, 2), boxes (B, 4), discs (D, 3): float64. active: (N,) bool."""
+    least_square, least = np.inf, np.inf
+    for i in range(len(position)):
+        if not active[i]:
+            continue
+        x, y = position[i]
+        for j in range(i):
+            if active[j]:
+                dx, dy = position[j, 0] - x, position[j, 1] - y
+                least_square = min(least_square, dx * dx + dy * dy)
+        least = min(least, x - radius, y - radius, size[0] - x - radius, size[1] - y - radius)
+        for wall in walls:
+            ax, ay, px, py = wall[1, 0] - wall[0, 0], wall[1, 1] - wall[0, 1], x - wall[0, 0], y - wall[0, 1]
+            along = min(max((px * ax + py * ay) / max(ax * ax + ay * ay, 1e-30), 0.0), 1.0)
+            least = min(least, math.hypot(px - along * ax, py - along * ay) - half - radius)
+        for box in boxes:
+            over_x, over_y = abs(x - box[0]) - box[2], abs(y - box[1]) - box[3]
+            outside = math.hypot(max(over_x, 0.0), max(over_y, 0.0))
+            least = min(least, outside + min(max(over_x, over_y), 0.0) - radius)
+        for disc in discs:
+            least = min(least, math.hypot(x - disc[0], y - disc[1]) - disc[2] - radius)
+    return min(least, math.sqrt(least_square) - 2 * radius)
+
+
+@numba.njit(cache=False)
+def _passes(before, after, moved, walls, margin):
+    """How many moves (N, 2) led through the middle line of a wall (W, 2, 2), but for `margin` m at its ends, which a
+    move of several substeps may turn round. float64."""
+    count = 0
+    for i in range(len(before)):
+        if not moved[i]:
+            continue
+        (px, py), (qx, qy) = before[i], after[i]
+        for wall in walls:
+            ax, ay, dx, dy = wall[0, 0], wall[0, 1], wall[1, 0] - wall[0, 0], wall[1, 1] - wall[0, 1]
+            length = math.hypot(dx, dy)
+            side_p, side_q = dx * (py - ay) - dy * (px - ax), dx * (qy - ay) - dy * (qx - ax)
+            if length <= 2 * margin or side_p * side_q >= 0:
+                continue
+            t = side_p / (side_p - side_q)
+            along = ((px + t * (qx - px) - ax) * dx + (py + t * (qy - py) - ay) * dy) / length
+            count += margin < along < length - margin
+    return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    json: Path | None = None
+    """File to write the rows to."""
+    engines: tuple[EngineName, ...] = ("numba", "jax")
+    """Which engines."""
+    drives: tuple[Literal["kinematic", "force"], ...] = ("kinematic", "force")
+    """Which drives."""
+    only: str = ""
+    """Cases whose name begins so."""
+    num_worlds: int = 8
+    """Worlds of each case, each with other random numbers."""
+    steps: int = 1000
+    """Steps of each world."""
+    seed: int = 0
+    """Of the random numbers."""
+
+
+def main(options: Options) -> None:
+    """Run all cases and print the worst gap of each."""
+    crowds = [crowd for crowd in all_crowds() if crowd.name.startswith(options.only)]
+    rows: list[Row] = []
+    cases = [(crowd, drive, engine) for crowd in crowds for drive in options.drives for engine in options.engines]
+    for crowd, drive, engine in progress(cases, "crowds"):
+        started = time.perf_counter()
+        run = Run(crowd, engine, drive, options.num_worlds, options.seed)
+        for _ in range(options.steps):
+            run.step()
+        rows.append(
+            {
+                "benchmark": "crowds",
+                "engine": engine,
+                "case": crowd.name,
+                "drive": drive,
+                "num_agents": crowd.num_agents,
+                "num_envs": options.num_worlds,
+                "steps": options.steps,
+                "worst_gap_m": run.worst_gap,
+                "passed_walls": run.passed,
+                "seconds": round(time.perf_counter() - started, 1),
+                "ok": run.worst_gap >= 0 and not run.passed,
+            }
+        )
+        verdict = "" if rows[-1]["ok"] else "  FAILS"
+        print(
+            f"{crowd.name:24} {crowd.num_agents:4} {drive:9} {engine:6} worst gap {run.worst_gap:10.2e} m, "
+            f"{run.passed} walls passed, {rows[-1]['seconds']:6} s{verdict}",
+            flush=True,
+        )
+    world_steps = sum(row["num_envs"] * row["steps"] for row in rows)
+    print(f"{world_steps:,} world steps, worst gap {min(row['worst_gap_m'] for row in rows):.2e} m")
+    if options.json:
+        save_rows(options.json, rows)
+    if not all(row["ok"] for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
