@@ -93,6 +93,11 @@ def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSp
     return jnp.maximum(top_speed(params, spec), PARTING_SPEED) * duration
 
 
+def apart(params: SwarmParams) -> jax.Array:
+    """() m between the centres of two agents that are `LEAST_GAP` apart at least, whatever float32 makes of it."""
+    return (1 + 16 * UNIT) * 2 * jnp.asarray(params.agent_radius) + LEAST_GAP
+
+
 def settling(size: jax.Array, spec: SwarmSpec) -> jax.Array:
     """() m, the most by which storing a position changes it. size: (2,) m, of the arena."""
     return (1.5 if spec.drive == "kinematic" else 3.0) * UNIT * jnp.max(size)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.dynamics import advance
+from entropy_env.dynamics import advance, apart
 from entropy_env.geometry import Pair
 from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
@@ -233,16 +233,16 @@ class Swarm:
         A pose is clear if it touches no active agent and is not itself at the goal. An agent waits where none is clear,
         or where one with a lower index has just been given a place too near.
         """
-        index, apart = jnp.arange(self.spec.num_agents), 2 * params.agent_radius
+        index, distance = jnp.arange(self.spec.num_agents), apart(params)
         next_goal = (state.goal_index + 1) % self.spec.num_goals
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
 
         def neighbours(points: Pair, position: Pair, present: jax.Array) -> Neighbours:
-            return find_neighbours(self.spec, points, position, present, state.layout.size, apart)
+            return find_neighbours(self.spec, points, position, present, state.layout.size, distance)
 
         def keep_clear_of(clear: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
-            near = jnp.square(poses[..., 0] - taken[0][i]) + jnp.square(poses[..., 1] - taken[1][i]) < jnp.square(apart)
+            near = jnp.square(poses[..., 0] - taken[0][i]) + jnp.square(poses[..., 1] - taken[1][i]) < jnp.square(distance)
             return clear & ~(near & state.active[i] & there)
 
         goal = _pick(state.layout.goals, next_goal)[:, None]
@@ -253,7 +253,7 @@ class Swarm:
         asking = ~state.active & jnp.any(clear, axis=1)
 
         def give_way_to(placed: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
-            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < jnp.square(apart)
+            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < jnp.square(distance)
             return placed & ~(near & asking[i] & there & (i < index))
 
         placed = neighbours((x, y), (x, y), asking).visit(give_way_to, asking)

@@ -61,6 +61,12 @@ def contact_reach(world, p):
 
 
 @inlined
+def apart(p):
+    """m, see `dynamics.apart`."""
+    return (ONE + SIXTEEN * UNIT) * TWO * p.agent_radius + LEAST_GAP
+
+
+@inlined
 def find_neighbours(w, p, e, i):
     """List whatever agent i of world e may touch in this control period."""
     me = w.agents[e, i]

@@ -15,6 +15,7 @@ from entropy_env.numba_engine.cells import rows_around, run_in_row, sort_into_ce
 from entropy_env.numba_engine.compilation import inlined, kernel
 from entropy_env.numba_engine.dynamics import (
     IMPULSE_ROUNDS,
+    apart,
     apply_impulses,
     collide,
     contact_reach,
@@ -159,7 +160,7 @@ def observe(w, p, choices, row, slot, e, i):
 @inlined
 def is_clear(w, p, e, pose):
     """Whether an agent at a pose touches none of those sorted into cells."""
-    x, y, wide = pose[0], pose[1], TWO * p.agent_radius
+    x, y, wide = pose[0], pose[1], apart(p)
     for row in range(*rows_around(w, e, y)):
         start, stop = run_in_row(w, e, row, x)
         for k in range(start, stop):
@@ -187,7 +188,7 @@ def ask(w, p, e, i):
 @inlined
 def gives_way(w, p, e, i):
     """Whether a lower index asks for a place too near."""
-    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], TWO * p.agent_radius
+    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], apart(p)
     for j in range(i):
         asked = w.agents[e, j].asked
         if asked >= 0:

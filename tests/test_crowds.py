@@ -1,0 +1,134 @@
+"""The contact promise: crowds that press, in any arena and with any step, never overlap and never pass a wall."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from worlds import RADIUS, SLOTS, crowded_world, make_world, random_world
+
+from benchmarks import crowds
+from benchmarks.crowds import Crowd, Run, least_gap
+from entropy_env import Swarm, SwarmSpec, make_engine
+from entropy_env.dynamics import LEAST_GAP, UNIT
+from entropy_env.geometry import separation_capsule
+
+DRIVES = ("kinematic", "force")
+CORNER = (1.0, 1.0)  # where float32 is coarsest
+SPEC = SwarmSpec(num_agents=12, num_rays=1, on_goal="next_goal", num_goals=2, **SLOTS)
+PRESSED = {crowd.name: crowd for crowd in crowds.handmade() if crowd.name.startswith(("far", "wedge/0.1", "dt/3", "gap"))}
+
+
+def press(crowd, engine, drive, steps, num_worlds=2):
+    run = Run(crowd, engine, drive, num_worlds)
+    for _ in range(steps):
+        run.step()
+    return run
+
+
+@pytest.mark.parametrize("drive", DRIVES)
+@pytest.mark.parametrize("on_goal", ["next_goal", "respawn"])
+def test_a_corner_full_of_robots_does_not_collapse(drive, on_goal):
+    crowd = Crowd("corner", 100, CORNER, difficulty=4, spec={"on_goal": on_goal})
+    run = press(crowd, "numba", drive, steps=300, num_worlds=4)
+    assert run.worst_gap >= 0
+
+
+@pytest.mark.parametrize("drive", DRIVES)
+def test_a_corner_full_of_robots_does_not_collapse_in_jax(drive):
+    crowd = dataclasses.replace(PRESSED["far corner/253 m"], num_agents=49)
+    crowd = dataclasses.replace(crowd, layout=dict(crowd.layout) | {"spawns": crowd.layout["spawns"][:49]})
+    assert press(crowd, "jax", drive, steps=150).worst_gap >= 0
+
+
+@pytest.mark.parametrize("drive", DRIVES)
+@pytest.mark.parametrize("name", PRESSED)
+def test_nothing_presses_robots_into_each_other(name, drive):
+    run = press(PRESSED[name], "numba", drive, steps=150)
+    assert run.worst_gap >= 0
+    assert run.passed == 0
+
+
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+def test_thin_robots_do_not_pass_thin_walls(engine):
+    run = press(crowds.thin_walls(), engine, "kinematic", steps=400, num_worlds=4)
+    assert run.worst_gap >= 0
+    assert run.passed == 0
+
+
+@pytest.mark.parametrize("drive", DRIVES)
+def test_a_crush_whose_motors_are_reversed_comes_apart(drive):
+    run = press(Crowd("crush", 100, CORNER), "numba", drive, steps=200)
+    start = run.state.position
+    for _ in range(100):
+        run.step(direction=-1.0)
+    assert np.linalg.norm(run.state.position - start, axis=-1).min() >= 0.2
+    assert run.worst_gap >= 0
+
+
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("drive", DRIVES)
+def test_robots_that_touch_come_no_nearer(engine, drive):
+    """A row of robots whose surfaces are at 0 to a few float32 digits of each other, driven together and at a wall."""
+    env, rng = Swarm(dataclasses.replace(SPEC, drive=drive)), np.random.default_rng(0)
+    worlds = make_engine(env, 1, engine=engine, autoreset=False)
+    for _ in range(5):
+        x = np.float32(0.1) + np.zeros(12, np.float32)
+        for i in range(1, 12):
+            x[i] = np.float32(np.float64(x[i - 1]) + 2 * RADIUS)
+            while np.float64(x[i]) - np.float64(x[i - 1]) < 2 * RADIUS:
+                x[i] = np.nextafter(x[i], np.float32(10))
+        x = np.minimum(x, np.float32(7.9))
+        heading = rng.choice([0.0, np.pi, 0.3, -2.0], 12)
+        state = make_world(env, np.stack([x, np.full(12, 3.0)], axis=-1), heading)
+        worlds.state = _stacked(state)
+        before = least_gap(worlds.state, worlds.params)[0]
+        assert before >= 0
+        for _ in range(50):
+            worlds.step(rng.uniform(-0.2, 1.0, (1, 12, 2)))
+            gap = least_gap(worlds.state, worlds.params)[0]
+            assert gap >= min(before, LEAST_GAP)
+            before = gap
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gaps_that_are_looked_at_are_those_of_the_slow_reference(seed):
+    env, rng = Swarm(SPEC), np.random.default_rng(seed)
+    for state in (random_world(env, rng), crowded_world(env, rng)):
+        world, points = reference.world(state.layout, float(np.float32(0.05))), np.asarray(state.position, np.float64)
+        active = np.asarray(state.active)
+        fixed = reference.fixed_gap(points, world, RADIUS)[active].min()
+        expected = min(fixed, reference.agent_gap(points, active, RADIUS)[active].min())
+        np.testing.assert_allclose(least_gap(_stacked(state), env.make_params())[0], expected, atol=1e-12)
+
+
+def test_a_move_through_a_wall_is_seen():
+    walls = np.array([[[1.0, 0.0], [1.0, 2.0]]])
+    before, after = np.array([[0.9, 1.0], [0.9, 1.9], [0.9, 2.2]]), np.array([[1.1, 1.0], [1.1, 1.9], [1.1, 2.2]])
+    moved = np.ones(3, bool)
+    assert crowds._passes(before, after, moved, walls, 0.0) == 2
+    assert crowds._passes(before, after, moved, walls, 0.2) == 1
+    assert crowds._passes(before, before, moved, walls, 0.0) == 0
+
+
+def test_the_normal_of_a_long_thin_wall_is_its_own_and_the_gap_is_within_its_bound():
+    """Points 1 mm beside slanted walls of up to 1,000 m, where an offset's difference would tilt the normal."""
+    rng = np.random.default_rng(0)
+    for size in (8.0, 1000.0):
+        start, end = rng.uniform(0, size, (2, 500, 2)).astype(np.float32)
+        axis = (end - start).astype(np.float64)
+        axis /= np.linalg.norm(axis, axis=-1, keepdims=True)
+        across = np.stack([-axis[:, 1], axis[:, 0]], axis=-1) * rng.choice([-1, 1], 500)[:, None]
+        point = (start + rng.uniform(0.05, 0.95, (500, 1)) * (end - start) + 1e-3 * across).astype(np.float32)
+        gap, nx, ny = separation_capsule(tuple(point.T), tuple(start.T), tuple(end.T), 0.0)
+        normal = -across * np.sign(np.sum((point - start.astype(np.float64)) * across, axis=-1))[:, None]
+        np.testing.assert_allclose(np.stack([nx, ny], axis=-1), normal, atol=1e-6)
+        exact = np.abs(np.sum((point.astype(np.float64) - start) * across, axis=-1))
+        assert np.max(np.abs(np.asarray(gap) - exact)) < 8 * UNIT * size
+
+
+def _stacked(state):
+    """One world as a batch."""
+    return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf))[None], state)
