@@ -208,12 +208,15 @@ def as_action(what: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
         array = np.asarray(action)
     except (TypeError, ValueError):  # rows of different lengths
         array = np.array(None)
-    if not np.can_cast(array.dtype, np.float32, "same_kind"):
+    usual = array.dtype == np.float32
+    if not usual and not np.can_cast(array.dtype, np.float32, "same_kind"):
         raise ValueError(f"{what} is no array of numbers: {action!r}, expected shape {shape}")
     if array.shape != shape:
         raise ValueError(f"{what} has shape {array.shape}, expected {shape}")
+    if usual:
+        return array
     with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+        return array.astype(np.float32)
 
 
 def _as_numbers(value: Any) -> np.ndarray | None:
