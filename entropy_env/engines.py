@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import jax
 import numpy as np
 
+from entropy_env import checks
+
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
     from entropy_env.types import Layout, SwarmParams, SwarmState
@@ -112,10 +114,9 @@ def make_engine(
     """
     if engine not in get_args(EngineName):
         raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
-    for name, count in (("num_envs", num_envs), ("num_threads", 1 if num_threads is None else num_threads)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name}={count!r} must be an integer of at least 1")
-    num_envs = int(num_envs)
+    num_envs = checks.as_count("num_envs", num_envs, checks.BATCH["num_envs"])
+    if num_threads is not None:
+        num_threads = checks.as_count("num_threads", num_threads, checks.BATCH["num_threads"])
     params = env.resolve_params() if params is None else params
     if (engine == "numba" or (engine == "auto" and on_cpu())) and _numba_works(required=engine == "numba"):
         from entropy_env.numba_engine.engine import NumbaEngine
@@ -171,6 +172,15 @@ def check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {np.shape(value)}, expected {expected}")
 
 
+def check_draws(env: Swarm) -> None:
+    """RuntimeError for a scenario whose maps are given by hand."""
+    if not env.scenario.draws:
+        raise RuntimeError(
+            f"scenario {env.scenario.name!r} draws no maps: give one, with reset_to(layout) of an engine, or with "
+            "reset(options={'layout': layout}) or layout=... of an adapter"
+        )
+
+
 def check_names(what: str, given: Mapping[str, Any], expected: set[str]) -> None:
     """ValueError naming one that is missing or unknown."""
     wrong = sorted(given.keys() ^ expected)
@@ -186,16 +196,18 @@ def check_which(which: np.ndarray | None, num_envs: int) -> np.ndarray:
     return np.array(which, bool)
 
 
-def check_params(params: SwarmParams, num_envs: int) -> None:
-    """ValueError for another number of values than one, or one for each world."""
-    for field in dataclasses.fields(params):
-        shape = np.shape(getattr(params, field.name))
-        if shape not in ((), (num_envs,)):
-            raise ValueError(f"{field.name} has shape {shape}: give one number, or one for each of {num_envs} worlds")
+def check_params(params: SwarmParams, env: Swarm, num_envs: int) -> None:
+    """ValueError for a value out of range, or another number of them than one, or one for each world."""
+    for name, value in vars(params).items():
+        if not isinstance(value, checks.PLAIN) and np.shape(value) not in ((), (num_envs,)):
+            shape = np.shape(value)
+            raise ValueError(f"{name} has shape {shape}: give one number, or one for each of {num_envs} worlds")
+    checks.check_params(vars(params))
+    env.check_together(params)
 
 
 def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
-    """ValueError for a layout that is not of these many worlds and slots."""
+    """ValueError for a layout that is not of these many worlds and slots, or has a number out of range."""
     spec = env.spec
     shapes: dict[str, tuple[int, ...]] = {
         "size": (2,),
@@ -211,21 +223,34 @@ def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
     }
     for name, shape in shapes.items():
         check_shape(f"layout.{name}", getattr(layout, name), (num_envs, *shape))
+    checks.check_layout(layout)
+
+
+def check_start(layout: Layout, env: Swarm, num_envs: int) -> None:
+    """As `check_layout`, and ValueError for a spawn outside the arena. Spawns may overlap: robots come apart."""
+    check_layout(layout, env, num_envs)
+    spawns, size = np.asarray(layout.spawns), np.asarray(layout.size)
+    checks.check_inside("layout.spawns", spawns[..., :2], size[:, None, None])
 
 
 def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
-    """ValueError for a state that is not of these many worlds, agents and slots, and for a goal that is none."""
+    """ValueError for a state that is not of these many worlds, agents and slots, has a number out of range, an active
+    agent outside the arena or a goal that is none. Agents may overlap: they come apart.
+    """
     check_layout(state.layout, env, num_envs)
     for field in dataclasses.fields(state):
         if field.name != "layout":
             width = STATE_WIDTHS.get(field.name, ())
             agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
             check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *width))
+    for name, allowed in checks.STATE.items():
+        checks.check_number(f"state.{name}", getattr(state, name), allowed)
+    position, size, active = (np.asarray(each) for each in (state.position, state.layout.size, state.active))
+    checks.check_inside("state.position", position, size[:, None], active.astype(bool))
     numbers = [np.asarray(getattr(state, name)) for name in ("position", "heading", "velocity", "angular_velocity")]
     numbers = [array.reshape(*array.shape[:2], -1) for array in numbers]
-    with np.errstate(invalid="ignore"):
-        digit = np.spacing(np.abs(np.concatenate(numbers, axis=-1), dtype=np.float32))
-    if np.any(np.abs(state.rounding) > digit):
+    digit = np.spacing(np.abs(np.concatenate(numbers, axis=-1), dtype=np.float32))
+    if not np.all(np.abs(state.rounding) <= digit):
         raise ValueError("state.rounding is more than the last digit of its number: set it to 0 where you change one")
     goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
     if np.any((goal < 0) | (goal > last)):

@@ -10,23 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropy_env import checks
 from entropy_env.dynamics import advance, apart
 from entropy_env.geometry import Pair
 from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params
+from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState, cast_params
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
-POSITIVE_PARAMS = frozenset(
-    {
-        "dt", "max_steps", "agent_radius", "goal_radius", "max_wheel_speed", "wheel_base", "motor_force", "mass", "damping",
-        "lidar_range", "goal_scale",
-    }
-)  # fmt: skip
-RESTITUTIONS = frozenset({"restitution", "wall_restitution"})
-NOT_NEGATIVE_PARAMS = RESTITUTIONS | {"motor_tau", "wall_half_thickness", "friction", "wall_friction"}
 SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # what decides how many agents fit
 Info = dict[str, Any]
 
@@ -87,8 +80,7 @@ class Swarm:
                 raise ValueError(f"unknown parameter {name!r}{hint}")
         values = {"difficulty": self.scenario.difficulty} | weights | values
         concrete = {name: value for name, value in values.items() if not isinstance(value, jax.core.Tracer)}
-        for name, value in concrete.items():
-            _check_param(name, value)
+        checks.check_params(concrete)
         if "difficulty" in concrete and np.any(np.asarray(concrete["difficulty"]) > self.scenario.difficulty):
             raise ValueError(
                 f"difficulty={concrete['difficulty']} is above the difficulty={self.scenario.difficulty} that this "
@@ -100,13 +92,17 @@ class Swarm:
                 values["max_steps"] = table[np.asarray(level, np.int32) - 1]
             else:
                 values["max_steps"] = jnp.asarray(table)[jnp.asarray(level, jnp.int32) - 1]
-        if self.spec.drive == "force":
-            self._check_speeds(values)
+        params = SwarmParams(**values)
+        self.check_together(params)
         if "difficulty" in concrete:
             sizes: dict[str, Any] = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
             for level in np.unique(np.asarray(concrete["difficulty"])):
                 self._check_capacity(int(level), SwarmParams(**sizes))
-        return SwarmParams(**values)
+        return params
+
+    def check_together(self, params: SwarmParams) -> None:
+        """ValueError for parameters that are fine one by one but not together, with this specification."""
+        checks.check_together(vars(params), self.spec.drive, self.spec.substeps)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """A new world. Returns observations (N, obs_dim) and the state."""
@@ -152,9 +148,11 @@ class Swarm:
         truncated (N,) bool, true on the ending step only, and info: `collision` and `reached` (N,) bool, and
         `reward_terms`, a dict of (N,) weighted terms.
         """
-        if jnp.shape(action) != (self.spec.num_agents, self.spec.action_dim):
-            expected = (self.spec.num_agents, self.spec.action_dim)
-            raise ValueError(f"action has shape {jnp.shape(action)}, expected {expected}")
+        expected = (self.spec.num_agents, self.spec.action_dim)
+        if not isinstance(action, jax.Array):
+            action = checks.as_action("action", action, expected)
+        elif action.shape != expected:
+            raise ValueError(f"action has shape {action.shape}, expected {expected}")
         params = cast_params(params)
         moving = state.active
         distance_before = _distance(state)
@@ -270,21 +268,6 @@ class Swarm:
             goal_index=jnp.where(placed, next_goal, state.goal_index),
         )
 
-    def _check_speeds(self, values: dict[str, Any]) -> None:
-        """ValueError where float32 cannot hold how fast the motors make a robot."""
-        names = "motor_force", "mass", "agent_radius", "damping", "dt"
-        used = {name: values.get(name, getattr(SwarmParams, name)) for name in names}
-        if any(isinstance(value, jax.core.Tracer) for value in used.values()):
-            return
-        force, mass, radius, damping, dt = (np.asarray(value, np.float32).astype(np.float64) for value in used.values())
-        push = 4 * force / mass
-        with np.errstate(over="ignore", divide="ignore"):
-            speed = push * dt / self.spec.substeps / -np.expm1(dt * np.log(damping))
-            fastest = np.maximum(np.maximum(push, speed * speed), speed / radius).astype(np.float32)
-        if not np.all(np.isfinite(fastest)):
-            given = ", ".join(f"{name}={value!r}" for name, value in used.items())
-            raise ValueError(f"robots would get faster than float32 can tell with {given}")
-
     def _check_capacity(self, level: int, params: SwarmParams) -> None:
         capacity = self.scenario.capacity(level, params)
         if self.spec.num_agents > capacity:
@@ -301,29 +284,3 @@ def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:
 
 def _distance(state: SwarmState) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(state.goal - state.position), axis=-1))
-
-
-def _check_param(name: str, value: Any) -> None:
-    try:
-        numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}={value!r} must be a number") from None
-    if name not in INT_PARAMS:
-        with np.errstate(over="ignore", under="ignore"):
-            numbers = numbers.astype(np.float32)  # as it is used
-    if not np.all(np.isfinite(numbers)):
-        raise ValueError(f"{name}={value!r} must be finite")
-    if name in INT_PARAMS and np.any(numbers != np.round(numbers)):
-        raise ValueError(f"{name}={value!r} must be a whole number")
-    if name in POSITIVE_PARAMS and np.any(numbers <= 0):
-        raise ValueError(f"{name}={value!r} must be above 0")
-    if name in POSITIVE_PARAMS and np.any(numbers < np.finfo(np.float32).tiny):
-        raise ValueError(f"{name}={value!r} must be at least {np.finfo(np.float32).tiny}, the least normal float32")
-    if name in NOT_NEGATIVE_PARAMS and np.any(numbers < 0):
-        raise ValueError(f"{name}={value!r} must not be negative")
-    if name in RESTITUTIONS and np.any(numbers > 1):
-        raise ValueError(f"{name}={value!r} must be at most 1")
-    if name == "damping" and np.any(numbers >= 1):
-        raise ValueError(f"{name}={value!r} must be below 1, or nothing would limit the speed")
-    if name == "difficulty" and np.any((numbers < 1) | (numbers > 4)):
-        raise ValueError(f"difficulty={value!r} must be from 1 to 4")

@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropy_env.checks import as_action
 from entropy_env.engines import (
     Transition,
     as_seed,
+    check_draws,
     check_fork,
-    check_layout,
     check_names,
     check_params,
     check_shape,
+    check_start,
     check_state,
     check_which,
     episode_key,
@@ -53,12 +55,13 @@ class JaxEngine:
 
     @params.setter
     def params(self, params: SwarmParams) -> None:
-        check_params(params, self.num_envs)
+        check_params(params, self.env, self.num_envs)
         self._params = params
         self._device_params: SwarmParams | None = None
 
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
+        check_draws(self.env)
         where = check_which(which, self.num_envs)
         if which is not None:
             self._running()
@@ -73,11 +76,8 @@ class JaxEngine:
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
-        check_layout(layout, self.env, self.num_envs)
-        check_fork()
-        layouts = jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout)
-        obs, self._vector_state = _reset_to(self._batch, layouts, self._on_device())
-        return np.array(obs)
+        check_start(layout, self.env, self.num_envs)
+        return self._begin(layout)
 
     @property
     def valid(self) -> np.ndarray:
@@ -87,8 +87,7 @@ class JaxEngine:
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
         running = self._running()
-        check_shape("action", action, (self.num_envs, self.env.spec.num_agents, self.env.spec.action_dim))
-        action = np.asarray(action, np.float32)
+        action = as_action("action", action, (self.num_envs, self.env.spec.num_agents, self.env.spec.action_dim))
         state, obs, table = _step(self._batch, *self._next_draw(), running, action, self._on_device())
         self._vector_state = state
         return _unpack(np.array(obs), np.asarray(table))
@@ -112,10 +111,11 @@ class JaxEngine:
         check_fork()
         worlds = jax.tree.map(jnp.array, state)
         if self._vector_state is None:
-            self.reset_to(state.layout)
+            self._begin(state.layout)
         nothing = jnp.zeros(worlds.heading.shape, jnp.float32)
+        next_layout = self._running().next_layout if self.env.scenario.draws else worlds.layout
         self._vector_state = self._running().replace(
-            worlds=worlds, episode_return=nothing, episode_length=nothing.astype(jnp.int32)
+            worlds=worlds, next_layout=next_layout, episode_return=nothing, episode_length=nothing.astype(jnp.int32)
         )
 
     def snapshot(self) -> dict[str, np.ndarray]:
@@ -133,6 +133,12 @@ class JaxEngine:
         arrays = [jnp.array(snapshot[name], leaf.dtype) for name, leaf in leaves.items()]
         self._vector_state = jax.tree.unflatten(jax.tree.structure(like), arrays)
         self._seed, self._draws = np.array(snapshot["seed"]), int(snapshot["draws"])
+
+    def _begin(self, layout: Layout) -> np.ndarray:
+        check_fork()
+        layouts = jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout)
+        obs, self._vector_state = _reset_to(self._batch, layouts, self._on_device())
+        return np.array(obs)
 
     def _running(self) -> VectorState:
         if self._vector_state is None:

@@ -7,16 +7,19 @@ its origin at the bottom left of the arena, x to the right, y up, and angles cou
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from entropy_env import checks
+
 Drive = Literal["kinematic", "force"]
 OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
 NeighbourSearch = Literal["dense", "grid", "auto"]
+FROM_SCENARIO = frozenset({"num_goals", "num_walls", "num_boxes", "num_discs"})  # where a specification has None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +43,9 @@ class SwarmSpec:
     num_discs: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name in ("num_agents", "num_rays", "substeps"):
-            _check_count(name, getattr(self, name), minimum=1)
-        for name, minimum in (("num_goals", 1), ("num_walls", 0), ("num_boxes", 0), ("num_discs", 0)):
-            if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), minimum)
+        for name, allowed in checks.SPEC.items():
+            if name not in FROM_SCENARIO or getattr(self, name) is not None:
+                object.__setattr__(self, name, checks.as_count(name, getattr(self, name), allowed))
         for name, kind in (
             ("drive", Drive),
             ("on_goal", OnGoal),
@@ -69,11 +70,6 @@ class SwarmSpec:
     def state_dim(self) -> int:
         """Of `Swarm.global_state`, for each agent: pose (4), velocity (2, or 3 with the force drive) and goal (2)."""
         return 9 if self.drive == "force" else 8
-
-
-def _check_count(name: str, value: Any, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
 
 
 class SwarmParams(struct.PyTreeNode):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
+from entropy_env.checks import BATCH, as_count
 from entropy_env.env import Info, Swarm
 from entropy_env.types import Layout, SwarmParams, SwarmState
 
@@ -24,7 +25,7 @@ class VectorState(struct.PyTreeNode):
     worlds: SwarmState  # (E, ...)
     next_layout: Layout  # (E, ...), what each world resets to
     spent: jax.Array  # (E,) bool, the next layout has been used and not yet drawn again
-    layout_reuses: jax.Array  # (E,) int32, resets that had to use a layout again
+    layout_reuses: jax.Array  # (E,) int32, resets that had to use a layout again; 0 where the scenario draws none
     cursor: jax.Array  # () int32, which chunk of layouts is drawn next
     episode_return: jax.Array  # (E, N), so far
     episode_length: jax.Array  # (E, N) int32, so far
@@ -51,8 +52,7 @@ class VectorSwarm:
     autoreset: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_envs, int) or self.num_envs < 1:
-            raise ValueError(f"num_envs={self.num_envs!r} must be an integer of at least 1")
+        object.__setattr__(self, "num_envs", as_count("num_envs", self.num_envs, BATCH["num_envs"]))
 
     @property
     def chunk(self) -> int:
@@ -138,7 +138,7 @@ class VectorSwarm:
             episode_return=jnp.where(ended, 0.0, episode_return),
             episode_length=jnp.where(ended, 0, episode_length),
         )
-        if self.autoreset:
+        if self.autoreset and self.env.scenario.draws:
             state = self._redraw(key, state, over, params)
         return obs, state, reward, terminated, truncated, info
 
@@ -208,7 +208,8 @@ class SpreadSwarm:
     autoreset: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_envs, int) or self.num_envs < 1 or self.num_envs % len(self.devices):
+        object.__setattr__(self, "num_envs", as_count("num_envs", self.num_envs, BATCH["num_envs"]))
+        if self.num_envs % len(self.devices):
             raise ValueError(f"num_envs={self.num_envs!r} must be a multiple of the {len(self.devices)} devices")
 
     @property

@@ -95,11 +95,11 @@ def upset(state, params, rng, drive="kinematic"):
         anywhere,
         middle + rng.normal(0, 0.15, places.shape),  # a pile
         np.broadcast_to(middle, places.shape),  # all in one point
-        rng.uniform(-0.5, 1.5, places.shape) * size,  # many outside
+        rng.uniform(-0.5, 1.5, places.shape) * size,  # many in the border
         middle + 0.22 * np.stack([np.arange(lanes[1]), np.zeros(lanes[1])], -1),  # nearly touching, in a row
     ]
     kind = rng.integers(0, len(kinds), WORLDS)
-    position = np.choose(kind[:, None, None], kinds).astype(np.float32)
+    position = np.clip(np.choose(kind[:, None, None], kinds), 0, size).astype(np.float32)
     goals = np.array(state.layout.goals)
     near = position[:, :, None] + rng.normal(0, 0.6, goals.shape)
     goals = np.where(rng.random((WORLDS, 1, 1, 1)) < 0.7, near, goals).astype(np.float32)

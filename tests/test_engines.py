@@ -81,9 +81,9 @@ def test_both_engines_do_what_the_interface_says():
     ("settings", "message"),
     [
         ({"name": "cuda"}, "engine='cuda' must be one of auto, numba, jax"),
-        ({"num_envs": 0}, "num_envs=0 must be an integer of at least 1"),
-        ({"num_envs": 1.0}, "num_envs=1.0 must be an integer of at least 1"),
-        ({"num_threads": 0}, "num_threads=0 must be an integer of at least 1"),
+        ({"num_envs": 0}, "num_envs=0 must be a whole number from 1 to 1000000"),
+        ({"num_envs": 1.0}, "num_envs=1.0 must be a whole number from 1 to 1000000"),
+        ({"num_threads": 0}, "num_threads=0 must be a whole number from 1 to 4096"),
     ],
 )
 def test_a_wrong_setting_is_named(settings, message):
@@ -428,29 +428,6 @@ def test_ctrl_c_leaves_no_thread_at_work_and_asks_for_a_reset():
         worlds.step(np.zeros((64, 100, 2)))
     with pytest.raises(RuntimeError, match="no episode has begun"):
         worlds.step(np.zeros((64, 100, 2)))
-
-
-FIELDS = {
-    "kinematic": ("position", "heading", "wheel_speed"),
-    "force": ("position", "heading", "velocity", "angular_velocity", "sunk"),
-}
-
-
-@pytest.mark.parametrize("drive", FIELDS)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
-def test_a_state_of_nonsense_does_no_harm(value, drive):
-    """Nobody knows what robots at no place should see, but memory stays whole and the others go on."""
-    env = Swarm(SwarmSpec(num_agents=70, drive=drive), "obstacles")
-    worlds = make_engine(env, 2, env.resolve_params(), "numba")
-    worlds.reset(SEED)
-    state = worlds.state
-    for name in FIELDS[drive]:
-        broken = getattr(state, name).copy()
-        broken[0, ::3] = value
-        worlds.state = state.replace(**{name: broken})
-        for _ in range(3):
-            told = worlds.step(np.ones((2, 70, 2)))
-        assert np.isfinite(told.obs[1]).all()
 
 
 def test_threads_take_turns_in_one_engine():

@@ -1,4 +1,4 @@
-"""Who may import whom: types <- geometry <- neighbours <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector.
+"""Who may import whom: checks <- types <- geometry <- neighbours <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector.
 
 `double_float` is arithmetic, which dynamics alone uses.
 """
@@ -15,11 +15,11 @@ import entropy_env
 PACKAGE = Path(entropy_env.__file__).parent
 TRAINERS = PACKAGE.parent / "trainers"
 SIDE_BY_SIDE = ("dynamics", "lidar", "comms", "rewards", "scenarios")
-BELOW = {"types": (), "geometry": ("types",)}
+BELOW = {"checks": (), "types": ("checks",), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
-BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("types", "geometry", "neighbours"))
+BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))
 BELOW |= {"double_float": (), "dynamics": ("types", "double_float", "geometry", "neighbours")}
-BELOW |= {"env": ("types", "geometry", "neighbours", *SIDE_BY_SIDE)}
+BELOW |= {"env": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
 
@@ -62,6 +62,7 @@ def test_core_modules_import_only_what_is_below_them(name, path):
 
 def test_the_whole_core_is_looked_at():
     assert {
+        "checks",
         "types",
         "geometry",
         "neighbours",

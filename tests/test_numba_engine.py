@@ -210,7 +210,7 @@ def test_inactive_agents_neither_move_nor_touch_nor_are_seen(drive, seed):
 
 
 def crowds(num_agents, seed, drive="kinematic"):
-    """An environment and worlds of many agents: scattered, in a heap, in one point, outside the arena, in a crush."""
+    """An environment and worlds of many agents: scattered, in a heap, in one point, in the border, in a crush."""
     rng = np.random.default_rng(seed)
     slots = dict.fromkeys(SLOTS, 3)
     spec = SwarmSpec(num_agents=num_agents, num_rays=9, drive=drive, on_goal="respawn", num_goals=3, **slots)
@@ -221,7 +221,7 @@ def crowds(num_agents, seed, drive="kinematic"):
         rng.normal([4, 3], 0.4, shape),
         np.tile([[2.0, 2.0]], (num_agents, 1)),
         rng.uniform(-0.3, 1.3, shape) * size,
-        rng.normal([9, 7], 0.3, shape),
+        rng.normal([7.5, 5.5], 0.3, shape),
         rng.uniform(0.1, 0.9, shape) * size,
     ]
     bodies = {"walls": [[[4.5, 0], [4.5, 2]], [[4.5, 2.8], [6, 6]]], "boxes": [[5.5, 1.5, 0.4, 0.2]]}
@@ -230,7 +230,7 @@ def crowds(num_agents, seed, drive="kinematic"):
             env, position, rng.uniform(-3, 3, num_agents), goal=position[:, None] + rng.normal(0, 0.5, (num_agents, 3, 2)),
             active=rng.random(num_agents) < 0.9, size=size, discs=[[4.3, 5.0, 0.3]], **bodies,
         )
-        for position in map(np.asarray, places)
+        for position in np.clip(places, 0, size)
     ]  # fmt: skip
     crushed = chase(env, stack(states), (0.4, 0.6), steps=20, goal_radius=1e-6)[0]
     return env, jax.tree.map(

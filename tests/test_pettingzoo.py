@@ -286,7 +286,7 @@ def test_an_unknown_reset_option_is_named():
         ({"agent_1": [0.0, 0.0, 0.0]}, r"the action of agent_1 has shape \(3,\), expected \(2,\)"),
         ({"agent_1": [[0.0, 0.0]]}, r"the action of agent_1 has shape \(1, 2\), expected \(2,\)"),
         ({"agent_1": 0.5}, r"the action of agent_1 has shape \(\), expected \(2,\)"),
-        ({"agent_1": None}, r"the action of agent_1 has shape \(\), expected \(2,\)"),
+        ({"agent_1": None}, r"the action of agent_1 is no array of numbers: None, expected shape \(2,\)"),
         ({"agent_1": ["fast", "slow"]}, r"the action of agent_1 is no array of numbers: \['fast', 'slow'\]"),
         ({"agent_2": [0.0, np.nan]}, r"the action of agent_2 is not finite: nan at \[1\]"),
         ({"agent_2": [-np.inf, 0.0]}, r"the action of agent_2 is not finite: -inf at \[0\]"),

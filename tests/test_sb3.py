@@ -802,7 +802,7 @@ def test_what_is_wrong_is_named():
         ({"difficulty": 5}, "difficulty"),
         ({"on_goal": "stop"}, "on_goal"),
         ({"engine": "cuda"}, "engine='cuda' must be one of"),
-        ({"num_worlds": 0}, "0 must be an integer of at least 1"),
+        ({"num_worlds": 0}, "0 must be a whole number from 1"),
         ({"num_agents": 0}, "num_agents"),
         ({"reward": "none"}, "unknown reward 'none'"),
         ({"layout": {}}, "layout: give a Scenario of your own"),

@@ -319,7 +319,9 @@ def test_worlds_spread_over_devices_do_what_each_part_does_alone():
     assert done.stdout == "equal\n", done.stderr
 
 
-@pytest.mark.parametrize("num_envs", [3, -2, 0, 2.0])
-def test_worlds_that_devices_cannot_share_evenly_are_refused(num_envs):
-    with pytest.raises(ValueError, match=f"num_envs={num_envs} must be a multiple of the 2 devices"):
+@pytest.mark.parametrize(
+    ("num_envs", "allowed"), [(3, "multiple of the 2 devices"), (0, "whole number"), (2.0, "whole")]
+)
+def test_worlds_that_devices_cannot_share_evenly_are_refused(num_envs, allowed):
+    with pytest.raises(ValueError, match=f"num_envs={num_envs} must be a {allowed}"):
         vector.SpreadSwarm(swarm("respawn"), num_envs, (jax.devices()[0],) * 2)

@@ -63,8 +63,9 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new episode. options, for it alone: `difficulty` (1 to 4), and `layout`, as for the constructor."""
+        plan = self._world.plan(options)
         super().reset(seed=seed)
-        obs = self._world.reset(self.np_random, options)
+        obs = self._world.reset(self.np_random, plan)
         return obs[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -127,8 +128,9 @@ class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """New episodes in all worlds. options: `difficulty` (1 to 4), until the next call."""
+        plan = self._worlds.plan(options)
         super().reset(seed=seed)
-        return self._worlds.reset(self.np_random, options)[:, 0], {}
+        return self._worlds.reset(self.np_random, plan)[:, 0], {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One control period of every world. actions: (num_envs, 2) left and right motors, clipped to [-1, 1]."""

@@ -94,9 +94,10 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
         options, for this episode alone: `difficulty` (1 to 4), and `layout`, as for the constructor.
         """
+        plan = self._world.plan(options)
         if seed is not None or self.np_random is None:
             self.np_random, self.np_random_seed = seeding.np_random(seed)
-        obs = self._world.reset(self.np_random, options)
+        obs = self._world.reset(self.np_random, plan)
         self.agents = self.possible_agents[:]
         return dict(zip(self.agents, obs, strict=True)), {agent: {} for agent in self.agents}
 
@@ -135,6 +136,8 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def _stack(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
         """(possible agents, 2) float32, zero for those who have left."""
+        if not isinstance(actions, Mapping):
+            raise ValueError(f"{actions=} must be a mapping from every agent to its action, (2,)")  # noqa: TRY004
         if actions.keys() != set(self.agents):
             missing = [agent for agent in self.agents if agent not in actions]
             if missing:

@@ -114,7 +114,7 @@ class SwarmVecEnv(VecEnv):
         options = self._options[0]
         if any(others != options for others in self._options):
             raise ValueError("lanes share their worlds, so give set_options one dict for all of them")
-        obs = self._worlds.reset(self._rng, options)
+        obs = self._worlds.reset(self._rng, self._worlds.plan(options))
         self._level_changed = False
         self._reset_seeds()
         self._reset_options()
@@ -158,7 +158,7 @@ class SwarmVecEnv(VecEnv):
             if "terminal_observation" not in info:
                 info["terminal_observation"], info["TimeLimit.truncated"] = obs[lane], True
         self._level_changed = False
-        return self._in_lanes(self._worlds.reset(self._rng))
+        return self._in_lanes(self._worlds.reset(self._rng, self._worlds.plan()))
 
     def _in_lanes(self, rows: np.ndarray) -> np.ndarray:
         """(worlds, agents, ...) to (lanes, ...)."""

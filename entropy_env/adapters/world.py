@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from entropy_env import checks
 from entropy_env.adapters.presets import with_preset
-from entropy_env.engines import Engine, EngineName, Transition, make_engine
+from entropy_env.engines import Engine, EngineName, Transition, check_draws, check_start, make_engine
 from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
@@ -21,6 +22,14 @@ RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
 TILE = (480, 360)  # px, the most that each of several worlds takes of a picture
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
+
+
+class Plan(NamedTuple):
+    """What a reset is to begin."""
+
+    swarm: Swarm
+    params: SwarmParams
+    layout: Layout | None = None  # (1, ...), None for one that is drawn
 
 
 class _Simulator:
@@ -49,7 +58,7 @@ class _Simulator:
         self._scenario = scenario
         self._settings = settings
         self._largest = 1
-        self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else difficulty
+        self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else _as_level(difficulty)
         self._begun = False
         swarm, params = self._at(self.difficulty)
         self.engine: Engine = make_engine(swarm, num_envs, params, engine, autoreset)
@@ -67,16 +76,15 @@ class _Simulator:
 
     def set_difficulty(self, difficulty: int) -> None:
         """From the next reset on. ValueError where the scenario cannot be had at this level."""
+        difficulty = _as_level(difficulty)
         self._at(difficulty)
         self.difficulty = difficulty
 
     def _at(self, difficulty: int) -> tuple[Swarm, SwarmParams]:
-        """The simulator and its parameters at a level. It keeps the size of the hardest level seen so far, so that a
-        curriculum that goes back compiles nothing."""
+        """The simulator and its parameters at a level, which `_use` then takes. It keeps the size of the hardest level
+        played so far, so that a curriculum that goes back compiles nothing."""
         swarm = Swarm(self._spec, self._scenario, max(self._largest, difficulty))
-        params = swarm.resolve_params(difficulty=difficulty, **self._settings)
-        self._largest = swarm.scenario.difficulty
-        return swarm, params
+        return swarm, swarm.resolve_params(difficulty=difficulty, **self._settings)
 
     def _use(self, swarm: Swarm, params: SwarmParams) -> None:
         """Have the engine run this simulator from now on; another one where the sizes differ."""
@@ -85,6 +93,7 @@ class _Simulator:
         else:
             num_envs, autoreset = self.engine.num_envs, self.engine.autoreset
             self.engine = make_engine(swarm, num_envs, params, self._engine_name, autoreset)
+        self._largest = swarm.scenario.difficulty
 
     def _check_begun(self) -> None:
         if not self._begun:
@@ -149,20 +158,28 @@ class World(_Simulator):
             fit_layout(layout, self.swarm, self.params)
         self._running = False
 
-    def reset(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> np.ndarray:
-        """A new episode, observations (N, obs_dim). options: `difficulty` and `layout`, for this episode alone."""
+    def plan(self, options: Mapping[str, Any] | None = None) -> Plan:
+        """What `reset` is to begin. options: `difficulty` and `layout`, for that episode alone. All that can be wrong
+        with them is found here, before anything changes."""
         options = known_options(options, "difficulty", "layout")
-        swarm, params = self._at(options.get("difficulty", self.difficulty))
-        layout, seed = options.get("layout", self._layout), draw_seed(rng)
-        if layout is not None:
-            swarm, layout = fit_layout(layout, swarm, params)
+        swarm, params = self._at(_as_level(options.get("difficulty", self.difficulty)))
+        layout = options.get("layout", self._layout)
+        if layout is None:
+            check_draws(swarm)
+            return Plan(swarm, params)
+        return Plan(*fit_layout(layout, swarm, params))
+
+    def reset(self, rng: np.random.Generator, plan: Plan) -> np.ndarray:
+        """A new episode, observations (N, obs_dim)."""
+        swarm, params, layout = plan
+        seed = draw_seed(rng)
         self._use(swarm, params)
         self._running = False
         if layout is None:
             obs = self.engine.reset(seed)
             self._check_valid()
         else:
-            obs = self.engine.reset_to(jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout))
+            obs = self.engine.reset_to(layout)
         self._begun = self._running = True
         self._show()
         return obs[0].copy()
@@ -203,10 +220,16 @@ class Worlds(_Simulator):
     def __init__(self, num_envs: int, num_agents: int, **settings: Any) -> None:
         super().__init__(num_envs, True, num_agents, **settings)
 
-    def reset(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> np.ndarray:
-        """New episodes, observations (E, N, obs_dim). options: `difficulty`, until the next call."""
+    def plan(self, options: Mapping[str, Any] | None = None) -> Plan:
+        """What `reset` is to begin, see `World.plan`. options: `difficulty`, until the next call."""
         options = known_options(options, "difficulty")
-        self._use(*self._at(options.get("difficulty", self.difficulty)))
+        plan = Plan(*self._at(_as_level(options.get("difficulty", self.difficulty))))
+        check_draws(plan.swarm)
+        return plan
+
+    def reset(self, rng: np.random.Generator, plan: Plan) -> np.ndarray:
+        """New episodes, observations (E, N, obs_dim)."""
+        self._use(plan.swarm, plan.params)
         obs = self.engine.reset(draw_seed(rng))
         self._check_valid()
         self._begun = True
@@ -239,12 +262,7 @@ class Worlds(_Simulator):
 
 def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A float32 copy of that shape. ValueError naming whose action it is where that cannot be, or is not finite."""
-    try:
-        array = np.array(action, np.float32)
-    except (TypeError, ValueError):
-        raise ValueError(f"{whose} is no array of numbers: {action!r}") from None
-    if array.shape != shape:
-        raise ValueError(f"{whose} has shape {array.shape}, expected {shape}")
+    array = checks.as_action(whose, action, shape).copy()
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(f"{whose} is not finite: {array[tuple(where)]} at {where.tolist()}")
@@ -259,13 +277,23 @@ def known_options(options: Mapping[str, Any] | None, *known: str) -> dict[str, A
     return {name: options[name] for name in known if name in options}
 
 
-def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmParams) -> tuple[Swarm, Layout]:
-    """The simulator with room for a map given by hand, and the map with as many slots. ValueError if it cannot be."""
-    layout = layout if isinstance(layout, Layout) else make_layout(**layout)
+def _as_level(difficulty: Any) -> int:
+    return checks.as_count("difficulty", difficulty, checks.DIFFICULTY)
+
+
+def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmParams) -> Plan:
+    """The simulator with room for a map given by hand, and the map, as of one world, with as many slots. ValueError if
+    it cannot be."""
+    if isinstance(layout, Mapping):
+        layout = make_layout(**layout)
+    if not isinstance(layout, Layout):
+        raise ValueError(f"{layout=} must be a Layout, or a mapping of what make_layout takes")  # noqa: TRY004
     swarm = Swarm(spec_for(layout, swarm.spec), swarm.scenario)
-    layout = pad_layout(layout, swarm.spec)
-    check_layout(layout, params)
-    return swarm, layout
+    padded = pad_layout(layout, swarm.spec)
+    check_layout(padded, params)
+    start = jax.tree.map(lambda leaf: np.asarray(leaf)[None], padded)
+    check_start(start, swarm, 1)
+    return Plan(swarm, params, start)
 
 
 def take(snapshot: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -15,14 +15,16 @@ import jax
 import numba
 import numpy as np
 
+from entropy_env.checks import as_action
 from entropy_env.engines import (
     Transition,
     as_seed,
+    check_draws,
     check_fork,
-    check_layout,
     check_names,
     check_params,
     check_shape,
+    check_start,
     check_state,
     check_which,
     episode_key,
@@ -98,12 +100,13 @@ class NumbaEngine:
 
     @params.setter
     def params(self, params: SwarmParams) -> None:
-        check_params(params, self.num_envs)
+        check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
         self._params = params
 
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
+        check_draws(self.env)
         if which is not None:
             self._check_begun()
         where = check_which(which, self.num_envs)
@@ -120,7 +123,7 @@ class NumbaEngine:
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
-        check_layout(layout, self.env, self.num_envs)
+        check_start(layout, self.env, self.num_envs)
         with self._alone:
             write_maps(self._next_maps, layout)
             self._start(self._everywhere)
@@ -128,7 +131,7 @@ class NumbaEngine:
 
     def step(self, action: np.ndarray) -> Transition:
         """See `Engine`."""
-        check_shape("action", action, self._action.shape)
+        action = as_action("action", action, self._action.shape)
         with self._alone:
             self._check_begun()
             self._action[...] = action
@@ -137,7 +140,7 @@ class NumbaEngine:
             if ended and self.autoreset:
                 over = self._over
                 over[...] = self._told.done  # kernels want it contiguous
-                if (self._spent & over).any():
+                if self.env.scenario.draws and (self._spent & over).any():
                     self._refill()
                 self._start(over)
                 self._observe(over)
@@ -183,6 +186,8 @@ class NumbaEngine:
         check_state(state, self.env, self.num_envs)
         with self._alone:
             write_state(self._w, state)
+            if not self.env.scenario.draws:
+                write_maps(self._next_maps, state.layout)
             self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
             self._begun = True
 

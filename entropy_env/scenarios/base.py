@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropy_env.checks import DIFFICULTY, as_count
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 LEVELS = (1, 2, 3, 4)
@@ -22,11 +23,11 @@ class Scenario:
 
     difficulty: int = 1
     name: ClassVar[str]
+    draws: ClassVar[bool] = True  # False where every map is given by hand, and an episode begins again on its own
     more_room: ClassVar[str] = ""  # what to do about it, where not everyone fits
 
     def __post_init__(self) -> None:
-        if isinstance(self.difficulty, bool | float) or self.difficulty not in LEVELS:
-            raise ValueError(f"difficulty={self.difficulty!r} must be one of {', '.join(map(str, LEVELS))}")
+        object.__setattr__(self, "difficulty", as_count("difficulty", self.difficulty, DIFFICULTY))
 
     @property
     def max_steps(self) -> tuple[int, int, int, int]:

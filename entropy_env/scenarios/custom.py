@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from entropy_env.geometry import fixed_bodies
+from entropy_env import checks
 from entropy_env.scenarios.base import Scenario
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
-TOLERANCE = 1e-5  # m, an overlap this deep passes as contact
+PAIRS = 1_000_000  # of points and bodies that are looked at together
 BODIES = (("walls", "wall_mask"), ("boxes", "box_mask"), ("discs", "disc_mask"))
 
 
 class Custom(Scenario):
-    """No generator: every episode's map is given by hand, so any number of robots may fit."""
+    """No generator: every episode's map is given by hand, so any number of robots may fit. A world that begins again by
+    itself does so on the map it has."""
 
-    name = "custom"
+    name: ClassVar[str] = "custom"
+    draws: ClassVar[bool] = False
 
     def capacity(self, level: int, params: SwarmParams) -> int:
         return sys.maxsize
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        raise RuntimeError("maps given by hand are not drawn: reset with a layout")
+        raise RuntimeError("maps given by hand are not drawn: use reset_to with a layout")
 
 
 def make_layout(
@@ -61,9 +63,6 @@ def make_layout(
         "boxes": _numbers("boxes", boxes, (None, 4)),
         "discs": _numbers("discs", discs, (None, 3)),
     }
-    for name, lengths in (("size", size), ("boxes", bodies["boxes"][:, 2:]), ("discs", bodies["discs"][:, 2])):
-        if np.any(lengths <= 0):
-            raise ValueError(f"{name}: every length must be above 0, got {lengths.tolist()}")
     fields: dict[str, Any] = {
         "size": size,
         **bodies,
@@ -72,7 +71,9 @@ def make_layout(
         "goals": np.repeat(goals, rows // goals.shape[1], axis=1),
         "valid": np.array(True),
     }
-    return Layout(**fields)
+    layout = Layout(**fields)
+    checks.check_layout(layout, "")
+    return layout
 
 
 def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
@@ -101,41 +102,88 @@ def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
 
 
 def check_layout(layout: Layout, params: SwarmParams) -> None:
-    """Raise ValueError naming an agent that would start in a wall or another agent, or whose goal is out of reach."""
-    spawns, goals = np.asarray(layout.spawns), np.asarray(layout.goals)
-    num_goals = goals.shape[1]
+    """Raise ValueError naming a number that is out of range, an agent that would start in a wall or another agent, by
+    however little, or one whose goal is out of reach.
+
+    Robots may touch. Gaps are those of the float32 numbers as they are, in float64.
+    """
+    checks.check_layout(layout)
+    spawns, goals, size = (np.asarray(each, np.float64) for each in (layout.spawns, layout.goals, layout.size))
+    radius, num_goals = _exact(params.agent_radius), goals.shape[1]
     points = spawns[..., :2].reshape(-1, 2)
-    gap = np.asarray(_gaps(points, layout, params))
-    nearest = gap.argmin(axis=0)
-    for row in np.flatnonzero(gap.min(axis=0) < -TOLERANCE):
-        pose = f"agent_{row // num_goals}: its spawn {points[row].tolist()}"
-        if nearest[row] < 4:
-            raise ValueError(f"{pose} is not inside the arena of {np.asarray(layout.size).tolist()} m")
-        raise ValueError(f"{pose} overlaps {_body_name(layout, int(nearest[row]) - 4)}")
+    border = np.min(np.minimum(points, size - points), axis=-1) - radius
+    depth, body = _nearest_body(points, layout, params)
+    for row in np.flatnonzero(np.minimum(border, depth) < 0):
+        pose = f"agent_{row // num_goals}: its spawn {_shown(points[row])}"
+        if border[row] < 0:
+            raise ValueError(f"{pose} is not inside the arena of {_shown(size)} m: {-border[row]:.3g} m out")
+        raise ValueError(f"{pose} overlaps {_body_name(layout, body[row])} by {-depth[row]:.3g} m")
 
     starts = spawns[:, 0, :2]
-    apart = np.linalg.norm(starts[:, None] - starts, axis=-1)
-    close = np.argwhere(np.triu(apart < 2 * float(params.agent_radius) - TOLERANCE, 1))
-    for one, other in close:
+    for one, other, gap in sorted(_overlaps(starts, 2 * radius)):
         raise ValueError(
-            f"agent_{other}: its spawn {starts[other].tolist()} overlaps agent_{one}'s at {starts[one].tolist()}"
+            f"agent_{other}: its spawn {_shown(starts[other])} overlaps agent_{one}'s at {_shown(starts[one])} by "
+            f"{-gap:.3g} m"
         )
-    outside = np.argwhere(np.any((goals < 0) | (goals > np.asarray(layout.size)), axis=-1))
+    outside = np.argwhere(np.any((goals < 0) | (goals > size), axis=-1))
     for agent, turn in outside:
-        raise ValueError(f"agent_{agent}: its goal {goals[agent, turn].tolist()} is not inside the arena")
-    solid = np.asarray(_gaps(goals.reshape(-1, 2), layout, params))[4:]
-    for row in np.flatnonzero(np.any(solid < -float(params.reach), axis=0)):
-        goal, body = goals.reshape(-1, 2)[row].tolist(), _body_name(layout, int(solid[:, row].argmin()))
-        raise ValueError(f"agent_{row // num_goals}: its goal {goal} is too deep in {body} to be reached")
+        raise ValueError(f"agent_{agent}: its goal {_shown(goals[agent, turn])} is not inside the arena")
+    depth, body = _nearest_body(goals.reshape(-1, 2), layout, params)
+    for row in np.flatnonzero(depth < -(radius + _exact(params.goal_radius))):
+        goal, name = _shown(goals.reshape(-1, 2)[row]), _body_name(layout, body[row])
+        raise ValueError(f"agent_{row // num_goals}: its goal {goal} is too deep in {name} to be reached")
 
 
-@jax.jit
-def _gaps(points: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
-    """(F, P) m, from robots at points (P, 2) to the border's four sides, the walls, boxes and discs."""
-    point = points[:, 0], points[:, 1]
-    kinds = fixed_bodies(layout, params.wall_half_thickness)
-    gaps = [jax.vmap(separation, (0, None))(jnp.arange(count), point)[0] for count, separation in kinds]
-    return jnp.concatenate(gaps) - params.agent_radius
+def _exact(value: Any) -> float:
+    """A parameter as the simulator has it: the float32."""
+    return float(np.float32(value))
+
+
+def _shown(numbers: np.ndarray) -> list[float]:
+    """As they were written."""
+    return [float(f"{number:.7g}") for number in numbers]
+
+
+def _nearest_body(points: np.ndarray, layout: Layout, params: SwarmParams) -> tuple[np.ndarray, np.ndarray]:
+    """For robots at points (P, 2): the gap to the nearest wall, box or disc, (P,) m, and which, (P,).
+
+    Below 0 they overlap; empty slots are infinitely far away.
+    """
+    walls, boxes, discs = (np.asarray(getattr(layout, name), np.float64) for name, _ in BODIES)
+    there = np.concatenate([np.asarray(getattr(layout, mask), bool) for _, mask in BODIES])
+    if not there.any():
+        return np.full(len(points), np.inf), np.zeros(len(points), int)
+    thick, radius = _exact(params.wall_half_thickness), _exact(params.agent_radius)
+    gaps = []
+    for some in np.array_split(points[:, None], 1 + len(points) * len(there) // PAIRS):
+        along = walls[:, 1] - walls[:, 0]
+        square = np.maximum(np.sum(along * along, axis=-1), np.finfo(np.float64).tiny)
+        share = np.clip(np.sum((some - walls[:, 0]) * along, axis=-1) / square, 0, 1)
+        to_wall = _length(some - walls[:, 0] - share[..., None] * along) - thick
+        over = np.abs(some - boxes[:, :2]) - boxes[:, 2:]
+        to_box = _length(np.maximum(over, 0)) + np.minimum(np.max(over, axis=-1), 0)
+        to_disc = _length(some - discs[:, :2]) - discs[:, 2]
+        gaps.append(np.where(there, np.concatenate([to_wall, to_box, to_disc], axis=-1), np.inf))
+    gap = np.concatenate(gaps) - radius
+    return gap.min(axis=-1), gap.argmin(axis=-1)
+
+
+def _overlaps(points: np.ndarray, apart: float) -> Iterator[tuple[int, int, float]]:
+    """Pairs of points (P, 2) less than `apart` m apart, the lower index first, and by how much more, below 0."""
+    order = np.argsort(points[:, 0])
+    places = points[order]
+    for k in range(1, len(places)):  # only neighbours along x can be close
+        near = places[k:, 0] - places[:-k, 0] < apart
+        if not near.any():
+            return
+        gap = _length(places[k:] - places[:-k]) - apart
+        for i in np.flatnonzero(near & (gap < 0)):
+            one, other = sorted((int(order[i]), int(order[i + k])))
+            yield one, other, float(gap[i])
+
+
+def _length(vector: np.ndarray) -> np.ndarray:
+    return np.hypot(vector[..., 0], vector[..., 1])
 
 
 def _body_name(layout: Layout, index: int) -> str:
@@ -173,6 +221,4 @@ def _array(name: str, values: Any) -> np.ndarray:
         array = np.array(values, np.float32)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be an array of numbers, got {values!r}") from None
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} must be finite, got {values!r}")
     return array

@@ -6,13 +6,13 @@ import dataclasses
 import math
 from typing import ClassVar
 
+from entropy_env.checks import ARENA
 from entropy_env.scenarios.base import LEVELS
 from entropy_env.scenarios.placement import PITCH
 from entropy_env.scenarios.roaming import Roaming, Sizes
 
 SIZES = ((8.0, 6.0), (9.0, 7.0), (10.5, 8.0), (12.0, 9.0))  # m
 STEPS_PER_METRE = 20  # of the diagonal: twice what a robot at 1 m/s takes
-LONGEST = 1000.0  # m, where float32 still tells places a tenth of a millimetre apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Open(Roaming):
 
 
 def _checked(size: tuple[float, float]) -> tuple[float, float]:
-    """As floats. ValueError unless these are two lengths, at least a cell and at most `LONGEST`."""
+    """As floats. ValueError unless these are two lengths, at least a cell and at most what an arena may be."""
     try:
         width, height = map(float, size)
     except (TypeError, ValueError):
         raise ValueError(f"{size=} must be two numbers, width and height in metres") from None
-    if not (PITCH <= width <= LONGEST and PITCH <= height <= LONGEST):
-        raise ValueError(f"{size=} must be from {PITCH} to {LONGEST:g} m each way")
+    if not (PITCH <= width <= ARENA.most and PITCH <= height <= ARENA.most):
+        raise ValueError(f"{size=} must be from {PITCH} to {ARENA.most:g} m each way")
     return width, height

@@ -1,0 +1,244 @@
+"""Ranges of all numbers that the simulator takes, as a table, and what refuses the others by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+PLAIN = int | float | np.integer | np.floating  # what needs no look at its shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """From `least` to `most`, both allowed. Numbers that are not `whole` are judged as float32 holds them."""
+
+    least: float
+    most: float
+    unit: str = ""
+    whole: bool = False
+    below: bool = False  # `most` itself is too much
+
+    @functools.cached_property
+    def limits(self) -> tuple[float, float]:
+        """The least and the greatest number that pass."""
+        if self.whole:
+            return self.least, self.most
+        most = np.float32(self.most)
+        return float(np.float32(self.least)), float(np.nextafter(most, np.float32(0)) if self.below else most)
+
+    def holds(self, numbers: np.ndarray) -> np.ndarray:
+        """Of the same shape, bool. numbers: float64."""
+        least, most = self.limits
+        if self.whole:
+            return (numbers >= least) & (numbers <= most) & (numbers == np.rint(numbers))
+        used = _as_float32(numbers)
+        return (used >= least) & (used <= most)
+
+    def __str__(self) -> str:
+        if self.whole:
+            return f"a whole number from {self.least} to {self.most}"
+        span = f"at least {self.least:g} and below" if self.below else f"from {self.least:g} to"
+        return f"{span} {self.most:g} {self.unit}".rstrip()
+
+
+ARENA = Range(0.001, 1000, "m")  # where float32 still tells places a tenth of a millimetre apart
+TOP_SPEED = Range(1e-9, 100, "m/s")
+PLACE = Range(-2000, 2000, "m")  # of what stands on a map, which may stick out of it
+LENGTH = Range(1e-6, 2000, "m")  # of a body
+HEADING = Range(-1e6, 1e6, "rad")
+COUNT = Range(0, 2**31 - 1, whole=True)  # an int32
+SHARE = Range(0, 1)
+WEIGHT = Range(-1e6, 1e6)
+
+SPEC = {
+    "num_agents": Range(1, 1_000_000, whole=True),
+    "num_rays": Range(1, 4096, whole=True),
+    "substeps": Range(1, 1000, whole=True),
+    "num_goals": Range(1, 10_000, whole=True),
+    "num_walls": Range(0, 1_000_000, whole=True),
+    "num_boxes": Range(0, 1_000_000, whole=True),
+    "num_discs": Range(0, 1_000_000, whole=True),
+}
+BATCH = {"num_envs": Range(1, 1_000_000, whole=True), "num_threads": Range(1, 4096, whole=True)}
+DIFFICULTY = Range(1, 4, whole=True)
+PARAMS = {
+    "dt": Range(1e-4, 10, "s"),
+    "max_steps": Range(1, 2**31 - 1, whole=True),
+    "difficulty": DIFFICULTY,
+    "agent_radius": Range(0.001, 10, "m"),
+    "goal_radius": Range(1e-6, 1000, "m"),
+    "wall_half_thickness": Range(0, 10, "m"),
+    "max_wheel_speed": TOP_SPEED,
+    "wheel_base": Range(0.001, 100, "m"),
+    "motor_tau": Range(0, 1000, "s"),
+    "motor_force": Range(1e-9, 1e6, "N"),
+    "mass": Range(1e-6, 1e6, "kg"),
+    "damping": Range(1e-30, 1, below=True),  # at 1 nothing would limit the speed
+    "restitution": SHARE,
+    "wall_restitution": SHARE,
+    "friction": Range(0, 100),
+    "wall_friction": Range(0, 100),
+    "lidar_range": Range(0.001, 10_000, "m"),
+    "goal_scale": Range(0.001, 1e6, "m"),
+    "reward_distance": WEIGHT,
+    "reward_progress": WEIGHT,
+    "reward_reached": WEIGHT,
+    "reward_collision": WEIGHT,
+    "reward_time": WEIGHT,
+}
+LAYOUT = {  # the columns of the last axis, or one range for all of them
+    "size": (ARENA,),
+    "walls": (PLACE,),
+    "boxes": (PLACE, PLACE, LENGTH, LENGTH),
+    "discs": (PLACE, PLACE, LENGTH),
+    "spawns": (PLACE, PLACE, HEADING),
+    "goals": (PLACE,),
+}
+MASKS = {"walls": "wall_mask", "boxes": "box_mask", "discs": "disc_mask"}
+STATE = {
+    "position": PLACE,
+    "heading": HEADING,
+    "wheel_speed": Range(-1000, 1000, "m/s"),
+    "velocity": Range(-10_000, 10_000, "m/s"),
+    "angular_velocity": Range(-1e6, 1e6, "rad/s"),
+    "sunk": Range(-10, 10, "m"),
+    "goals_reached": COUNT,
+    "step": COUNT,
+}
+
+
+def check_number(name: str, value: Any, *allowed: Range, where: np.ndarray | bool = True) -> None:
+    """Refuse a number, or an array with one, that is out of its range: ValueError naming it and the range. TypeError
+    for what is no number.
+
+    allowed: one range, or one for each column of the last axis. where: which elements count, broadcast to the value's
+    shape.
+    """
+    given = _as_numbers(value)
+    if given is None:
+        raise TypeError(f"{name}={value!r} must be a number")
+    columns = given if len(allowed) == 1 else np.moveaxis(given, -1, 0)
+    held = allowed[0].holds(given) if len(allowed) == 1 else np.stack(
+        [each.holds(column) for each, column in zip(allowed, columns, strict=True)], axis=-1
+    )  # fmt: skip
+    wrong = np.argwhere(~held & where)
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        which = allowed[0 if len(allowed) == 1 else place[-1]]
+        shown = f"{name}{list(place)}={given[place]:.10g}" if place else f"{name}={value!r}"
+        raise ValueError(f"{shown} must be {which}")
+
+
+def check_params(values: Mapping[str, Any]) -> None:
+    """As `check_number` for parameters by name; traced values are not looked at."""
+    if all(isinstance(value, PLAIN) for value in values.values()):
+        least, most, whole = _limits(tuple(values))
+        try:
+            given = np.array(list(values.values()), np.float64)
+        except OverflowError:  # an integer beyond all floats
+            given = np.full(len(least), np.nan)
+        used = np.where(whole, given, _as_float32(given))
+        if np.all((used >= least) & (used <= most) & ~(whole & (given != np.rint(given)))):
+            return
+    for name, value in values.items():
+        if not isinstance(value, jax.core.Tracer):
+            check_number(name, value, PARAMS[name])
+
+
+def check_together(params: Mapping[str, Any], drive: str, substeps: int) -> None:
+    """Refuse parameters that are fine one by one but not together. params: all of them."""
+    if drive == "force":
+        _check_force(params, substeps)
+
+
+def _check_force(params: Mapping[str, Any], substeps: int) -> None:
+    """The top speed that motors and damping lead to, as `dynamics.top_speed` has it."""
+    used = {name: params[name] for name in ("motor_force", "mass", "damping", "dt")}
+    if any(isinstance(value, jax.core.Tracer) for value in used.values()):
+        return
+    force, mass, damping, dt = (np.asarray(value, np.float32).astype(np.float64) for value in used.values())
+    speed = np.max(2 * force / mass * dt / substeps / -np.expm1(dt * np.log(damping)))
+    if speed > TOP_SPEED.most:
+        given = ", ".join(f"{name}={value!r}" for name, value in used.items())
+        raise ValueError(
+            f"robots would get as fast as {speed:g} m/s with {given}: the top speed must be at most {TOP_SPEED.most:g} "
+            f"{TOP_SPEED.unit}"
+        )
+
+
+def check_layout(layout: Any, named: str = "layout.") -> None:
+    """Refuse numbers of a Layout, or of several, that are out of range. Empty slots may hold anything."""
+    for name, allowed in LAYOUT.items():
+        array, mask = np.asarray(getattr(layout, name)), MASKS.get(name)
+        where: np.ndarray | bool = True
+        if mask is not None:
+            present = np.asarray(getattr(layout, mask), bool)
+            where = present.reshape(*present.shape, *(1,) * (array.ndim - present.ndim))
+        check_number(f"{named}{name}", array, *allowed, where=where)
+
+
+def check_inside(name: str, position: np.ndarray, size: np.ndarray, where: np.ndarray | bool = True) -> None:
+    """ValueError for a position outside its arena. position: (..., 2) m. size: broadcast to it. where: (...) bool."""
+    outside = np.any((position < 0) | (position > size), axis=-1) & where
+    for place in np.argwhere(outside)[:1].tolist():
+        arena = np.broadcast_to(size, position.shape)[tuple(place)].tolist()
+        raise ValueError(f"{name}{place}={position[tuple(place)].tolist()} is not inside the arena of {arena} m")
+
+
+def as_count(name: str, value: Any, allowed: Range) -> int:
+    """Python's own integer of any other kind's, NumPy's too. ValueError for what is none, or out of range."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool) or not allowed.least <= count <= allowed.most:
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+    return count
+
+
+def as_action(what: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """float32, of that shape, perhaps the same array. ValueError naming what is something else."""
+    try:
+        array = np.asarray(action)
+    except (TypeError, ValueError):  # rows of different lengths
+        array = np.array(None)
+    usual = array.dtype == np.float32
+    if not usual and not np.can_cast(array.dtype, np.float32, "same_kind"):
+        raise ValueError(f"{what} is no array of numbers: {action!r}, expected shape {shape}")
+    if array.shape != shape:
+        raise ValueError(f"{what} has shape {array.shape}, expected {shape}")
+    if usual:
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def _as_numbers(value: Any) -> np.ndarray | None:
+    """float64, None for what are no numbers."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        return None
+    if np.can_cast(array.dtype, np.float64, "same_kind"):
+        return array.astype(np.float64)
+    return np.array(np.inf if value > 0 else -np.inf) if isinstance(value, int) else None  # beyond 64 bits
+
+
+def _as_float32(numbers: np.ndarray) -> np.ndarray:
+    """As they are used, in float64."""
+    with np.errstate(over="ignore", under="ignore"):
+        return numbers.astype(np.float32).astype(np.float64)
+
+
+@functools.cache
+def _limits(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The least and greatest numbers of parameters, and which are whole."""
+    rows = [(*PARAMS[name].limits, PARAMS[name].whole) for name in names]
+    least, most, whole = (np.array(column) for column in zip(*rows, strict=True))
+    return least, most, whole
