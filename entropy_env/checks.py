@@ -151,25 +151,24 @@ def check_params(values: Mapping[str, Any]) -> None:
             check_number(name, value, PARAMS[name])
 
 
-def check_together(params: Mapping[str, Any], drive: str, substeps: int) -> None:
-    """Refuse parameters that are fine one by one but not together. params: all of them."""
-    if drive == "force":
-        _check_force(params, substeps)
+def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:
+    """`dynamics.top_speed` in NumPy, m/s. ValueError for one that motors and damping together make too high.
 
-
-def _check_force(params: Mapping[str, Any], substeps: int) -> None:
-    """The top speed that motors and damping lead to, as `dynamics.top_speed` has it."""
+    params: all of them, none traced.
+    """
+    if drive == "kinematic":
+        return np.asarray(params["max_wheel_speed"], np.float64)
     used = {name: params[name] for name in ("motor_force", "mass", "damping", "dt")}
-    if any(isinstance(value, jax.core.Tracer) for value in used.values()):
-        return
     force, mass, damping, dt = (np.asarray(value, np.float32).astype(np.float64) for value in used.values())
-    speed = np.max(2 * force / mass * dt / substeps / -np.expm1(dt * np.log(damping)))
+    speeds = 2 * force / mass * dt / substeps / -np.expm1(dt * np.log(damping))
+    speed = np.max(speeds)
     if speed > TOP_SPEED.most:
         given = ", ".join(f"{name}={value!r}" for name, value in used.items())
         raise ValueError(
             f"robots would get as fast as {speed:g} m/s with {given}: the top speed must be at most {TOP_SPEED.most:g} "
             f"{TOP_SPEED.unit}"
         )
+    return speeds
 
 
 def check_layout(layout: Any, named: str = "layout.") -> None:

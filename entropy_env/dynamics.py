@@ -93,24 +93,27 @@ def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSp
     return jnp.maximum(top_speed(params, spec), PARTING_SPEED) * duration
 
 
-def apart(params: SwarmParams) -> jax.Array:
-    """() m between the centres of two agents that are `LEAST_GAP` apart at least, whatever float32 makes of it."""
-    return (1 + 16 * UNIT) * 2 * jnp.asarray(params.agent_radius) + LEAST_GAP
+def apart(radius):
+    """m between the centres of two agents that are `LEAST_GAP` apart at least, whatever float32 makes of it.
+
+    This and the next three are formulas over numbers of any kind, which Numba compiles, too. radius: m.
+    """
+    return (1 + 16 * UNIT) * 2 * radius + LEAST_GAP
 
 
-def settling(size: jax.Array, spec: SwarmSpec) -> jax.Array:
-    """() m, the most by which storing a position changes it. size: (2,) m, of the arena."""
-    return (1.5 if spec.drive == "kinematic" else 3.0) * UNIT * jnp.max(size)
+def settling(side, force):
+    """m, the most by which storing a position changes it. side: m, the arena's longer. force: bool, the drive."""
+    return (3.0 if force else 1.5) * UNIT * side
 
 
-def clearance(size: jax.Array, longest: jax.Array, params: SwarmParams) -> jax.Array:
-    """() m, see the top of this file. size: (2,) m, of the arena. longest: () m, displacement in a substep."""
-    return LEAST_GAP + 12 * UNIT * jnp.max(size) + 16 * UNIT * (2 * params.agent_radius + 8 * longest)
+def clearance(side, longest, radius):
+    """m, see the top of this file. side: m, the arena's longer. longest: m, displacement in a substep. radius: m."""
+    return LEAST_GAP + UNIT * (12 * side + 16 * (2 * radius + 8 * longest))
 
 
-def rest(size: jax.Array, longest: jax.Array, params: SwarmParams) -> jax.Array:
-    """() m between bodies in a crush: far enough above the clearance that rounding seldom leads below it."""
-    return REST + 6 * UNIT * jnp.max(size) + clearance(size, longest, params)
+def rest(clear, side):
+    """m between bodies in a crush: so far above the clearance `clear` (m) that rounding seldom leads below it."""
+    return clear + REST + 6 * UNIT * side
 
 
 def deepest(params: SwarmParams) -> jax.Array:
@@ -203,10 +206,10 @@ def _padded(value: jax.Array) -> jax.Array:
 def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> Neighbours:
     """Of every agent, in padded rows (P,), those that it can touch within the next control period."""
     x, y, active = _padded(state.position[:, 0]), _padded(state.position[:, 1]), _padded(state.active)
-    size, longest = state.layout.size, longest_move(params.dt, params, spec)
-    travel = longest + spec.substeps * settling(size, spec)
-    reach = 2 * params.agent_radius + 2 * travel + rest(size, longest, params)
-    return find_neighbours(spec, (x, y), (x, y), active, size, reach)
+    side, longest = jnp.max(state.layout.size), longest_move(params.dt, params, spec)
+    travel = longest + spec.substeps * settling(side, spec.drive == "force")
+    reach = 2 * params.agent_radius + 2 * travel + rest(clearance(side, longest, params.agent_radius), side)
+    return find_neighbours(spec, (x, y), (x, y), active, state.layout.size, reach)
 
 
 def _visit(bodies: Bodies, visit: Callable[[Any, Body], Any], carry: Any) -> Any:
@@ -244,7 +247,8 @@ def resolve_contacts(
     other only within 2 r + 2 longest + `rest` from centre to centre at the substep's start, and a fixed body an agent
     within longest + `rest` of its surface.
     """
-    num_agents, longest, size = x.shape[0], longest_move(h, params, spec), layout.size
+    num_agents, longest, side = x.shape[0], longest_move(h, params, spec), jnp.max(layout.size)
+    clear = clearance(side, longest, params.agent_radius)
     x, y, dx, dy, active = (_padded(value) for value in (x, y, dx, dy, active))
     dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
@@ -259,7 +263,7 @@ def resolve_contacts(
     want = (dx, dy) if spec.drive == "force" else None
     dx, dy = _shortened(dx + px, dy + py, longest)
     bodies = _bodies(x, y, active, near, layout, params, want)
-    between = rest(size, longest, params)
+    between = rest(clear, side)
 
     def cut(carry, body):
         cx, cy = carry
@@ -270,7 +274,7 @@ def resolve_contacts(
 
     cx, cy = _visit(bodies, cut, (zero, zero))
     dx, dy = dx - cx, dy - cy
-    length, clear = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY)), clearance(size, longest, params)
+    length = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY))
 
     def limit(carry, body):
         scale, departure, piled = carry
@@ -283,7 +287,7 @@ def resolve_contacts(
 
     unlimited = jnp.minimum(1.0, longest / length), jnp.full_like(x, FAR), jnp.zeros_like(active)
     scale, departure, piled = _visit(bodies, limit, unlimited)
-    departs = scale * (departure - ROUNDING * length) > settling(size, spec)
+    departs = scale * (departure - ROUNDING * length) > settling(side, spec.drive == "force")
     scale = jnp.where(departs, scale, 0.0)
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents], piled[:num_agents]
 

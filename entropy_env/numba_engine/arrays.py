@@ -81,6 +81,7 @@ WORLD = np.dtype(
         ("longest", np.float32),  # m, which no displacement in a substep exceeds
         ("settling", np.float32),  # m, the most by which storing a position changes it
         ("clearance", np.float32),  # m, under which nobody approaches anything
+        ("apart", np.float32),  # m, between the centres of agents that hardly touch
         ("rest", np.float32),  # m, between bodies in a crush
         ("reach", np.float32),  # m, how far an agent gets in a control period, and further than it is held back from there
         ("lost", np.float64),  # share of a velocity that damping takes in a substep

@@ -16,13 +16,12 @@ from entropy_env.numba_engine.cells import rows_around, run_in_row
 from entropy_env.numba_engine.compilation import inlined
 from entropy_env.numba_engine.geometry import FAR, HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, sinc, wrap_angle
 
-UNIT, ROUNDING = np.float32(dynamics.UNIT), np.float32(dynamics.ROUNDING)
-LEAST_GAP, REST = np.float32(dynamics.LEAST_GAP), np.float32(dynamics.REST)
-PILED, SMALL = np.float32(dynamics.PILED), np.float32(dynamics.SMALL)
+ROUNDING, PILED, SMALL = (np.float32(value) for value in (dynamics.ROUNDING, dynamics.PILED, dynamics.SMALL))
+apart, settling, clearance, rest = map(inlined, (dynamics.apart, dynamics.settling, dynamics.clearance, dynamics.rest))
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
 IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
 SLOP, LOG_LEFT = np.float32(dynamics.SLOP), math.log(dynamics.LEFT)
-THREE, SIX, EIGHT, TWELVE, SIXTEEN = (np.float32(number) for number in (3, 6, 8, 12, 16))
+THREE = np.float32(3)
 TWO_PI = 2 * math.pi  # a double, as all that the force drive sums up
 SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
 
@@ -33,7 +32,7 @@ def set_limits(world, size, p, choices):
 
     size: (2,) m, of the arena.
     """
-    top_speed, error = p.max_wheel_speed, UNIT * max(size[0], size[1])
+    top_speed, side = p.max_wheel_speed, max(size[0], size[1])
     if choices.force:
         rate = -math.log(np.float64(p.damping))
         gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
@@ -42,9 +41,10 @@ def set_limits(world, size, p, choices):
         world.parted = np.float32(-math.expm1(LOG_LEFT * p.dt / choices.substeps))
     substeps = np.float32(choices.substeps)
     world.longest = max(top_speed, PARTING_SPEED) * (p.dt / substeps)
-    world.settling = (THREE if choices.force else THREE / TWO) * error
-    world.clearance = LEAST_GAP + TWELVE * error + SIXTEEN * UNIT * (TWO * p.agent_radius + EIGHT * world.longest)
-    world.rest = REST + SIX * error + world.clearance
+    world.settling = settling(side, choices.force)
+    world.clearance = clearance(side, world.longest, p.agent_radius)
+    world.rest = rest(world.clearance, side)
+    world.apart = apart(p.agent_radius)
     world.reach = substeps * (world.longest + world.settling) + world.rest + SPARE
 
 
@@ -58,12 +58,6 @@ def deepest(p):
 def contact_reach(world, p):
     """m, between the centres of agents that may touch during a control period."""
     return TWO * (p.agent_radius + world.reach)
-
-
-@inlined
-def apart(p):
-    """m, see `dynamics.apart`."""
-    return (ONE + SIXTEEN * UNIT) * TWO * p.agent_radius + LEAST_GAP
 
 
 @inlined

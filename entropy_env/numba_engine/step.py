@@ -15,7 +15,6 @@ from entropy_env.numba_engine.cells import rows_around, run_in_row, sort_into_ce
 from entropy_env.numba_engine.compilation import inlined, kernel
 from entropy_env.numba_engine.dynamics import (
     IMPULSE_ROUNDS,
-    apart,
     apply_impulses,
     collide,
     contact_reach,
@@ -158,9 +157,9 @@ def observe(w, p, choices, row, slot, e, i):
 
 
 @inlined
-def is_clear(w, p, e, pose):
+def is_clear(w, e, pose):
     """Whether an agent at a pose touches none of those sorted into cells."""
-    x, y, wide = pose[0], pose[1], apart(p)
+    x, y, wide = pose[0], pose[1], w.worlds[e].apart
     for row in range(*rows_around(w, e, y)):
         start, stop = run_in_row(w, e, row, x)
         for k in range(start, stop):
@@ -180,15 +179,15 @@ def ask(w, p, e, i):
         column = (next_goal + k) % num_goals
         pose = w.maps.spawns[e, i, column]
         dx, dy = goal[0] - pose[0], goal[1] - pose[1]
-        if dx * dx + dy * dy >= near * near and is_clear(w, p, e, pose):
+        if dx * dx + dy * dy >= near * near and is_clear(w, e, pose):
             return column
     return -1
 
 
 @inlined
-def gives_way(w, p, e, i):
+def gives_way(w, e, i):
     """Whether a lower index asks for a place too near."""
-    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], apart(p)
+    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], w.worlds[e].apart
     for j in range(i):
         asked = w.agents[e, j].asked
         if asked >= 0:
@@ -221,7 +220,7 @@ def respawn(w, p, e):
         w.agents[e, i].asked = -1 if w.agents[e, i].active else ask(w, p, e, i)
     for i in range(w.agents.shape[1]):
         me = w.agents[e, i]
-        if me.asked >= 0 and not gives_way(w, p, e, i):
+        if me.asked >= 0 and not gives_way(w, e, i):
             stand(w, e, i, me.asked)
             me.goal_index, me.remains = (me.goal_index + 1) % w.maps.goals.shape[2], True
             came = True
