@@ -233,7 +233,7 @@ class Swarm:
         A pose is clear if it touches no active agent and is not itself at the goal. An agent waits where none is clear,
         or where one with a lower index has just been given a place too near.
         """
-        index, apart = jnp.arange(self.spec.num_agents), 2 * params.agent_radius
+        index, apart = jnp.arange(self.spec.num_agents, dtype=jnp.int32), 2 * params.agent_radius
         next_goal = (state.goal_index + 1) % self.spec.num_goals
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
@@ -249,7 +249,7 @@ class Swarm:
         away = jnp.sum(jnp.square(poses[..., :2] - goal), axis=-1) >= jnp.square(params.reach)
         taken = state.position[:, 0], state.position[:, 1]
         clear = neighbours((poses[..., 0], poses[..., 1]), taken, state.active).visit(keep_clear_of, away)
-        x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1)), 1, 0)
+        x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1).astype(jnp.int32)), 1, 0)
         asking = ~state.active & jnp.any(clear, axis=1)
 
         def give_way_to(placed: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:

@@ -76,7 +76,7 @@ class VectorSwarm:
         axes = _param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger and k_clock is not None:
-            clock = jax.random.uniform(k_clock, (self.num_envs,)) * jnp.asarray(params.max_steps, jnp.float32)
+            clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32) * jnp.asarray(params.max_steps, jnp.float32)
             worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
@@ -158,9 +158,9 @@ class VectorSwarm:
     def _observe_again(self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array) -> jax.Array:
         """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
         size = -(-self.num_envs // REFRESH_SHARE)
-        order = jnp.argsort(~changed, stable=True)
+        order = jnp.argsort(~changed, stable=True).astype(jnp.int32)
         order = jnp.concatenate([order, order[: size * REFRESH_SHARE - self.num_envs]])
-        count = jnp.sum(changed)
+        count = jnp.sum(changed, dtype=jnp.int32)
         axes = _param_axes(params)
 
         def refresh(carry):
@@ -170,7 +170,7 @@ class VectorSwarm:
             some = jax.tree.map(lambda x: x[index], worlds)
             return start + size, obs.at[index].set(jax.vmap(self.env.observe, (0, axes))(some, some_params))
 
-        return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (0, obs))[1]
+        return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (jnp.int32(0), obs))[1]
 
     def _redraw(self, key: jax.Array, state: VectorState, over: jax.Array, params: SwarmParams) -> VectorState:
         """Count the layouts that worlds that are `over` (E,) bool have used, and draw one chunk of such again."""
@@ -180,7 +180,7 @@ class VectorSwarm:
             layout_reuses=state.layout_reuses + (state.spent & over).astype(jnp.int32),
         )
         first = jnp.minimum(state.cursor * self.chunk, self.num_envs - self.chunk)
-        index = first + jnp.arange(self.chunk)
+        index = first + jnp.arange(self.chunk, dtype=jnp.int32)
 
         def draw(state):
             some_params = jax.tree.map(lambda x, axis: x if axis is None else x[index], params, axes)
