@@ -133,7 +133,7 @@ def _bodies(
     other. Coincident agents part along x, the later one forwards. Two agents may use half the gap each, or share it by
     the displacements that they want, two (P,) m.
     """
-    index = jnp.arange(x.shape[0])
+    index = jnp.arange(x.shape[0], dtype=jnp.int32)
     seen_x = jnp.where(touchable, x, AWAY)
 
     def agent(k: jax.Array) -> Body:
@@ -181,7 +181,7 @@ def overlapping(
     """(N,) bool: who overlaps anything, which only an imported state can make. x, y: (N,) m. active: (N,) bool."""
     num_agents = x.shape[0]
     x, y, active = _padded(x), _padded(y), _padded(active)
-    index, seen_x = jnp.arange(x.shape[0]), jnp.where(active, x, AWAY)
+    index, seen_x = jnp.arange(x.shape[0], dtype=jnp.int32), jnp.where(active, x, AWAY)
     overlap = jnp.square(2 * params.agent_radius - PILED)
 
     def agent(piled: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
@@ -280,7 +280,7 @@ def collide(
     x, y, active = _padded(x), _padded(y), _padded(active)
     vx, vy = _padded(before[0]), _padded(before[1])
     bodies = _bodies(x, y, active, near, layout, params)
-    taken = -jnp.expm1(h * np.log(LEFT))
+    taken = -jnp.expm1(h * float(np.log(LEFT)))
 
     def part(carry: tuple, body: Body) -> tuple:
         count, px, py = carry
