@@ -16,7 +16,7 @@ from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params
+from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 POSITIVE_PARAMS = frozenset(
@@ -114,7 +114,7 @@ class Swarm:
 
     def generate(self, key: jax.Array, params: SwarmParams) -> Layout:
         """A layout of this scenario, with `layout.valid` telling whether everything fitted."""
-        return self.scenario.generate(key, self.spec, cast_params(params))
+        return narrow(self.scenario.generate(key, self.spec, cast_params(params)))
 
     def reset_to(self, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """Start on a given layout: every agent on its first spawn, bound for its first goal."""
@@ -123,7 +123,7 @@ class Swarm:
 
     def start(self, layout: Layout) -> SwarmState:
         """The state at the beginning of an episode on this layout."""
-        num_agents = self.spec.num_agents
+        num_agents, layout = self.spec.num_agents, narrow(layout)
         return SwarmState(
             layout=layout,
             position=layout.spawns[:, 0, :2],
@@ -155,7 +155,7 @@ class Swarm:
         if jnp.shape(action) != (self.spec.num_agents, self.spec.action_dim):
             expected = (self.spec.num_agents, self.spec.action_dim)
             raise ValueError(f"action has shape {jnp.shape(action)}, expected {expected}")
-        params = cast_params(params)
+        params, action = cast_params(params), jnp.asarray(action, jnp.float32)
         moving = state.active
         distance_before = _distance(state)
         state = advance(state, action, params, self.spec)

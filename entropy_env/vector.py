@@ -12,7 +12,7 @@ from flax import struct
 from jax.sharding import PartitionSpec as P
 
 from entropy_env.env import Info, Swarm
-from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.types import Layout, SwarmParams, SwarmState, narrow
 
 REDRAW_PERIOD = 64  # steps in which every world's next layout is drawn again once
 REFRESH_SHARE = 8  # worlds that changed are observed again this part of the batch at a time
@@ -81,7 +81,7 @@ class VectorSwarm:
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
             worlds=worlds,
-            next_layout=jax.tree.map(lambda x: x[-1], layouts),
+            next_layout=narrow(jax.tree.map(lambda x: x[-1], layouts)),
             spent=jnp.full(self.num_envs, len(layouts.size) == 1),
             layout_reuses=jnp.zeros(self.num_envs, jnp.int32),
             cursor=jnp.array(0, jnp.int32),
