@@ -76,7 +76,9 @@ class VectorSwarm:
         axes = _param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger and k_clock is not None:
-            clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32) * jnp.asarray(params.max_steps, jnp.float32)
+            clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32) * jnp.asarray(
+                params.max_steps, jnp.float32
+            )
             worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(

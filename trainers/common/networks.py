@@ -40,7 +40,9 @@ class GaussianActor(nn.Module):
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """obs (..., D) to mean (..., A) and log_std (A,)."""
         mean = MLP(self.hidden_sizes, self.action_dim, 0.01, self.activation)(obs)
-        return mean, self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), jnp.float32)
+        return mean, self.param(
+            "log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), jnp.float32
+        )
 
 
 class Critic(nn.Module):
