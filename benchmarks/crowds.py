@@ -163,12 +163,10 @@ class Run:
         self.steps += 1
         self.worst_gap = min(self.worst_gap, float(least_gap(after, self.params).min()))
         moved = told.acted & ~told.terminated  # the others may have come back elsewhere
-        layout = after.layout
+        places, layout = (before.position.astype(np.float64), after.position.astype(np.float64)), after.layout
         for e in range(len(moved)):
-            walls = np.asarray(layout.walls[e][layout.wall_mask[e]], np.float64)
-            self.passed += _passes(
-                before.position[e].astype(np.float64), after.position[e].astype(np.float64), moved[e], walls, self.margin
-            )
+            walls = layout.walls[e][layout.wall_mask[e]].astype(np.float64)
+            self.passed += _passes(places[0][e], places[1][e], moved[e], walls, self.margin)
 
 
 def least_gap(state: SwarmState, params: Any) -> np.ndarray:

@@ -168,7 +168,7 @@ def _bodies(
     other. Coincident agents part along x, the later one forwards. Two agents may use half the gap each, or share it by
     the displacements that they want, two (P,) m.
     """
-    index = jnp.arange(x.shape[0])
+    index = jnp.arange(x.shape[0], dtype=jnp.int32)
     seen_x = jnp.where(touchable, x, AWAY)
 
     def agent(k: jax.Array) -> Body:
@@ -314,7 +314,7 @@ def collide(
     x, y, active = _padded(x), _padded(y), _padded(active)
     vx, vy = _padded(before[0]), _padded(before[1])
     bodies = _bodies(x, y, active, near, layout, params)
-    taken = -jnp.expm1(h * np.log(LEFT))
+    taken = -jnp.expm1(h * float(np.log(LEFT)))
 
     def part(carry: tuple, body: Body) -> tuple:
         count, px, py = carry
@@ -361,9 +361,7 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: Swa
     return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, params, spec)
 
 
-def _roll(
-    state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec
-) -> SwarmState:
+def _roll(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """A control period with the kinematic drive."""
     command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
 
@@ -410,9 +408,7 @@ def _wrap_pair(angle: Pair) -> Pair:
     )
 
 
-def _glide(
-    state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec
-) -> SwarmState:
+def _glide(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """A control period with the force drive. Its numbers are pairs, for 1e-5 m of accuracy."""
     add, multiply, active = double_float.add, double_float.multiply, state.active
     h = double_float.divide((params.dt, 0.0), (float(spec.substeps), 0.0))
@@ -429,7 +425,7 @@ def _glide(
         there = x[0] + aim[0], y[0] + aim[1]
         change, apart, touched = collide(*there, before, after, active, near, state.layout, h[0], params)
         new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
-        dx, dy, _, piled = resolve_contacts(x[0], y[0], *aim, active, near, state.layout, h[0], params, spec)
+        dx, dy, _overlaps, piled = resolve_contacts(x[0], y[0], *aim, active, near, state.layout, h[0], params, spec)
         new_sunk = _shortened(aim[0] - dx + apart[0], aim[1] - dy + apart[1], deepest(params))
         new_sunk = jax.tree.map(lambda s: jnp.where(piled, 0.0, s), new_sunk)  # nothing pulls a pile together
         new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion, new_sunk

@@ -17,7 +17,7 @@ from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState, cast_params
+from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # what decides how many agents fit
@@ -124,7 +124,7 @@ class Swarm:
 
     def generate(self, key: jax.Array, params: SwarmParams) -> Layout:
         """A layout of this scenario, with `layout.valid` telling whether everything fitted."""
-        return self.scenario.generate(key, self.spec, cast_params(params))
+        return narrow(self.scenario.generate(key, self.spec, cast_params(params)))
 
     def reset_to(self, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """Start on a given layout: every agent on its first spawn, bound for its first goal."""
@@ -133,7 +133,7 @@ class Swarm:
 
     def start(self, layout: Layout) -> SwarmState:
         """The state at the beginning of an episode on this layout."""
-        num_agents = self.spec.num_agents
+        num_agents, layout = self.spec.num_agents, narrow(layout)
         return SwarmState(
             layout=layout,
             position=layout.spawns[:, 0, :2],
@@ -167,7 +167,7 @@ class Swarm:
             action = checks.as_action("action", action, expected)
         elif action.shape != expected:
             raise ValueError(f"action has shape {action.shape}, expected {expected}")
-        params = cast_params(params)
+        params, action = cast_params(params), jnp.asarray(action, jnp.float32)
         moving = state.active
         distance_before = _distance(state)
         state = advance(state, action, params, self.spec)
@@ -245,27 +245,27 @@ class Swarm:
         A pose is clear if it touches no active agent and is not itself at the goal. An agent waits where none is clear,
         or where one with a lower index has just been given a place too near.
         """
-        index, distance = jnp.arange(self.spec.num_agents), apart(params.agent_radius)
+        index, least = jnp.arange(self.spec.num_agents, dtype=jnp.int32), jnp.asarray(apart(params.agent_radius))
         next_goal = (state.goal_index + 1) % self.spec.num_goals
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
 
         def neighbours(points: Pair, position: Pair, present: jax.Array) -> Neighbours:
-            return find_neighbours(self.spec, points, position, present, state.layout.size, distance)
+            return find_neighbours(self.spec, points, position, present, state.layout.size, least)
 
         def keep_clear_of(clear: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
-            near = jnp.square(poses[..., 0] - taken[0][i]) + jnp.square(poses[..., 1] - taken[1][i]) < jnp.square(distance)
+            near = jnp.square(poses[..., 0] - taken[0][i]) + jnp.square(poses[..., 1] - taken[1][i]) < jnp.square(least)
             return clear & ~(near & state.active[i] & there)
 
         goal = _pick(state.layout.goals, next_goal)[:, None]
         away = jnp.sum(jnp.square(poses[..., :2] - goal), axis=-1) >= jnp.square(params.reach)
         taken = state.position[:, 0], state.position[:, 1]
         clear = neighbours((poses[..., 0], poses[..., 1]), taken, state.active).visit(keep_clear_of, away)
-        x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1)), 1, 0)
+        x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1).astype(jnp.int32)), 1, 0)
         asking = ~state.active & jnp.any(clear, axis=1)
 
         def give_way_to(placed: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
-            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < jnp.square(distance)
+            near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < jnp.square(least)
             return placed & ~(near & asking[i] & there & (i < index))
 
         placed = neighbours((x, y), (x, y), asking).visit(give_way_to, asking)

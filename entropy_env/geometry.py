@@ -50,7 +50,7 @@ def separation_capsule(point: Pair, start: Pair, end: Pair, half_thickness: jax.
     Beside the segment the normal is its own, and the distance a cross product: the difference between the point and the
     nearest one on the segment would tilt it where the two almost coincide.
     """
-    length, tx, ty = _towards(end[0] - start[0], end[1] - start[1], 0.0, -1.0)
+    _, tx, ty = _towards(end[0] - start[0], end[1] - start[1], 0.0, -1.0)
     sx, sy, ex, ey = point[0] - start[0], point[1] - start[1], point[0] - end[0], point[1] - end[1]
     beyond_start, beyond_end = -(sx * tx + sy * ty), ex * tx + ey * ty
     near_start = beyond_start > beyond_end

@@ -30,7 +30,7 @@ from entropy_env.engines import (
 )
 from entropy_env.env import Swarm
 from entropy_env.rewards import TERMS
-from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
+from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params, narrow
 from entropy_env.vector import VectorState, VectorSwarm
 
 FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success")
@@ -109,7 +109,7 @@ class JaxEngine:
     def state(self, state: SwarmState) -> None:
         check_state(state, self.env, self.num_envs)
         check_fork()
-        worlds = jax.tree.map(jnp.array, state)
+        worlds = narrow(jax.tree.map(jnp.array, state))
         if self._vector_state is None:
             self._begin(state.layout)
         nothing = jnp.zeros(worlds.heading.shape, jnp.float32)

@@ -28,7 +28,7 @@ def scan(
     """
     direction = ray_directions(heading, spec.num_rays)
     origin = position[:, :1], position[:, 1:]
-    x, y, index = position[:, 0], position[:, 1], jnp.arange(position.shape[0])
+    x, y, index = position[:, 0], position[:, 1], jnp.arange(position.shape[0], dtype=jnp.int32)
     reach = params.lidar_range + 2 * params.agent_radius
     near = find_neighbours(spec, (x, y), (x, y), visible, layout.size, reach)
 

@@ -74,7 +74,7 @@ def _grid(points: Pair, position: Pair, present: jax.Array, size: jax.Array, rea
     rows = [(row + offset) * COLUMNS for offset in (-1, 0, 1)]
     ends = jnp.stack([base + column for column in (left, right) for base in rows])
     first, beyond = jnp.split(jnp.searchsorted(key, ends).astype(jnp.int32), 2)
-    counts = jnp.cumsum(beyond - first, axis=0)
+    counts = jnp.cumsum(beyond - first, axis=0, dtype=jnp.int32)
     first = first.at[1:].add(-counts[:-1])  # so that adding k gives the slot
 
     def candidate(k):

@@ -7,7 +7,7 @@ its origin at the bottom left of the arena, x to the right, y up, and angles cou
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
 NeighbourSearch = Literal["dense", "grid", "auto"]
 FROM_SCENARIO = frozenset({"num_goals", "num_walls", "num_boxes", "num_discs"})  # where a specification has None
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,12 @@ def cast_params(params: SwarmParams) -> SwarmParams:
             for field in dataclasses.fields(params)
         }
     )
+
+
+def narrow(tree: Tree) -> Tree:
+    """Every float in a tree of arrays as float32, every int as int32, which JAX does itself unless JAX_ENABLE_X64 is set."""
+    kinds = {"f": jnp.float32, "i": jnp.int32}
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, kinds.get(jnp.result_type(leaf).kind)), tree)
 
 
 class Layout(struct.PyTreeNode):

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from entropy_env.checks import BATCH, as_count
 from entropy_env.env import Info, Swarm
-from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.types import Layout, SwarmParams, SwarmState, narrow
 
 REDRAW_PERIOD = 64  # steps in which every world's next layout is drawn again once
 REFRESH_SHARE = 8  # worlds that changed are observed again this part of the batch at a time
@@ -76,12 +76,14 @@ class VectorSwarm:
         axes = _param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger and k_clock is not None:
-            clock = jax.random.uniform(k_clock, (self.num_envs,)) * jnp.asarray(params.max_steps, jnp.float32)
+            clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32) * jnp.asarray(
+                params.max_steps, jnp.float32
+            )
             worlds = worlds.replace(step=clock.astype(jnp.int32))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
             worlds=worlds,
-            next_layout=jax.tree.map(lambda x: x[-1], layouts),
+            next_layout=narrow(jax.tree.map(lambda x: x[-1], layouts)),
             spent=jnp.full(self.num_envs, len(layouts.size) == 1),
             layout_reuses=jnp.zeros(self.num_envs, jnp.int32),
             cursor=jnp.array(0, jnp.int32),
@@ -158,9 +160,9 @@ class VectorSwarm:
     def _observe_again(self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array) -> jax.Array:
         """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
         size = -(-self.num_envs // REFRESH_SHARE)
-        order = jnp.argsort(~changed, stable=True)
+        order = jnp.argsort(~changed, stable=True).astype(jnp.int32)
         order = jnp.concatenate([order, order[: size * REFRESH_SHARE - self.num_envs]])
-        count = jnp.sum(changed)
+        count = jnp.sum(changed, dtype=jnp.int32)
         axes = _param_axes(params)
 
         def refresh(carry):
@@ -170,7 +172,7 @@ class VectorSwarm:
             some = jax.tree.map(lambda x: x[index], worlds)
             return start + size, obs.at[index].set(jax.vmap(self.env.observe, (0, axes))(some, some_params))
 
-        return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (0, obs))[1]
+        return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (jnp.int32(0), obs))[1]
 
     def _redraw(self, key: jax.Array, state: VectorState, over: jax.Array, params: SwarmParams) -> VectorState:
         """Count the layouts that worlds that are `over` (E,) bool have used, and draw one chunk of such again."""
@@ -180,7 +182,7 @@ class VectorSwarm:
             layout_reuses=state.layout_reuses + (state.spent & over).astype(jnp.int32),
         )
         first = jnp.minimum(state.cursor * self.chunk, self.num_envs - self.chunk)
-        index = first + jnp.arange(self.chunk)
+        index = first + jnp.arange(self.chunk, dtype=jnp.int32)
 
         def draw(state):
             some_params = jax.tree.map(lambda x, axis: x if axis is None else x[index], params, axes)

@@ -18,7 +18,8 @@ from entropy_env.geometry import separation_capsule
 DRIVES = ("kinematic", "force")
 CORNER = (1.0, 1.0)  # where float32 is coarsest
 SPEC = SwarmSpec(num_agents=12, num_rays=1, on_goal="next_goal", num_goals=2, **SLOTS)
-PRESSED = {crowd.name: crowd for crowd in crowds.handmade() if crowd.name.startswith(("far", "wedge/0.1", "dt/3", "gap"))}
+CHOSEN = ("far", "wedge/0.1", "dt/3", "gap")
+PRESSED = {crowd.name: crowd for crowd in crowds.handmade() if crowd.name.startswith(CHOSEN)}
 
 
 def press(crowd, engine, drive, steps, num_worlds=2):

@@ -261,7 +261,9 @@ def test_respawn_takes_the_first_clear_pose_from_the_next_goal_on(others, x, act
 def test_nobody_respawns_on_the_goal_it_is_bound_for():
     env = swarm("respawn")
     state = waiting(env, position=[[1, 1], [7.0, 3.0], [7.0, 5.0]])
-    state = state.replace(layout=state.layout.replace(goals=state.layout.goals.at[0, 1].set(jnp.array([3.2, 1.0]))))
+    state = state.replace(
+        layout=state.layout.replace(goals=state.layout.goals.at[0, 1].set(jnp.array([3.2, 1.0], jnp.float32)))
+    )
     back = compiled(env, "respawn")(state, env.make_params())
     np.testing.assert_allclose(back.position[0], [5, 1])
 
@@ -284,7 +286,7 @@ def test_an_agent_waits_while_no_pose_is_clear():
 def test_of_two_agents_that_want_one_place_the_first_gets_it():
     env = swarm("respawn")
     state = waiting(env).replace(active=jnp.array([True, False, False]))
-    shared = jnp.broadcast_to(jnp.array([[4.0, 3.0, 0.0]] * 3), (3, 3, 3))
+    shared = jnp.broadcast_to(jnp.array([[4.0, 3.0, 0.0]] * 3, jnp.float32), (3, 3, 3))
     back = compiled(env, "respawn")(with_spawns(state, shared), env.make_params())
     assert arrays(back.active) == [True, True, False]
 

@@ -232,9 +232,10 @@ def test_an_agent_waits_for_a_clear_pose_and_comes_back():
     worlds, goals = state.worlds, np.full((N, 3, 2), 3.8, np.float32)
     goals[0] = [1.0, 0.5]
     layout = worlds.layout.replace(
-        spawns=worlds.layout.spawns.at[0, 0].set(jnp.array([2.0, 0.5, 0.0])), goals=worlds.layout.goals.at[0].set(goals)
+        spawns=worlds.layout.spawns.at[0, 0].set(jnp.array([2.0, 0.5, 0.0], jnp.float32)),
+        goals=worlds.layout.goals.at[0].set(goals),
     )
-    position = worlds.position.at[0].set(jnp.array([[1.0, 0.5], [2.0, 0.55], [1.0, 3.0]]))
+    position = worlds.position.at[0].set(jnp.array([[1.0, 0.5], [2.0, 0.55], [1.0, 3.0]], jnp.float32))
     worlds = worlds.replace(layout=layout, position=position, heading=worlds.heading.at[0].set(0.0))
     state = state.replace(worlds=worlds)
     seen = []

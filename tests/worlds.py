@@ -98,10 +98,10 @@ class Lanes(Scenario):
         index = np.arange(spec.num_agents, dtype=np.float32)[:, None]
         k_spawn, k_heading, k_trip = jax.random.split(key, 3)
         shape = spec.num_agents, spec.num_goals
-        x = 0.3 + 0.9 * (index % 2) + 0.4 * jax.random.uniform(k_spawn, shape)
+        x = 0.3 + 0.9 * (index % 2) + 0.4 * jax.random.uniform(k_spawn, shape, jnp.float32)
         y = jnp.broadcast_to(0.5 + 0.6 * (index // 2), shape)
-        heading = jax.random.uniform(k_heading, shape, minval=-0.3, maxval=0.3)
-        goal_x = x + jax.random.uniform(k_trip, shape, minval=0.3, maxval=1.0)
+        heading = jax.random.uniform(k_heading, shape, jnp.float32, minval=-0.3, maxval=0.3)
+        goal_x = x + jax.random.uniform(k_trip, shape, jnp.float32, minval=0.3, maxval=1.0)
         layout = empty_layout(jnp.stack([3.0 + params.difficulty.astype(jnp.float32), jnp.float32(4)]), spec)
         return layout.replace(spawns=jnp.stack([x, y, heading], -1), goals=jnp.stack([goal_x, y], -1))
 

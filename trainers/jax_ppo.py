@@ -230,7 +230,7 @@ class PPO:
     def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """A sampled action and its log probability."""
         mean, log_std = self.actor.apply(params["actor"], normalize(moments, obs))
-        action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+        action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, jnp.float32)
         return action, gaussian_log_prob(action, mean, log_std)
 
     def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
@@ -255,7 +255,8 @@ class PPO:
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
         """One pass over the batch in minibatches of random worlds."""
-        order = jax.random.permutation(key, self.config.num_envs).reshape(self.config.num_minibatches, -1)
+        worlds = jnp.arange(self.config.num_envs, dtype=jnp.int32)
+        order = jax.random.permutation(key, worlds).reshape(self.config.num_minibatches, -1)
         return jax.lax.scan(partial(self.descend, batch), learner, order)
 
     def descend(self, batch: Batch, learner: tuple, worlds: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:

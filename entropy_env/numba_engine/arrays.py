@@ -83,7 +83,7 @@ WORLD = np.dtype(
         ("clearance", np.float32),  # m, under which nobody approaches anything
         ("apart", np.float32),  # m, between the centres of agents that hardly touch
         ("rest", np.float32),  # m, between bodies in a crush
-        ("reach", np.float32),  # m, how far an agent gets in a control period, and further than it is held back from there
+        ("reach", np.float32),  # m, how far off a body may matter to an agent in a control period
         ("lost", np.float64),  # share of a velocity that damping takes in a substep
         ("parted", np.float32),  # share of an overlap, above SLOP, that Chipmunk takes away in a substep
         ("columns", np.int32),  # of the cells that agents were last sorted into

@@ -14,10 +14,22 @@ from entropy_env import dynamics
 from entropy_env.numba_engine.arrays import LISTED
 from entropy_env.numba_engine.cells import rows_around, run_in_row
 from entropy_env.numba_engine.compilation import inlined
-from entropy_env.numba_engine.geometry import FAR, HALF, ONE, TINY, TWO, ZERO, cos_sin, separation_fixed, sinc, wrap_angle
+from entropy_env.numba_engine.geometry import (
+    FAR,
+    HALF,
+    ONE,
+    TINY,
+    TWO,
+    ZERO,
+    cos_sin,
+    separation_fixed,
+    sinc,
+    wrap_angle,
+)
 
 ROUNDING, PILED, SMALL = (np.float32(value) for value in (dynamics.ROUNDING, dynamics.PILED, dynamics.SMALL))
-apart, settling, clearance, rest = map(inlined, (dynamics.apart, dynamics.settling, dynamics.clearance, dynamics.rest))
+apart, settling = inlined(dynamics.apart), inlined(dynamics.settling)
+clearance, rest = inlined(dynamics.clearance), inlined(dynamics.rest)
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
 IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
 SLOP, LOG_LEFT = np.float32(dynamics.SLOP), math.log(dynamics.LEFT)

@@ -42,7 +42,7 @@ def episode_keys(env: Swarm, episodes: int, seed: int) -> jax.Array:
     """(chunks, worlds at a time) keys, `episodes` of them and what fills the last chunk."""
     size = chunk_size(env, episodes)
     chunks = -(-episodes // size)
-    return jax.vmap(episode_key, (None, 0))(seed, jnp.arange(chunks * size)).reshape(chunks, size)
+    return jax.vmap(episode_key, (None, 0))(seed, jnp.arange(chunks * size, dtype=jnp.int32)).reshape(chunks, size)
 
 
 def evaluate_episodes(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """() mean of x where mask is set, 0 if nowhere."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1)
 
 
 def masked_standardize(x: jax.Array, mask: jax.Array) -> jax.Array:

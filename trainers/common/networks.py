@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu}
 
@@ -24,7 +24,7 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., in) to (..., out_size)."""
         for size in self.hidden_sizes:
-            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x))
         return nn.Dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale))(x)
 
 
@@ -40,7 +40,9 @@ class GaussianActor(nn.Module):
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """obs (..., D) to mean (..., A) and log_std (A,)."""
         mean = MLP(self.hidden_sizes, self.action_dim, 0.01, self.activation)(obs)
-        return mean, self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,))
+        return mean, self.param(
+            "log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), jnp.float32
+        )
 
 
 class Critic(nn.Module):
@@ -58,9 +60,9 @@ class Critic(nn.Module):
 def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """action, mean (..., A), log_std (A,) to (...,)."""
     z = (action - mean) * jnp.exp(-log_std)
-    return -0.5 * jnp.sum(jnp.square(z), axis=-1) - jnp.sum(log_std) - 0.5 * np.log(2 * np.pi) * action.shape[-1]
+    return -0.5 * jnp.sum(jnp.square(z), axis=-1) - jnp.sum(log_std) - 0.5 * math.log(2 * math.pi) * action.shape[-1]
 
 
 def gaussian_entropy(log_std: jax.Array) -> jax.Array:
     """() nats."""
-    return jnp.sum(log_std + 0.5 * np.log(2 * np.pi * np.e))
+    return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e))

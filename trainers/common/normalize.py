@@ -19,7 +19,7 @@ class RunningMoments(struct.PyTreeNode):
 
 def init_moments(size: int) -> RunningMoments:
     """Zero mean and unit variance, with next to no weight."""
-    return RunningMoments(jnp.float32(1e-4), jnp.zeros(size), jnp.ones(size))
+    return RunningMoments(jnp.float32(1e-4), jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
 
 
 def update_moments(moments: RunningMoments, batch: jax.Array, mask: jax.Array) -> RunningMoments:

@@ -113,7 +113,7 @@ def _act(policy: Policy, obs: jax.Array, key: jax.Array | None) -> jax.Array:
     output: Any = policy.spec.network.apply(policy.params, obs)
     action, log_std = output
     if key is not None:
-        action += jnp.exp(log_std) * jax.random.normal(key, action.shape)
+        action += jnp.exp(log_std) * jax.random.normal(key, action.shape, jnp.float32)
     return jnp.clip(action, -1.0, 1.0)
 
 

@@ -132,7 +132,7 @@ def _steps(
     engine = make_engine(env, len(keys), params, autoreset=False)
     obs = engine.reset_to(jax.device_get(_layouts(env, keys, params)))
     memory, after, over = None, engine.state, np.array(False)
-    seed = int(jax.random.bits(keys[0]))
+    seed = int(jax.random.bits(keys[0], dtype=np.uint32))
     with th.random.fork_rng():
         th.manual_seed(seed)
         while not over.all():
