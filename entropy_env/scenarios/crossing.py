@@ -59,7 +59,7 @@ class Crossing(Scenario):
         # a cell belongs to the side it is nearest to, one on a diagonal to none
         first, second = jnp.sort(depth, axis=0)[:2]
         zone = (depth == first[None]) & (first < jnp.minimum(self.row(DEPTHS, params), second - PITCH / 4))[None]
-        room = room_between(centres, jnp.zeros((1, 2)), layout.size[None], params)
+        room = room_between(centres, jnp.zeros((1, 2), jnp.float32), layout.size[None], params)
         room = jnp.where(zone & inside[None], room[None], -1.0)
         streams, num_streams = self.row(STREAMS, params), self.row(NUM_STREAMS, params)
         u = uniforms(key, place_shapes(largest, spec))
