@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import jax
 import numpy as np
 
+from entropy_env.types import INT_PARAMS
+
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
     from entropy_env.types import Layout, SwarmParams, SwarmState
@@ -244,8 +246,11 @@ def draw(
 ) -> Layout:
     """Layouts (S, E, ...), on which both engines begin, of the count-th draw from a seed (2,) uint32.
 
-    params: as the engine was given them, so that what one has compiled serves the other. device: JAX's own for None.
+    device: JAX's own for None.
     """
+    kinds = {field.name: np.int32 if field.name in INT_PARAMS else np.float32 for field in dataclasses.fields(params)}
+    # of one type, so that neither the engine nor the kind of number that a user gives compiles anew
+    params = params.replace(**{name: np.asarray(getattr(params, name), kind) for name, kind in kinds.items()})
     little = batch.num_envs * batch.env.spec.num_agents < LITTLE
     quick = little and (device.platform if device else jax.default_backend()) == "cpu"
     with jax.default_device(device):
