@@ -15,12 +15,15 @@ import jax
 import numpy as np
 
 from entropy_env import checks
+from entropy_env.types import INT_PARAMS
 
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
     from entropy_env.types import Layout, SwarmParams, SwarmState
+    from entropy_env.vector import VectorSwarm
 
 EngineName = Literal["auto", "numba", "jax"]
+LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
 STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,), "sunk": (2,)}
 
 
@@ -260,6 +263,32 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
 def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:
     """The key of the count-th draw from a seed (2,) uint32, whatever JAX's default generator is."""
     return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), count)
+
+
+def draw(
+    batch: VectorSwarm, seed: np.ndarray, count: int | np.integer, params: SwarmParams, device: jax.Device | None = None
+) -> Layout:
+    """Layouts (S, E, ...), on which both engines begin, of the count-th draw from a seed (2,) uint32.
+
+    device: JAX's own for None.
+    """
+    kinds = {field.name: np.int32 if field.name in INT_PARAMS else np.float32 for field in dataclasses.fields(params)}
+    # of one type, so that neither the engine nor the kind of number that a user gives compiles anew
+    params = params.replace(**{name: np.asarray(getattr(params, name), kind) for name, kind in kinds.items()})
+    little = batch.num_envs * batch.env.spec.num_agents < LITTLE
+    quick = little and (device.platform if device else jax.default_backend()) == "cpu"
+    with jax.default_device(device):
+        return (_draw_little if quick else _draw)(batch, seed, np.uint32(count), params)
+
+
+def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
+    k_layout, _ = jax.random.split(episode_key(seed, count))  # as `VectorSwarm.reset` has it
+    return batch.draw(k_layout, params)
+
+
+_draw = jax.jit(_drawn, static_argnums=0)
+# one small world waits longer for good code than for slow code to run
+_draw_little = jax.jit(_drawn, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 
 
 _forked_from_jax = False

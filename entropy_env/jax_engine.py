@@ -26,6 +26,7 @@ from entropy_env.engines import (
     check_start,
     check_state,
     check_which,
+    draw,
     episode_key,
 )
 from entropy_env.env import Swarm
@@ -67,11 +68,11 @@ class JaxEngine:
             self._running()
         if seed is not None:
             self._seed, self._draws = as_seed(seed), 0
-        draw = self._next_draw()
+        layouts = draw(self._batch, *self._next_draw(), self._params)
         if which is None:
-            obs, self._vector_state = _reset(self._batch, *draw, self._on_device())
+            obs, self._vector_state = _reset_to(self._batch, layouts, self._on_device())
         else:
-            obs, self._vector_state = _reset_where(self._batch, *draw, self._running(), where, self._on_device())
+            obs, self._vector_state = _start_where(self._batch, layouts, self._running(), where, self._on_device())
         return np.array(obs)
 
     def reset_to(self, layout: Layout) -> np.ndarray:
@@ -163,16 +164,10 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reset(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
-    return batch.reset(episode_key(seed, count), params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _reset_where(
-    batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
+def _start_where(
+    batch: VectorSwarm, layouts: Layout, state: VectorState, which: jax.Array, params: SwarmParams
 ) -> tuple[jax.Array, VectorState]:
-    k_layout, _ = jax.random.split(episode_key(seed, count))  # as `VectorSwarm.reset` has it: the same layouts
-    return batch.reset_where(k_layout, state, which, params)
+    return batch.start_where(layouts, state, which, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)

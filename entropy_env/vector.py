@@ -61,7 +61,9 @@ class VectorSwarm:
 
     def draw(self, key: jax.Array, params: SwarmParams) -> Layout:
         """Layouts (S, E, ...): what every world starts on, and with `autoreset` what it starts on next."""
-        keys = jax.random.split(key, (2 if self.autoreset else 1, self.num_envs))
+        world = 2 * jnp.arange(self.num_envs, dtype=jnp.uint32)  # numbered, not split: a world's are those of any batch
+        episode = jnp.arange(2 if self.autoreset else 1, dtype=jnp.uint32)
+        keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, world[None] + episode[:, None])
         return jax.vmap(jax.vmap(self.env.generate, (0, _param_axes(params))), (0, None))(keys, params)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
@@ -148,8 +150,14 @@ class VectorSwarm:
         self, key: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, VectorState]:
         """Begin new episodes in the worlds of `which` (E,) bool, on fresh layouts; observations of all worlds."""
+        return self.start_where(self.draw(key, params), state, which, params)
+
+    def start_where(
+        self, layouts: Layout, state: VectorState, which: jax.Array, params: SwarmParams
+    ) -> tuple[jax.Array, VectorState]:
+        """As `reset_where`, on the first of layouts (S, E, ...)."""
         axes = _param_axes(params)
-        fresh = jax.tree.map(lambda x: x[0], self.draw(key, params))
+        fresh = jax.tree.map(lambda x: x[0], layouts)
         state = state.replace(
             worlds=_select(which, jax.vmap(self.env.start)(fresh), state.worlds),
             episode_return=jnp.where(which[:, None], 0.0, state.episode_return),

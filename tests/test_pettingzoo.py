@@ -11,7 +11,7 @@ from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, ren
 from pettingzoo.test.state_test import state_test
 from pettingzoo.utils.conversions import aec_to_parallel
 
-from entropy_env import jax_engine, make_layout, swarm_v0
+from entropy_env import engines, jax_engine, make_layout, swarm_v0
 from entropy_env.adapters.pettingzoo import SwarmParallelEnv
 from entropy_env.numba_engine import step
 from entropy_env.scenarios.open import Open
@@ -408,7 +408,8 @@ def test_arrays_handed_out_can_be_written_to_without_effect():
 @pytest.mark.parametrize("engine", ["numba", "jax"])
 def test_another_environment_and_other_parameters_compile_nothing(engine):
     def compiled():
-        return len(step.run.signatures), jax_engine._step._cache_size(), jax_engine._reset._cache_size()
+        jitted = jax_engine._step, jax_engine._reset_to, engines._draw_little
+        return len(step.run.signatures), *(function._cache_size() for function in jitted)
 
     env = make(engine=engine)
     env.reset(seed=0)

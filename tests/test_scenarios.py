@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.extend.random import threefry_2x32
 from reference import agent_gap, fixed_gap, world
 from scipy import ndimage, stats
 from scipy.sparse import csr_array
@@ -28,9 +32,9 @@ from entropy_env.scenarios import (
     obstacles,
     rooms,
 )
-from entropy_env.scenarios.base import PACKED_BITS, shuffle
-from entropy_env.scenarios.placement import CLEARANCE, TOLERANCE
-from entropy_env.scenarios.roaming import ARENA_DRAWS, Roaming, free_cells
+from entropy_env.scenarios.base import PACKED_BITS, Purpose, shuffle, uniforms
+from entropy_env.scenarios.placement import CLEARANCE, PITCH, TOLERANCE, jitter, van_der_corput
+from entropy_env.scenarios.roaming import Roaming, free_cells
 from entropy_env.types import SwarmParams, SwarmSpec
 
 pytestmark = pytest.mark.core
@@ -177,7 +181,7 @@ def free_cell_counter(family):
 
     def count(key, level, radius):
         params = SwarmParams(difficulty=level, agent_radius=radius)
-        u = jax.random.uniform(key, (ARENA_DRAWS,))
+        u = uniforms(key, {Purpose.ARENA: (1,)} | scenario.arena_shapes())
         layout = scenario.arena(u, spec, params)
         room = free_cells(layout, scenario.spacing(params), scenario.largest(scenario.sizes), params)[1]
         return jnp.sum(room >= -TOLERANCE)
@@ -478,14 +482,140 @@ def test_open_arenas_are_equal_where_their_sizes_are():
     assert Swarm(SwarmSpec(300), one) == Swarm(SwarmSpec(300), other) != Swarm(SwarmSpec(300), Open(size=(20, 16)))
 
 
-def test_an_open_arena_without_a_size_is_as_it_was():
-    """The numbers were drawn before arenas could be given a size."""
+def test_an_open_arena_without_a_size_is_that_of_the_same_size():
     env = Swarm(SwarmSpec(3), "open", 2)
     layout = jax.jit(env.generate)(jax.random.key(3), env.make_params())
-    expected = [[5.641915, 6.139782, 1.08215], [2.717601, 6.182023, -2.465117], [8.232148, 4.739459, -2.988856]]
     assert np.allclose(layout.size, [9, 7])
-    assert np.allclose(layout.spawns[:, 0], expected, atol=1e-4)
     assert Open(HARD).max_steps == (200, 200, 200, 200)
     same = Swarm(SwarmSpec(3), Open(size=(9.0, 7.0)))
     given = jax.jit(same.generate)(jax.random.key(3), same.make_params())
     assert all(map(np.array_equal, jax.tree.leaves(layout), jax.tree.leaves(given)))
+
+
+def present(layout):
+    """What there is, without free slots."""
+    bodies = [
+        getattr(layout, kind)[mask] for kind, mask in zip(("walls", "boxes", "discs"), masks(layout), strict=True)
+    ]
+    return [*bodies, layout.size, layout.spawns, layout.goals, layout.valid]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=SEEDS)
+def test_a_key_and_a_level_are_one_world_whatever_the_level_that_arrays_are_sized_for(family, seed):
+    for level in LEVELS:
+        exact, *larger = (layouts(drawer(family, difficulty=size), seed, [level] * 4) for size in LEVELS[level - 1 :])
+        for others in larger:
+            for one, other in zip(exact, others, strict=True):
+                assert all(map(np.array_equal, present(one), present(other)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_more_goals_leave_the_first_ones_where_they_are(family):
+    few, many = (layouts(drawer(family, on_goal=on_goal), 20, LEVELS * 2) for on_goal in ("terminate", "respawn"))
+    for one, other in zip(few, many, strict=True):
+        assert np.array_equal(one.spawns[:, 0], other.spawns[:, 0])
+        assert np.array_equal(one.goals[:, 0], other.goals[:, 0])
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "circle"])
+def test_more_robots_leave_the_first_ones_where_they_are(family):
+    few, many = (layouts(drawer(family, num_agents), 21, LEVELS * 2) for num_agents in (3, 10))
+    for one, other in zip(few, many, strict=True):
+        assert np.array_equal(one.spawns, other.spawns[:3])
+        assert np.array_equal(one.goals, other.goals[:3])
+
+
+@pytest.mark.parametrize("family", ["obstacles", "rooms", "circle", "curriculum"])
+def test_code_that_is_compiled_for_speed_draws_the_same_bits(family):
+    env = Swarm(SwarmSpec(num_agents=10, on_goal="respawn"), family, HARD)
+    draw, keys = jax.vmap(env.generate, (0, None)), jax.random.split(jax.random.key(22), 64)
+    fast, quick = jax.jit(draw), quick_jit(draw)
+    for level in LEVELS:
+        params = env.make_params(difficulty=level)
+        assert all(map(np.array_equal, *(jax.tree.leaves(each(keys, params)) for each in (fast, quick))))
+
+
+@given(seed=SEEDS)
+def test_a_random_number_follows_from_key_purpose_and_place(seed):
+    """The rule written out, one number at a time."""
+    key = jax.random.key(seed, impl="threefry2x32")
+    shapes = {Purpose.ARENA: (2,), Purpose.CELLS: (3, 4), Purpose.SPAWNS: (2, 3, 2)}
+    found = uniforms(key, shapes)
+    assert list(found) == list(shapes)
+    for purpose, shape in shapes.items():
+        for place in np.ndindex(shape):
+            i, j, k = (*place, 0, 0)[:3]
+            counter = jnp.array([(purpose << 24) + i, (j << 8) + k], jnp.uint32)
+            word = int(threefry_2x32(tuple(jax.random.key_data(key)), counter)[0])
+            assert found[purpose][place] == (word >> 9) / 2**23
+
+
+def test_random_numbers_are_uniform_and_independent_of_each_other():
+    shapes = dict.fromkeys(Purpose, (30, 20, 5))
+    keys = jax.random.split(jax.random.key(23), 4)
+    columns = np.stack([np.asarray(u).ravel() for key in keys for u in uniforms(key, shapes).values()])
+    assert all(stats.kstest(column, "uniform").pvalue > 1e-4 for column in columns)
+    assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 5 / np.sqrt(columns.shape[1])
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_every_generator_draw_worlds_of_their_own(impl):
+    keys = jax.random.split(jax.random.key(24, impl=impl), 50)
+    drawn = jax.vmap(lambda key: uniforms(key, {Purpose.CELLS: (2, 2)})[Purpose.CELLS])(keys)
+    assert len(np.unique(drawn)) == drawn.size
+
+
+def test_an_open_world_follows_from_its_numbers():
+    """Cells in the order of their numbers, spawns in the first of them and goals half of all cells on."""
+    env = Swarm(SwarmSpec(5), "open", HARD)
+    key, params = jax.random.key(25), env.make_params(difficulty=2)
+    layout = env.generate(key, params)
+    u = uniforms(key, {Purpose.CELLS: (18, 14), Purpose.SPAWNS: (1, 5, 2), Purpose.GOALS: (1, 5, 2)})
+    cells = np.argsort(np.asarray(u[Purpose.CELLS]).ravel())
+    for points, first, purpose in ((layout.spawns, 0, Purpose.SPAWNS), (layout.goals, 126, Purpose.GOALS)):
+        column, row = np.divmod(cells[first : first + 5], 14)
+        centre = (np.stack([column, row], axis=-1) + 0.5) * PITCH
+        to_border = np.minimum(centre, np.asarray(layout.size) - centre).min(axis=-1) - ROBOT - CLEARANCE
+        reach = np.minimum(to_border, jitter(PARAMS))[:, None]
+        expected = centre + (2 * np.asarray(u[purpose][0]) - 1) * reach
+        np.testing.assert_allclose(points[:, 0, :2], expected, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 16, 100])
+def test_shares_are_spread_evenly_however_many_there_are(count):
+    shares = van_der_corput(count)
+    assert np.array_equal(shares, van_der_corput(2 * count)[:count])
+    size = 1 << (count - 1).bit_length()
+    assert len(np.unique(np.floor(shares * size))) == count
+    assert np.all(np.floor(shares[1::2] * 3) % 3 != np.floor(shares[: count // 2 * 2 : 2] * 3) % 3)
+
+
+WORLDS = """
+import hashlib, jax, numpy as np
+from entropy_env.env import Swarm
+from entropy_env.scenarios import LEVELS, SCENARIOS
+from entropy_env.types import SwarmSpec
+for name in SCENARIOS:
+    env = Swarm(SwarmSpec(num_agents=10, on_goal="respawn"), name, 4)
+    draw = jax.jit(jax.vmap(env.generate, (0, None)), compiler_options={"xla_backend_optimization_level": 0})
+    keys = jax.random.split(jax.random.key(26), 8)
+    for level in LEVELS:
+        leaves = map(np.asarray, jax.tree.leaves(draw(keys, env.make_params(difficulty=level))))
+        print(name, level, hashlib.sha256(b"".join(str(x.dtype).encode() + x.tobytes() for x in leaves)).hexdigest())
+"""
+
+
+def test_sixty_four_bits_change_no_world():
+    worlds = [
+        subprocess.run(
+            [sys.executable, "-c", WORLDS],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_ENABLE_X64": flag},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for flag in ("0", "1")
+    ]
+    assert len(worlds[0]) == len(FAMILIES) * len(LEVELS)
+    assert worlds[0] == worlds[1]

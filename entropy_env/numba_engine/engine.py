@@ -27,7 +27,7 @@ from entropy_env.engines import (
     check_start,
     check_state,
     check_which,
-    episode_key,
+    draw,
 )
 from entropy_env.env import Swarm
 from entropy_env.neighbours import uses_grid
@@ -51,7 +51,6 @@ from entropy_env.vector import VectorSwarm
 CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
 CELLS_PER_AGENT = 4
 TEAM_FROM = 4096  # agents of a world whose stages several threads share, where there are few worlds
-LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
 CHUNK = 64  # agents worth a call of a kernel: 20 us
 SHARED_FROM = 256  # agents of all worlds, whom one thread has moved before another would have woken up
 
@@ -296,9 +295,7 @@ class NumbaEngine:
     def _begin_drawing(self) -> Layout:
         """In JAX's own thread, on the CPU whatever else there is."""
         self._draws += 1
-        draw = _draw_little if self.num_envs * self.env.spec.num_agents < LITTLE else _draw
-        with jax.default_device(_cpu()):
-            return draw(self._batch, self._seed, np.uint32(self._draws - 1), self.params)
+        return draw(self._batch, self._seed, self._draws - 1, self.params, _cpu())
 
 
 class Kernels(NamedTuple):
@@ -377,12 +374,3 @@ def _cpu() -> jax.Device | None:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return None
-
-
-def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
-    return batch.draw(jax.random.split(episode_key(seed, count))[0], params)
-
-
-_draw = jax.jit(_drawn, static_argnums=0)
-# one small world waits longer for good code than for slow code to run
-_draw_little = jax.jit(_drawn, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})

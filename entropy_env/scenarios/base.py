@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry_2x32
 
 from entropy_env.checks import DIFFICULTY, as_count
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 LEVELS = (1, 2, 3, 4)
-PACKED_BITS = 12  # of an index at most beside a score; with 4,096 items one in 128 then shares its score with another
+PACKED_BITS = 12  # of an index beside a score; with 4,096 items one in 128 then shares its score with another
+LOWEST = -1e30  # below every number of a layout
+
+
+class Purpose(enum.IntEnum):
+    """What a random number is for, and how its place is counted. Every world depends on these values: only add to them."""
+
+    ARENA = 1  # what there is one of: (use,)
+    FAMILY = 2  # of a curriculum's stage: (1,)
+    CELLS = 3  # which cells are taken first: (column, row)
+    SPAWNS = 4  # (goal, agent, axis)
+    GOALS = 5  # (goal, agent, axis)
+    HEADINGS = 6  # (goal, agent)
+    UPRIGHT_BORDERS = 7  # between cells or rooms: (line from the left, row, use)
+    FLAT_BORDERS = 8  # (line from the bottom, column, use)
+    PLOTS = 9  # of obstacles: (column, row, use)
+    UPRIGHT_LINES = 10  # between plots: (line from the left, row)
+    FLAT_LINES = 11  # (line from the bottom,)
+    TILES = 12  # of cells with nearby goals: (column, row)
+
+
+Shapes = dict[Purpose, tuple[int, ...]]
+Draws = Mapping[Purpose, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +77,15 @@ class Scenario:
         raise NotImplementedError
 
     def row(self, table: Any, params: SwarmParams) -> jax.Array:
-        """The entry of a table with one row a difficulty, at the traced difficulty. table: (4, ...)."""
+        """The entry of a table with one row a difficulty, at the traced difficulty. table: (4, ...).
+
+        Also beyond what this generator is sized for: with a constant instead, XLA would round otherwise.
+        """
         table = np.asarray(table)
         table = table.astype(np.float32 if table.dtype.kind == "f" else np.int32)
         value = jnp.asarray(table[0])
         # not indexed: a lookup fused into a loop over cells keeps it from being vectorised
-        for level, entry in zip(self.levels[1:], table[1:], strict=False):
+        for level, entry in zip(LEVELS[1:], table[1:], strict=True):
             value = jnp.where(params.difficulty >= level, entry, value)
         return value
 
@@ -93,29 +121,51 @@ def fill_slots(slots: jax.Array, mask: jax.Array, items: jax.Array, present: jax
     return slots.at[:count].set(items), mask.at[:count].set(present)
 
 
-def uniforms(key: jax.Array, *shapes: tuple[int, ...]) -> list[jax.Array]:
-    """Arrays of these shapes, uniform in [0, 1), out of one draw: every draw costs a quarter second of compile time."""
-    return carve(jax.random.uniform(key, (sum(map(math.prod, shapes)),)), *shapes)
+def uniforms(key: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
+    """Random numbers in [0, 1), float32, in up to three dimensions for each purpose.
+
+    A number follows from the key, its purpose and its place in the array alone, so the corner that two arrays share is
+    equal whatever their shapes. One hash makes them all: each costs some 30 ms of compile time.
+    """
+    places = [_counters(purpose, shape) for purpose, shape in shapes.items()]
+    high, low = (jnp.concatenate(words) for words in zip(*places, strict=True))
+    # of the keys of other generators, too, the first words tell keys apart
+    first, second = jax.random.key_data(key)[:2]
+    bits, _ = jnp.split(threefry_2x32((first, second), jnp.concatenate([high, low])), 2)
+    ones = jax.lax.bitcast_convert_type((bits >> 9) | jnp.uint32(0x3F800000), jnp.float32)  # in [1, 2)
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = jnp.split(ones - 1.0, ends[:-1])
+    return {purpose: part.reshape(shape) for (purpose, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def carve(u: jax.Array, *shapes: tuple[int, ...]) -> list[jax.Array]:
-    """Arrays of these shapes out of the first numbers of u, (M,)."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    return [part.reshape(shape) for part, shape in zip(jnp.split(u[: ends[-1]], ends[:-1]), shapes, strict=True)]
+def _counters(purpose: Purpose, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Two words (M,) uint32 that no two numbers share; splitting a key and folding into one leave the first at 0."""
+    full = (*shape, 1, 1)[:3]
+    i, j, k = (jax.lax.broadcasted_iota(jnp.uint32, full, axis).reshape(-1) for axis in range(3))
+    return jnp.uint32(purpose << 24) | i, (j << 8) | k
+
+
+def rounded(product: jax.Array) -> jax.Array:
+    """The same number, as float32 rounds it.
+
+    A product that is only added to something may be left unrounded (fused multiply-add), where XLA and the processor
+    like: the last digit of a layout would depend on what else is compiled with it.
+    """
+    return jnp.maximum(product, LOWEST)
 
 
 def shuffle(score: jax.Array, chosen: jax.Array) -> jax.Array:
     """(..., M) int32: indices along the last axis, the chosen ones first, in the order of their score.
 
     score: (..., M) in [0, 1). chosen: (..., M) bool. Score and index share one integer, because XLA sorts those
-    several times faster than floats with their indices, as long as that leaves enough bits to tell scores apart.
+    several times faster than floats with their indices, as long as that leaves enough bits to tell scores apart. How
+    many is not left to M, on which the order of two of the items would then depend.
     """
     size = score.shape[-1]
-    index_bits = max(size - 1, 1).bit_length()
     index = jnp.broadcast_to(jnp.arange(size, dtype=jnp.uint32), score.shape)
     last = jnp.where(chosen, jnp.uint32(0), jnp.uint32(1 << 31))
-    if index_bits > PACKED_BITS:
+    if size > 1 << PACKED_BITS:
         rank = (score * float(1 << 31)).astype(jnp.uint32)
         return jax.lax.sort((last | rank, index), num_keys=1)[1].astype(jnp.int32)
-    rank = (score * float(1 << (31 - index_bits))).astype(jnp.uint32) << index_bits
-    return (jnp.sort(last | rank | index, axis=-1) & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)
+    rank = (score * float(1 << (31 - PACKED_BITS))).astype(jnp.uint32) << PACKED_BITS
+    return (jnp.sort(last | rank | index, axis=-1) & jnp.uint32((1 << PACKED_BITS) - 1)).astype(jnp.int32)

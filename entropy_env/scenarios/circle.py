@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_env.geometry import wrap_angle
-from entropy_env.scenarios.base import Scenario, empty_layout, uniforms
+from entropy_env.scenarios.base import Purpose, Scenario, empty_layout, rounded, uniforms
 from entropy_env.scenarios.placement import CLEARANCE, TOLERANCE, margin
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
@@ -34,17 +34,18 @@ class Circle(Scenario):
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
         num_agents, num_goals = spec.num_agents, spec.num_goals
-        u_turn, u_heading = uniforms(key, (), (num_agents, num_goals))
+        u = uniforms(key, {Purpose.ARENA: (1,), Purpose.HEADINGS: (num_goals, num_agents)})
         radius = self.row(RADII, params)
         middle = radius + BORDER
         layout = empty_layout(jnp.stack([2 * middle, 2 * middle]), spec)
 
         turns = np.add.outer(np.arange(num_agents) / num_agents, np.arange(num_goals) / 2)
-        angle = 2 * np.pi * (u_turn + turns.astype(np.float32))
-        offset = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-        heading = wrap_angle(angle + np.pi + HEADING_SPREAD * (2 * u_heading - 1))
+        turn = u[Purpose.ARENA][0] + turns.astype(np.float32)
+        angle = rounded(2 * np.pi * (turn - jnp.floor(turn)))
+        offset = rounded(radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1))
+        heading = wrap_angle(angle + np.pi + rounded(HEADING_SPREAD * (2 * u[Purpose.HEADINGS].T - 1)))
 
-        spacing = 2 * radius * np.sin(np.pi / num_agents) if num_agents > 1 else jnp.inf
+        spacing = 2 * radius * math.sin(math.pi / num_agents) if num_agents > 1 else jnp.inf
         clear = (spacing - 2 * params.agent_radius >= CLEARANCE - TOLERANCE) & (margin(params) <= BORDER + TOLERANCE)
         return layout.replace(
             spawns=jnp.concatenate([middle + offset, heading[..., None]], axis=-1),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import Scenario, empty_layout, fill_slots, uniforms
-from entropy_env.scenarios.placement import cell_grid, free_across, num_cells, place, place_draws, room_between
+from entropy_env.scenarios.base import Purpose, Scenario, empty_layout, fill_slots, rounded, uniforms
+from entropy_env.scenarios.placement import cell_grid, free_across, place, place_shapes, room_between
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 ROOM = (4.0, 6.5)  # m, each of the two
@@ -37,13 +37,13 @@ class Corridor(Scenario):
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
         width, height = ROOM
         largest = (2 * width + self.largest(LENGTHS), height)
-        u_middle, u_place = uniforms(key, (), (place_draws(num_cells(largest), spec),))
+        u = uniforms(key, {Purpose.ARENA: (1,)} | place_shapes(largest, spec))
         length = self.row(LENGTHS, params)
-        middle = height / 2 + (2 * u_middle - 1) * self.row(OFFSETS, params)
+        middle = height / 2 + rounded((2 * u[Purpose.ARENA][0] - 1) * self.row(OFFSETS, params))
         layout = empty_layout(jnp.stack([2 * width + length, jnp.float32(height)]), spec)
 
-        half_below = (middle - WIDTH / 2 * params.agent_radius) / 2
-        half_above = (height - middle - WIDTH / 2 * params.agent_radius) / 2
+        half_width = rounded(jnp.float32(WIDTH / 2) * params.agent_radius)
+        half_below, half_above = (middle - half_width) / 2, (height - middle - half_width) / 2
         box_x = width + length / 2
         boxes = jnp.stack(
             [
@@ -54,11 +54,11 @@ class Corridor(Scenario):
         boxes, box_mask = fill_slots(layout.boxes, layout.box_mask, boxes, jnp.ones(2, bool))
 
         centres, _ = cell_grid(layout.size, largest)
-        left = jnp.zeros((1, 2))
+        left = jnp.zeros((1, 2), jnp.float32)
         right = jnp.stack([width + length, jnp.float32(0)])[None]
         room_size = np.array([ROOM], np.float32)
         room = jnp.stack([room_between(centres, corner, corner + room_size, params) for corner in (left, right)])
-        spawns, goals, found = place(u_place, centres, room, SWAP, 2, spec, params)
+        spawns, goals, found = place(u, centres, room, SWAP, 2, spec, params)
         return layout.replace(
             boxes=boxes, box_mask=box_mask, spawns=spawns, goals=goals, valid=found & self.sized_for(params)
         )

@@ -13,9 +13,8 @@ from entropy_env.scenarios.placement import (
     cells_across,
     jitter,
     margin,
-    num_cells,
     place,
-    place_draws,
+    place_shapes,
     room_between,
 )
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
@@ -60,9 +59,9 @@ class Crossing(Scenario):
         # a cell belongs to the side it is nearest to, one on a diagonal to none
         first, second = jnp.sort(depth, axis=0)[:2]
         zone = (depth == first[None]) & (first < jnp.minimum(self.row(DEPTHS, params), second - PITCH / 4))[None]
-        room = room_between(centres, jnp.zeros((1, 2)), layout.size[None], params)
+        room = room_between(centres, jnp.zeros((1, 2), jnp.float32), layout.size[None], params)
         room = jnp.where(zone & inside[None], room[None], -1.0)
         streams, num_streams = self.row(STREAMS, params), self.row(NUM_STREAMS, params)
-        (u_place,) = uniforms(key, (place_draws(num_cells(largest), spec),))
-        spawns, goals, found = place(u_place, centres, room, streams, num_streams, spec, params)
+        u = uniforms(key, place_shapes(largest, spec))
+        spawns, goals, found = place(u, centres, room, streams, num_streams, spec, params)
         return layout.replace(spawns=spawns, goals=goals, valid=found & self.sized_for(params))

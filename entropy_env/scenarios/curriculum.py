@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import Scenario, carve, empty_layout, shuffle
+from entropy_env.scenarios.base import Draws, Purpose, Scenario, Shapes, empty_layout, rounded, shuffle, uniforms
 from entropy_env.scenarios.maze import Maze
 from entropy_env.scenarios.obstacles import Obstacles
 from entropy_env.scenarios.open import Open
-from entropy_env.scenarios.placement import TOLERANCE, jitter, num_cells, place_draws
-from entropy_env.scenarios.roaming import ARENA_DRAWS, Roaming, settle
+from entropy_env.scenarios.placement import PITCH, TOLERANCE, jitter, place_shapes
+from entropy_env.scenarios.roaming import Roaming, settle
 from entropy_env.scenarios.rooms import Rooms
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
@@ -57,7 +57,7 @@ class Curriculum(Scenario):
         return min(family.capacity(family.difficulty, params) for family in STAGES[level - 1])
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        u = jax.random.uniform(key, (1 + ARENA_DRAWS + place_draws(num_cells(self.largest_arena), spec),))
+        u = uniforms(key, self._shapes(spec))
         first = functools.partial(near_goals, spec=spec, params=params)
         if self.difficulty == 1:
             layout = first(u)
@@ -66,45 +66,60 @@ class Curriculum(Scenario):
             layout = jax.lax.cond(params.difficulty <= 1, first, later, u)
         return layout.replace(valid=layout.valid & self.sized_for(params))
 
-    def _later_stage(self, u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+    def _shapes(self, spec: SwarmSpec) -> Shapes:
+        """Of the random numbers of all stages, which share those of one purpose."""
+        needed: list[Shapes] = [near_shapes(spec), {Purpose.FAMILY: (1,)}, place_shapes(self.largest_arena, spec)]
+        needed += [family.arena_shapes() for family in sum(self.stages, ())]
+        purposes = sorted({purpose for shapes in needed for purpose in shapes})
+        return {
+            purpose: tuple(np.max([shapes[purpose] for shapes in needed if purpose in shapes], axis=0).tolist())
+            for purpose in purposes
+        }
+
+    def _later_stage(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
         """A layout of the second stage or a later one."""
-        u_family, u_arena, u_place = u[0], u[1 : 1 + ARENA_DRAWS], u[1 + ARENA_DRAWS :]
 
-        def draw(family, u_arena):
+        def draw(family, u):
             own = params.replace(difficulty=jnp.int32(family.difficulty))
-            return family.arena(u_arena, spec, own), family.spacing(own)
+            return family.arena(u, spec, own), family.spacing(own)
 
-        def stage(families, u_arena):
+        def stage(families, u):
             branches = [functools.partial(draw, family) for family in families]
-            return jax.lax.switch((u_family * len(families)).astype(jnp.int32), branches, u_arena)
+            return jax.lax.switch((u[Purpose.FAMILY][0] * len(families)).astype(jnp.int32), branches, u)
 
         branches = [functools.partial(stage, families) for families in self.stages[1:]]
-        layout, spacing = jax.lax.switch(params.difficulty - 2, branches, u_arena)
-        return settle(layout, spacing, u_place, self.largest_arena, spec, params)
+        layout, spacing = jax.lax.switch(params.difficulty - 2, branches, u)
+        return settle(layout, spacing, u, self.largest_arena, spec, params)
 
 
-def near_goals(u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+def near_shapes(spec: SwarmSpec) -> Shapes:
+    """Of the random numbers that `near_goals` takes."""
+    return {Purpose.TILES: TILES} | place_shapes((3 * TILES[0] * PITCH, 3 * TILES[1] * PITCH), spec)
+
+
+def near_goals(u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
     """An open arena of tiles of 3 x 3 cells; all of an agent's poses and goals lie in one tile.
 
-    u: random numbers in [0, 1), more than enough.
+    u: in [0, 1), of `near_shapes` or larger.
     An agent's poses are in one cell, and its goals go round the other eight, in an order that the tile shares.
     """
     num_agents, num_goals = spec.num_agents, spec.num_goals
-    num_tiles = TILES[0] * TILES[1]
-    u_order, u_turn, u_spawn, u_goal, u_heading = carve(
-        u, (9 * num_tiles,), (num_tiles,), *[(num_agents, num_goals, 2)] * 2, (num_agents, num_goals, 1)
-    )
-    agent = np.arange(num_agents) % (9 * num_tiles)
+    columns, rows = 3 * TILES[0], 3 * TILES[1]
+    u_order = u[Purpose.CELLS][:columns, :rows].reshape(-1)
+    agent = np.arange(num_agents) % (columns * rows)
     seat = shuffle(u_order, jnp.ones_like(u_order, bool))[agent]
-    tile, cell = seat // 9, seat % 9
-    shift = 1 + ((u_turn * 8).astype(jnp.int32)[tile][:, None] + 3 * np.arange(num_goals)[None]) % 8
+    tile, cell = jnp.stack([seat // rows, seat % rows]) // 3, jnp.stack([seat // rows, seat % rows]) % 3
+    turn = (u[Purpose.TILES] * 8).astype(jnp.int32)[tile[0], tile[1]]
+    shift = 1 + (turn[:, None] + 3 * np.arange(num_goals, dtype=np.int32)[None]) % 8
 
     def point(cell, u):
-        column, row = 3 * (tile // TILES[1])[:, None] + cell // 3, 3 * (tile % TILES[1])[:, None] + cell % 3
+        column, row = 3 * tile[0][:, None] + cell // 3, 3 * tile[1][:, None] + cell % 3
         centre = (jnp.stack([column, row], axis=-1).astype(jnp.float32) + 0.5) * NEAR_PITCH
-        return centre + (2 * u - 1) * NEAR_JITTER
+        return rounded(centre) + rounded((2 * u.swapaxes(0, 1) - 1) * NEAR_JITTER)
 
-    spawns = jnp.concatenate([point(cell[:, None], u_spawn), (2 * u_heading - 1) * np.pi], axis=-1)
-    fits = (jitter(params, NEAR_PITCH) >= NEAR_JITTER - TOLERANCE) & (num_agents <= 9 * num_tiles)
+    number = (3 * cell[0] + cell[1])[:, None]
+    heading = (2 * u[Purpose.HEADINGS].T - 1) * np.pi
+    spawns = jnp.concatenate([point(number, u[Purpose.SPAWNS]), heading[..., None]], axis=-1)
+    fits = (jitter(params, NEAR_PITCH) >= NEAR_JITTER - TOLERANCE) & (num_agents <= columns * rows)
     layout = empty_layout(jnp.array(NEAR_SIZE, jnp.float32), spec)
-    return layout.replace(spawns=spawns, goals=point((cell[:, None] + shift) % 9, u_goal), valid=fits)
+    return layout.replace(spawns=spawns, goals=point((number + shift) % 9, u[Purpose.GOALS]), valid=fits)

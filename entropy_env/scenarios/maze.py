@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import carve
+from entropy_env.scenarios.base import Draws, Shapes
 from entropy_env.scenarios.roaming import Roaming
-from entropy_env.scenarios.trees import grid_borders, spanning_tree
+from entropy_env.scenarios.trees import border_draws, border_shapes, grid_borders, spanning_tree
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 GRIDS = ((4, 3), (5, 4), (6, 5), (8, 6))  # columns and rows of cells
@@ -30,10 +29,14 @@ class Maze(Roaming):
     def slots(self) -> dict[str, int]:
         return {"num_walls": max((columns - 1) * (rows - 1) for columns, rows in GRIDS[: self.difficulty])}
 
-    def arena(self, u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+    def arena_shapes(self) -> Shapes:
+        return border_shapes(self.largest(GRIDS), uses=1)
+
+    def arena(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
         layout = super().arena(u, spec, params)
-        borders = grid_borders(*self.largest(GRIDS))
-        (u_tree,) = carve(u, borders.shape[:1])
+        columns, rows = self.largest(GRIDS)
+        borders = grid_borders(columns, rows)
+        u_tree = border_draws(u, columns, rows)[:, 0]
         present = jnp.all(borders[:, 1] < self.row(GRIDS, params)[None], axis=-1)
         closed = present & ~spanning_tree(u_tree, borders, present)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import carve, fill_slots, shuffle
+from entropy_env.scenarios.base import Draws, Purpose, Shapes, fill_slots, rounded, shuffle
 from entropy_env.scenarios.placement import PITCH, margin
 from entropy_env.scenarios.roaming import Roaming
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
@@ -35,27 +35,35 @@ class Obstacles(Roaming):
         lost_across = int((LARGEST + margin(params)) * 2 / PITCH + 1e-6) + 1
         return max(super().capacity(level, params) - COUNTS[level - 1] * lost_across**2, 0)
 
-    def arena(self, u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+    def arena_shapes(self) -> Shapes:
+        columns, rows = self.largest(PLOTS)
+        return {
+            Purpose.PLOTS: (columns, rows, 5),
+            Purpose.UPRIGHT_LINES: (columns + 1, rows),
+            Purpose.FLAT_LINES: (rows + 1,),
+        }
+
+    def arena(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
         """Rows of plots of random height, each cut into plots of random width; obstacles keep half a gap to theirs."""
         layout = super().arena(u, spec, params)
         columns, rows = self.largest(PLOTS)
         count = self.largest(COUNTS)
         plots = self.row(PLOTS, params)
-        u_order, u_x, u_y, u_half, u_place = carve(
-            u, (columns * rows,), (columns + 1, rows), (rows + 1, 1), (count, 2), (count, 2)
-        )
-        pitch = (layout.size - GAP) / plots.astype(jnp.float32)
-        x, y = _lines(u_x, plots[0]) * pitch[0], _lines(u_y, plots[1])[:, 0] * pitch[1]
+        u_plot = u[Purpose.PLOTS][:columns, :rows].reshape(columns * rows, -1)
+        u_x, u_y = u[Purpose.UPRIGHT_LINES][: columns + 1, :rows], u[Purpose.FLAT_LINES][: rows + 1, None]
+        pitch = self.row((np.array(self.sizes) - GAP) / np.array(PLOTS), params)
+        x, y = rounded(_lines(u_x, plots[0]) * pitch[0]), rounded(_lines(u_y, plots[1])[:, 0] * pitch[1])
 
-        plot = np.stack(np.divmod(np.arange(columns * rows), rows), axis=-1)
-        chosen = shuffle(u_order, jnp.all(plot < plots[None], axis=-1))[:count]
+        plot = np.stack(np.divmod(np.arange(columns * rows, dtype=np.int32), rows), axis=-1)
+        chosen = shuffle(u_plot[:, 0], jnp.all(plot < plots[None], axis=-1))[:count]
+        u_half, u_place = u_plot[chosen, 1:3], u_plot[chosen, 3:5]
         column, row = chosen // rows, chosen % rows
         low = jnp.stack([x[column, row], y[row]], axis=-1)
         high = jnp.stack([x[column + 1, row], y[row + 1]], axis=-1)
-        half = SMALLEST + (jnp.minimum((high - low - GAP) / 2, LARGEST) - SMALLEST) * u_half
+        half = SMALLEST + rounded((jnp.minimum((high - low - GAP) / 2, LARGEST) - SMALLEST) * u_half)
         box = np.arange(count) % 2 == 0
         half = jnp.where(box[:, None], half, jnp.min(half, axis=-1, keepdims=True))
-        centre = GAP / 2 + (low + high) / 2 + (2 * u_place - 1) * ((high - low - GAP) / 2 - half)
+        centre = GAP / 2 + (low + high) / 2 + rounded((2 * u_place - 1) * ((high - low - GAP) / 2 - half))
         present = jnp.arange(count, dtype=jnp.int32) < self.row(COUNTS, params)
 
         bodies = jnp.concatenate([centre, half], axis=-1)
@@ -68,4 +76,4 @@ def _lines(u: jax.Array, count: jax.Array) -> jax.Array:
     """(L, M) plots: where the lines between plots lie, the outer ones, 0 and `count`, unmoved. u: (L, M) in [0, 1)."""
     index = jnp.arange(len(u), dtype=jnp.int32)[:, None]
     inner = (index > 0) & (index < count)
-    return index.astype(jnp.float32) + jnp.where(inner, SHIFT * (2 * u - 1), 0.0)
+    return index.astype(jnp.float32) + jnp.where(inner, rounded(SHIFT * (2 * u - 1)), 0.0)

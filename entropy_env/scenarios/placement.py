@@ -9,12 +9,13 @@ every fixed body; a cell with negative room is not free.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.geometry import separation_box, separation_disc
-from entropy_env.scenarios.base import carve, shuffle
+from entropy_env.scenarios.base import Draws, Purpose, Shapes, rounded, shuffle
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 PITCH = 0.5  # m between neighbouring cells
@@ -35,11 +36,6 @@ def margin(params: SwarmParams) -> jax.Array | float:
 def cells_across(length: float) -> int:
     """How many cells fit along a length in metres."""
     return int(np.floor(length / PITCH + 1e-6))
-
-
-def num_cells(size: tuple[float, float]) -> int:
-    """How many cells an arena has. size: m."""
-    return cells_across(size[0]) * cells_across(size[1])
 
 
 def free_across(length: float, spacing: float, params: SwarmParams) -> int:
@@ -82,52 +78,73 @@ def room_between_lines(centres: jax.Array, size: jax.Array, spacing: jax.Array, 
 
 def room_near_islands(centres: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
     """(C,) m: the room of each cell among boxes and discs. centres: (C, 2) m."""
-    points = centres[:, 0], centres[:, 1]
-    box = jax.vmap(lambda body: separation_box(points, body[:2], body[2:])[0])(layout.boxes)
-    disc = jax.vmap(lambda body: separation_disc(points, body[:2], body[2])[0])(layout.discs)
-    box = jnp.min(jnp.where(layout.box_mask[:, None], box, jnp.inf), axis=0)
-    disc = jnp.min(jnp.where(layout.disc_mask[:, None], disc, jnp.inf), axis=0)
-    return (jnp.minimum(box, disc) - margin(params)) / np.float32(np.sqrt(2))
+    box, disc = layout.boxes[:, None], layout.discs[:, None]
+    beyond = jnp.maximum(jnp.abs(centres[None] - box[..., :2]) - box[..., 2:], 0.0)
+    apart = [_length(beyond), _length(centres[None] - disc[..., :2]) - disc[..., 2]]
+    mask = jnp.concatenate([layout.box_mask, layout.disc_mask])[:, None]
+    nearest = jnp.min(jnp.where(mask, jnp.concatenate(apart), jnp.inf), axis=0)
+    return (nearest - margin(params)) * math.sqrt(0.5)
 
 
-def place_draws(num_cells: int, spec: SwarmSpec) -> int:
-    """How many random numbers `place` takes."""
-    return num_cells + 5 * spec.num_agents * spec.num_goals
+def _length(vector: jax.Array) -> jax.Array:
+    """(...,) m, of vectors (..., 2)."""
+    square = rounded(vector * vector)
+    return jnp.sqrt(square[..., 0] + square[..., 1])
+
+
+def place_shapes(largest: tuple[float, float], spec: SwarmSpec) -> Shapes:
+    """Of the random numbers that `place` takes in an arena with the cells of the largest (m)."""
+    columns, rows = map(cells_across, largest)
+    agents = spec.num_goals, spec.num_agents
+    return {
+        Purpose.CELLS: (columns, rows),
+        Purpose.SPAWNS: (*agents, 2),
+        Purpose.GOALS: (*agents, 2),
+        Purpose.HEADINGS: agents,
+    }
+
+
+def van_der_corput(count: int) -> np.ndarray:
+    """(count,) float32 in [0, 1): 0, 1/2, 1/4, 3/4, 1/8, ... which are spread evenly however many there are."""
+    index, share, weight = np.arange(count), np.zeros(count, np.float32), 0.5
+    while index.any():
+        share += weight * (index & 1).astype(np.float32)
+        index, weight = index >> 1, weight / 2
+    return share
 
 
 def place(
-    u: jax.Array, centres: jax.Array, room: jax.Array, streams: jax.Array | np.ndarray, num_streams: jax.Array | int,
+    u: Draws, centres: jax.Array, room: jax.Array, streams: jax.Array | np.ndarray, num_streams: jax.Array | int,
     spec: SwarmSpec, params: SwarmParams,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Spawns (N, G, 3), goals (N, G, 2) and whether everyone found room, () bool.
 
-    u: (`place_draws`,) in [0, 1). centres: (C, 2) m. room: (K, C) m, of the cells of K zones, which share no free cell.
+    u: of `place_shapes`, in [0, 1). centres: (C, 2) m. room: (K, C) m, of the cells of K zones, which share no free cell.
     streams: (S, 2) int, the zone a stream starts from and the one it goes to. Agent i belongs to stream i mod
     `num_streams`, and in every other column it goes back, so that goals reached in turn lead to and fro.
     Within a column all spawns are clear of each other, and all goals. The poses and goals of one row stand in
-    different cells while a zone has 2 G free ones, and a spawn and its goal always do.
+    different cells while a zone has 2 G free ones, rounded up to a power of two, and a spawn and its goal always do.
+    More goals leave the first ones where they are.
     """
     num_agents, num_goals = spec.num_agents, spec.num_goals
     agent = jnp.arange(num_agents, dtype=jnp.int32)
     stream, rank = agent % num_streams, agent // num_streams
     back = np.arange(num_goals) % 2
     ends = jnp.asarray(streams, jnp.int32)[stream]
-    u_order, u_spawn, u_goal, u_heading = carve(
-        u, centres.shape[:1], (num_agents, num_goals, 2), (num_agents, num_goals, 2), (num_agents, num_goals, 1)
-    )
     free = room >= -TOLERANCE
-    order = shuffle(jnp.broadcast_to(u_order, free.shape), free)
+    order = shuffle(jnp.broadcast_to(u[Purpose.CELLS].reshape(-1), free.shape), free)
     count = jnp.sum(free, axis=-1, dtype=jnp.int32)
-    stride = jnp.maximum(count // (2 * num_goals), 1)
+    shares = van_der_corput(2 * num_goals)[None]
 
     def pick(zone, turn, u):
-        ahead = rank[:, None] + turn.astype(np.int32)[None] * stride[zone]
+        ahead = rank[:, None] + (count[zone].astype(jnp.float32) * shares[:, turn]).astype(jnp.int32)
         cell = order[zone, ahead % jnp.maximum(count[zone], 1)]
         reach = jnp.clip(room[zone, cell], 0.0, jnp.maximum(jitter(params), 0.0))
-        return centres[cell] + (2 * u - 1) * reach[..., None], jnp.all(rank[:, None] < count[zone])
+        return centres[cell] + rounded((2 * u - 1) * reach[..., None]), jnp.all(rank[:, None] < count[zone])
 
     turn = 2 * np.arange(num_goals)
-    starts, start_found = pick(ends[:, back], turn, u_spawn)
-    goals, goal_found = pick(ends[:, 1 - back], turn + 1, u_goal)
-    spawns = jnp.concatenate([starts, (2 * u_heading - 1) * np.pi], axis=-1)
+    starts, start_found = pick(ends[:, back], turn, u[Purpose.SPAWNS].swapaxes(0, 1))
+    goals, goal_found = pick(ends[:, 1 - back], turn + 1, u[Purpose.GOALS].swapaxes(0, 1))
+    heading = (2 * u[Purpose.HEADINGS].T - 1) * np.pi
+    spawns = jnp.concatenate([starts, heading[..., None]], axis=-1)
     return spawns, goals, start_found & goal_found & (jitter(params) >= -TOLERANCE)

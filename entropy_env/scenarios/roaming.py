@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import Scenario, empty_layout, uniforms
+from entropy_env.scenarios.base import Draws, Scenario, Shapes, empty_layout, uniforms
 from entropy_env.scenarios.placement import (
     cell_grid,
     free_across,
-    num_cells,
     place,
-    place_draws,
+    place_shapes,
     room_between_lines,
     room_near_islands,
 )
@@ -23,7 +22,6 @@ from entropy_env.types import Layout, SwarmParams, SwarmSpec
 Sizes = tuple[tuple[float, float], ...]
 
 ONE_ZONE = np.zeros((1, 2), np.int32)
-ARENA_DRAWS = 192  # random numbers, as many as the largest arena takes
 
 
 class Roaming(Scenario):
@@ -41,8 +39,12 @@ class Roaming(Scenario):
         columns, rows = (free_across(*lengths, params) for lengths in zip(size, spacing, strict=True))
         return columns * rows
 
-    def arena(self, u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        """The layout but for its spawns and goals. u: (ARENA_DRAWS,) in [0, 1)."""
+    def arena_shapes(self) -> Shapes:
+        """Of the random numbers that `arena` takes."""
+        return {}
+
+    def arena(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
+        """The layout but for its spawns and goals. u: in [0, 1), of `arena_shapes` or larger."""
         return empty_layout(self.row(self.sizes, params), spec).replace(valid=self.sized_for(params))
 
     def spacing(self, params: SwarmParams) -> jax.Array:
@@ -51,8 +53,8 @@ class Roaming(Scenario):
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
         largest = self.largest(self.sizes)
-        u_arena, u_place = uniforms(key, (ARENA_DRAWS,), (place_draws(num_cells(largest), spec),))
-        return settle(self.arena(u_arena, spec, params), self.spacing(params), u_place, largest, spec, params)
+        u = uniforms(key, {**self.arena_shapes(), **place_shapes(largest, spec)})
+        return settle(self.arena(u, spec, params), self.spacing(params), u, largest, spec, params)
 
 
 def free_cells(
@@ -72,7 +74,7 @@ def free_cells(
 def settle(
     layout: Layout,
     spacing: jax.Array,
-    u: jax.Array,
+    u: Draws,
     largest: tuple[float, float],
     spec: SwarmSpec,
     params: SwarmParams,

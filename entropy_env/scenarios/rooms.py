@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import carve, fill_slots
+from entropy_env.scenarios.base import Draws, Shapes, fill_slots, rounded
 from entropy_env.scenarios.roaming import Roaming
-from entropy_env.scenarios.trees import grid_borders, spanning_tree
+from entropy_env.scenarios.trees import border_draws, border_shapes, grid_borders, spanning_tree
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 DOOR = 1.0  # m, clear opening
@@ -33,12 +33,15 @@ class Rooms(Roaming):
         columns, rows = self.largest(GRIDS)
         return {"num_walls": (columns - 1) * (rows + 1) + (rows - 1) * (columns + 1)}
 
-    def arena(self, u: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+    def arena_shapes(self) -> Shapes:
+        return border_shapes(self.largest(GRIDS), uses=3)
+
+    def arena(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
         layout = super().arena(u, spec, params)
         columns, rows = self.largest(GRIDS)
         grid = self.row(GRIDS, params)
         borders = grid_borders(columns, rows)
-        u_tree, u_extra, u_door = carve(u, *[borders.shape[:1]] * 3)
+        u_tree, u_extra, u_door = border_draws(u, columns, rows).T
         present = jnp.all(borders[:, 1] < grid[None], axis=-1)
         door = spanning_tree(u_tree, borders, present) | (u_extra < self.row(EXTRA_DOORS, params))
 
@@ -72,7 +75,7 @@ def _pieces(
     jamb = DOOR / 2 + half_thickness
     nearest = jamb + CORNER + half_thickness
     slack = spacing[axis] - 2 * nearest
-    middle = border.astype(jnp.float32) * spacing[axis] + nearest + slack * u_door
+    middle = border.astype(jnp.float32) * spacing[axis] + nearest + rounded(slack * u_door)
     half = jnp.where(door, jamb, 0.0)
     length = grid[axis].astype(jnp.float32) * spacing[axis]
     start = jnp.pad(middle + half, ((0, 0), (1, 0)))

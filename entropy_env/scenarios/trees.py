@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.scenarios.base import shuffle
+from entropy_env.scenarios.base import Draws, Purpose, Shapes, shuffle
 
 
 def grid_borders(columns: int, rows: int) -> np.ndarray:
@@ -18,6 +18,19 @@ def grid_borders(columns: int, rows: int) -> np.ndarray:
     upright = [[(c, r), (c + 1, r)] for c in range(columns - 1) for r in range(rows)]
     flat = [[(c, r), (c, r + 1)] for r in range(rows - 1) for c in range(columns)]
     return np.array(upright + flat, np.int32)
+
+
+def border_shapes(grid: tuple[int, int], uses: int) -> Shapes:
+    """Of the random numbers of the borders of a grid, columns and rows, `uses` for each."""
+    columns, rows = grid
+    return {Purpose.UPRIGHT_BORDERS: (columns - 1, rows, uses), Purpose.FLAT_BORDERS: (rows - 1, columns, uses)}
+
+
+def border_draws(u: Draws, columns: int, rows: int) -> jax.Array:
+    """(E, uses) in [0, 1), in the order of `grid_borders`. u: of `border_shapes`, or larger."""
+    upright = u[Purpose.UPRIGHT_BORDERS][: columns - 1, :rows]
+    flat = u[Purpose.FLAT_BORDERS][: rows - 1, :columns]
+    return jnp.concatenate([part.reshape(-1, part.shape[-1]) for part in (upright, flat)])
 
 
 def spanning_tree(score: jax.Array, borders: np.ndarray, present: jax.Array) -> jax.Array:
