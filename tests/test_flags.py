@@ -95,7 +95,7 @@ def record(folder):
         step = jax.eval_shape(worlds.step, key, reset[1], wide, params)
         alone = jax.eval_shape(env.step, key, jax.eval_shape(env.reset, key, params)[1], wide[0], params)
         dtypes |= kinds(f"{drive} reset", reset) | kinds(f"{drive} step", step) | kinds(f"{drive} alone", alone)
-    for scenario, drive in (("rooms", "kinematic"), ("obstacles", "force")):
+    for scenario, drive in (("rooms", "kinematic"), ("open", "force")):
         env = Swarm(SwarmSpec(num_agents=AGENTS, drive=drive, on_goal="respawn"), scenario)
         for kind in ("jax", "numba"):
             engine = make_engine(env, WORLDS, env.make_params(max_steps=30), kind)
