@@ -47,6 +47,7 @@ AGENT = np.dtype(
         ("command", np.float32, 2),  # m/s, wheel speeds wanted
         ("wanted", np.float32, 2),  # m, where the drive alone would lead
         ("move", np.float32, 2),  # m, the displacement that is safe
+        ("piled", np.bool_),  # overlapped something, by more than a step makes, when the step began
         ("asked", np.int32),  # the column of the pose to respawn at, or -1
         ("cell", np.int32),
         ("num_near", np.int32),  # agents that may be touched in this step; above LISTED they are not listed
@@ -69,7 +70,6 @@ MOTION = np.dtype(  # of the force drive, for each agent
         ("apart", np.float32, 2),  # m, by which its contacts part where it wants to go
         ("change", np.float32, 6),  # by contacts, the old and the new by turns
         ("num_contacts", np.int32),
-        ("piled", np.bool_),  # overlaps something by more than a step makes
     ],
     align=True,
 )

@@ -74,19 +74,21 @@ def contact_reach(world, p):
 
 @inlined
 def find_neighbours(w, p, e, i):
-    """List whatever agent i of world e may touch in this control period."""
+    """List whatever agent i of world e may touch in this control period, and whether it overlaps any of it now."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
     reach = contact_reach(w.worlds[e], p)
-    count = 0
+    overlap, piled, count = TWO * p.agent_radius - PILED, False, 0
     for row in range(*rows_around(w, e, y)):
         start, end = run_in_row(w, e, row, x)
         for k in range(start, end):
             dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
-            if dx * dx + dy * dy < reach * reach and w.sorted_agent[e, k] != i:
+            square = dx * dx + dy * dy
+            if square < reach * reach and w.sorted_agent[e, k] != i:
                 if count < LISTED:
                     me.near[count] = w.sorted_agent[e, k]
                 count += 1
+                piled |= square < overlap * overlap
     me.num_near = count
 
     count, reach = 0, p.agent_radius + w.worlds[e].reach
@@ -95,7 +97,8 @@ def find_neighbours(w, p, e, i):
         if gap < reach:
             w.near_fixed[e, i, count] = body
             count += 1
-    me.num_near_fixed = count
+            piled |= gap < p.agent_radius - PILED
+    me.num_near_fixed, me.piled = count, piled
 
 
 @inlined
@@ -134,6 +137,8 @@ def propose(me, p, h, longest):
     x, y = me.position[0] + me.move[0], me.position[1] + me.move[1]
     me.position[0], me.position[1] = x, y
     cos, sin = cos_sin(middle)
+    if me.piled:  # is pushed, and does not drive
+        chord = ZERO
     me.wanted[0], me.wanted[1] = x + chord * cos, y + chord * sin
 
 
@@ -170,6 +175,8 @@ def glide(me, motion, p, choices, lost, longest):
     vx, vy, turn = velocity[0], velocity[1], motion.angular_velocity
     dx, dy = vx * np.float32(h) + motion.sunk[0], vy * np.float32(h) + motion.sunk[1]
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
+    if me.piled:  # is pushed, and does not drive
+        cap = ZERO
     motion.aim[0], motion.aim[1] = dx * cap, dy * cap
     me.wanted[0], me.wanted[1] = me.position[0] + motion.aim[0], me.position[1] + motion.aim[1]
     motion.before[0], motion.before[1] = vx, vy
@@ -219,7 +226,7 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
     """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there
     are.
 
-    Either where everybody is, where agents that lie in a pile with this one are left out, or where they `wanted` to go.
+    Either where everybody is, without agents that do not hold this one (see `dynamics`), or where they `wanted` to go.
     Coincident agents part along x, the later one forwards.
     """
     me = w.agents[e, i]
@@ -228,6 +235,8 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
     listed = num_near <= LISTED
     if not listed:
         num_near = w.agents.shape[1]
+    if me.piled and not wanted:
+        num_near = 0
     for k in range(num_near):
         j = me.near[k] if listed else k
         other = w.agents[e, j]
@@ -241,7 +250,6 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
             dx, length = (SMALL if j > i else -SMALL), SMALL
         gap = length - TWO * p.agent_radius
         if gap < -PILED and not wanted:
-            w.motions[e, i].piled = True
             continue
         contacts[count, 0] = gap
         contacts[count, 1], contacts[count, 2], contacts[count, 3] = dx / length, dy / length, HALF
@@ -259,7 +267,6 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
         contacts[count, 3] = ONE
         if choices.force:
             contacts[count, 4] = -1
-            w.motions[e, i].piled |= not wanted and contacts[count, 0] < -PILED
         count += 1
     return count
 
@@ -353,7 +360,6 @@ def resolve_contacts(w, p, choices, contacts, e, i):
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
     dx, dy = dx * cap, dy * cap
 
-    w.motions[e, i].piled = False
     count = gather_contacts(w, p, choices, False, contacts, e, i)
     cut_x, cut_y = ZERO, ZERO
     for k in range(count):
@@ -384,6 +390,6 @@ def sink(me, motion, deepest):
     """Note how far an agent's move has left it from where it wanted to go. deepest: m."""
     sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
     cap = min(ONE, deepest / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
-    if motion.piled:
+    if me.piled:
         cap = ZERO  # nothing pulls a pile together
     motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap
