@@ -69,6 +69,24 @@ def test_a_crush_whose_motors_are_reversed_comes_apart(drive):
     assert run.worst_gap >= 0
 
 
+@pytest.mark.parametrize("drive", DRIVES)
+def test_overlaps_that_are_brought_into_a_crush_do_not_grow_and_go_when_it_eases(drive):
+    run, rng = press(Crowd("crush", 50, CORNER), "numba", drive, steps=100), np.random.default_rng(0)
+    state = run.state
+    position = state.position + rng.normal(0, 0.03, state.position.shape) * (np.arange(50) < 10)[:, None]
+    nothing = np.zeros_like(state.rounding), np.zeros_like(state.sunk)
+    position = np.clip(position, RADIUS, run.size[:, None] - RADIUS).astype(np.float32)
+    run.engine.state = run.state = state.replace(position=position, rounding=nothing[0], sunk=nothing[1])
+    deepest = least_gap(run.state, run.params).min()
+    assert deepest < -0.02
+    for _ in range(100):
+        run.step()
+    assert least_gap(run.state, run.params).min() > 1.5 * deepest
+    for _ in range(150):
+        run.step(direction=-1.0)
+    assert least_gap(run.state, run.params).min() > -1e-4
+
+
 @pytest.mark.parametrize("engine", ["numba", "jax"])
 @pytest.mark.parametrize("drive", DRIVES)
 def test_robots_that_touch_come_no_nearer(engine, drive):
