@@ -326,7 +326,8 @@ def train(config: PPOConfig) -> Path:
     cache_compilations()
     ppo, env_params, metadata = make_ppo(config)
     path = config.run_dir or default_run_dir(config.scenario)
-    with prepare_run_folder(path, config.resume) as folder, Interrupt() as interrupt:
+    narrow = jax.enable_x64(False)  # with 64 bits optax would correct moments in other numbers
+    with narrow, prepare_run_folder(path, config.resume) as folder, Interrupt() as interrupt:
         runner = ppo.init(jax.random.key(config.seed), env_params)
         if config.resume:
             check_same_run(load_config(PPOConfig, folder.config), config)
