@@ -28,12 +28,13 @@ from benchmarks.report import save_rows
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout
 from entropy_env.dynamics import longest_move
 from entropy_env.scenarios import Open
-from entropy_env.scenarios.custom import Custom, spec_for
+from entropy_env.scenarios.custom import Custom, pad_layout, spec_for
 from entropy_env.types import SwarmState
 
 EngineName = Literal["numba", "jax"]
 NOISE = 0.3  # standard deviation, on motors in [-1, 1]
 ROAM = 40  # steps until robots that roam choose another place
+SLOTS = {"num_walls": 12, "num_boxes": 2, "num_discs": 2}  # of all maps made by hand, so that JAX compiles seldom
 FAR_FUTURE = 10**6  # steps, so that no time limit ends a run
 
 
@@ -61,33 +62,33 @@ def corners() -> Iterator[Crowd]:
 
 
 def handmade() -> Iterator[Crowd]:
-    """Arenas, obstacles, sizes and step lengths at their extremes."""
+    """Arenas, obstacles, sizes and step lengths at their extremes. Mostly a hundred robots, so that JAX compiles seldom."""
     for side in (12, 30, 100, 200, 253, 1000):
         grid = side - 0.15 - 0.25 * _lattice(10, 10)
         yield Crowd(f"far corner/{side} m", 100, (1.0, 1.0), layout={"size": (side, side), "spawns": grid})
-    yield Crowd("one goal", 100, (0.5, 0.5), layout={"size": (8, 6), "spawns": 0.4 + 0.5 * _lattice(14, 8)[:100]})
+    field = {"size": (8, 6), "spawns": 0.4 + 0.5 * _lattice(14, 8)[:100]}
+    yield Crowd("one goal", 100, (0.5, 0.5), layout=field)
+    for substeps, dt in ((1, 0.1), (4, 1.0), (4, 3.0), (1, 3.0)):
+        spec, params = {"substeps": substeps}, {"dt": dt}
+        yield Crowd(f"dt/{dt}/{substeps}", 100, (1.0, 1.0), layout=field, spec=spec, params=params)
     angle = 2 * np.pi * np.arange(200) / 200
     ring = 8 + 7.5 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     yield Crowd("circle", 200, (0.5, 0.5), layout={"size": (16, 16), "spawns": ring})
     for wedge in (0.05, 0.1, 0.2, 0.4, 0.6):
-        tip, long = np.array([7.0, 3.0]), 6.0
+        tip, long = np.array([7.5, 3.0]), 6.0
         sides = [tip - long * np.array([math.cos(wedge / 2), sign * math.sin(wedge / 2)]) for sign in (-1, 1)]
-        crowd = np.array([0.2, 0.2]) + 0.22 * _lattice(2, 24)
-        layout = {"size": (8, 6), "walls": [[side, tip] for side in sides], "spawns": crowd}
-        yield Crowd(f"wedge/{wedge}", len(crowd), (7.0 / 8, 0.5), layout=layout)
+        layout = {"size": (8, 6), "walls": [[side, tip] for side in sides], "spawns": 0.2 + 0.22 * _lattice(5, 20)}
+        yield Crowd(f"wedge/{wedge}", 100, (7.5 / 8, 0.5), layout=layout)
+    crowd = 0.3 + 0.4 * _lattice(8, 13)[:100]
     gates = [[[4, 0], [4, 2.85]], [[4, 3.15], [4, 6]]]  # with walls of 0.05 m, a robot's diameter apart
-    crowd = 0.3 + 0.4 * _lattice(8, 12)
-    yield Crowd("gap of a diameter", 96, (1.0, 0.5), layout={"size": (8, 6), "walls": gates, "spawns": crowd})
+    yield Crowd("gap of a diameter", 100, (1.0, 0.5), layout={"size": (8, 6), "walls": gates, "spawns": crowd})
     rocks = {"boxes": [[4, 1.4, 0.5, 1.4], [4, 4.6, 0.5, 1.4]], "discs": [[6, 3, 0.4], [6.5, 3.7, 0.3]]}
-    yield Crowd("rocks", 96, (6.2 / 8, 0.55), layout={"size": (8, 6), "spawns": crowd} | rocks)
+    yield Crowd("rocks", 100, (6.2 / 8, 0.55), layout={"size": (8, 6), "spawns": crowd} | rocks)
     for radius in (0.02, 0.05, 0.25, 0.5):
-        spawns = 1.1 * radius + 2.2 * radius * _lattice(7, 7)
-        room, wall = 20 * radius, [[[12 * radius, 16 * radius], [18 * radius, 19 * radius]]]
-        layout, params = {"size": (room, room), "walls": wall, "spawns": spawns}, {"agent_radius": radius}
-        params["wall_half_thickness"] = radius / 2
-        yield Crowd(f"radius/{radius}", 49, (1.0, 1.0), layout=layout, params=params)
-    for substeps, dt in ((1, 0.1), (4, 1.0), (4, 3.0), (1, 3.0)):
-        yield Crowd(f"dt/{dt}/{substeps}", 100, (1.0, 1.0), spec={"substeps": substeps}, params={"dt": dt})
+        room, wall = 32 * radius, [[[24 * radius, 26 * radius], [30 * radius, 29 * radius]]]
+        layout = {"size": (room, room), "walls": wall, "spawns": 1.1 * radius + 2.2 * radius * _lattice(10, 10)}
+        params = {"agent_radius": radius, "wall_half_thickness": radius / 2}
+        yield Crowd(f"radius/{radius}", 100, (1.0, 1.0), layout=layout, params=params)
     for scenario in ("rooms", "maze", "obstacles"):
         yield Crowd(f"roam/{scenario}", 24, None, scenario)
     yield thin_walls()
@@ -96,12 +97,12 @@ def handmade() -> Iterator[Crowd]:
 def thin_walls() -> Crowd:
     """Robots of 1 mm among walls without thickness, in single substeps of 0.1 m."""
     rng = np.random.default_rng(0)
-    middle, angle = rng.uniform(0.2, 1.8, (12, 2)), rng.uniform(0, np.pi, 12)
+    middle, angle = rng.uniform(0.3, 1.8, (12, 2)), rng.uniform(0, np.pi, 12)
     half = 0.2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     layout = {"size": (2, 2), "walls": np.stack([middle - half, middle + half], axis=1)}
-    layout["spawns"] = 0.011 + 0.012 * _lattice(1, 32)
+    layout["spawns"] = 0.011 + 0.012 * _lattice(1, 100)
     params = {"agent_radius": 1e-3, "wall_half_thickness": 0.0}
-    return Crowd("thin walls", 32, None, layout=layout, spec={"substeps": 1}, params=params)
+    return Crowd("thin walls", 100, None, layout=layout, spec={"substeps": 1}, params=params)
 
 
 def _lattice(columns: int, rows: int) -> np.ndarray:
@@ -126,7 +127,8 @@ class Run:
             spawns = np.concatenate([crowd.layout["spawns"], np.zeros((crowd.num_agents, 1))], axis=1)
             goals = np.tile(0.5 * np.asarray(crowd.layout["size"]), (crowd.num_agents, 2, 1))
             layout = make_layout(**dict(crowd.layout) | {"spawns": spawns, "goals": goals})
-            swarm = Swarm(spec_for(layout, Swarm(spec, Custom()).spec), Custom())
+            swarm = Swarm(spec_for(layout, Swarm(dataclasses.replace(spec, **SLOTS), Custom()).spec), Custom())
+            layout = pad_layout(layout, swarm.spec)
         settings = {"max_steps": FAR_FUTURE, "goal_radius": 1e-3} | dict(crowd.params)
         self.spec, self.params = swarm.spec, swarm.resolve_params(**settings)
         self.engine = make_engine(swarm, num_worlds, self.params, engine, autoreset=layout is None)
@@ -250,7 +252,7 @@ class Options:
     """Cases whose name begins so."""
     num_worlds: int = 8
     """Worlds of each case, each with other random numbers."""
-    steps: int = 1000
+    steps: int = 750
     """Steps of each world."""
     seed: int = 0
     """Of the random numbers."""
