@@ -180,6 +180,26 @@ def check_layout(layout: Any, named: str = "layout.") -> None:
             present = np.asarray(getattr(layout, mask), bool)
             where = present.reshape(*present.shape, *(1,) * (array.ndim - present.ndim))
         check_number(f"{named}{name}", array, *allowed, where=where)
+        if mask is not None:
+            _check_beside(f"{named}{name}", np.asarray(layout.size, np.float64), array, where)
+
+
+def _check_beside(name: str, size: np.ndarray, array: np.ndarray, where: np.ndarray | bool) -> None:
+    """ValueError for bodies that are large beside their arena, or far from it: `dynamics` bounds errors by its side.
+
+    size: (..., 2) m. array: (..., bodies, 2, 2) walls, (..., bodies, 4) boxes or (..., bodies, 3) discs. where: as in
+    `check_number`, with a last axis.
+    """
+    size = size.reshape(*size.shape[:-1], *(1,) * (array.ndim - size.ndim), 2)
+    side, middle = size.max(axis=-1, keepdims=True), size / 2
+    points, lengths = array[..., :2], array[..., 2:] if array.shape[-1] > 2 else np.zeros(1)
+    wrong = np.any(np.abs(points - middle) > side, axis=-1) | np.any(lengths > side, axis=-1)
+    for place in np.argwhere(wrong & np.all(where, axis=-1))[:1].tolist():
+        body, longer = array[tuple(place)].tolist(), np.broadcast_to(side[..., 0], wrong.shape)[tuple(place)]
+        raise ValueError(
+            f"{name}{place}={body} must be no further from the middle of the arena, and no larger, than the arena's longer "
+            f"side, {longer:g} m"
+        )
 
 
 def check_inside(name: str, position: np.ndarray, size: np.ndarray, where: np.ndarray | bool = True) -> None:

@@ -411,3 +411,18 @@ def test_an_action_of_nonsense_is_named_by_the_pure_functions_too():
     _, state = SMALL.reset(jax.random.key(0), params)
     for action, message in bad_actions((3, 2)):
         refused(ValueError, lambda action=action: SMALL.step(jax.random.key(0), state, action, params), message)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "named"),
+    [
+        ({"walls": [[[0, 0], [13, 6]]]}, r"walls\[0, 1\]=\[13.0, 6.0\]"),
+        ({"boxes": [[1, 5, 0.2, 0.2], [6, 3, 0.5, 9]]}, r"boxes\[1\]"),
+        ({"discs": [[1, 5, 8.5]]}, r"discs\[0\]"),
+        ({"discs": [[-5, 3, 0.5]]}, r"discs\[0\]=\[-5.0, 3.0, 0.5\]"),
+    ],
+)
+def test_a_body_that_is_large_or_far_beside_its_arena_is_refused(bodies, named):
+    with pytest.raises(ValueError, match=named + ".* than the arena's longer side, 8 m"):
+        make_layout(size=(8, 6), spawns=[[1, 1]], goals=[[2, 2]], **bodies)
+    make_layout(size=(16, 16), spawns=[[1, 1]], goals=[[2, 2]], **bodies)
