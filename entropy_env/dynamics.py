@@ -16,9 +16,8 @@ and displacements of at most D m in a substep, these errors are possible:
   An agent that cannot stays where it is, to the bit.
 Either way no gap shrinks below `LEAST_GAP`, and one that starts smaller does not shrink.
 
-Overlaps by more than `PILED`, which no step leads to, come apart gradually. Whoever has one when a control period begins
-does not drive in it, but is pushed out, whichever agents stand in the way; fixed bodies hold it. Everybody else keeps
-every rule above, so nobody drives into a pile and it cannot grow but by pushing others aside.
+Two agents that overlap by more than `too_deep`, which no step leads to, do not hold each other back, so that they come
+apart gradually. They hold all others, as fixed bodies do everybody: no step makes an overlap of two that had none.
 
 The force drive is that of an older engine on Chipmunk, in Chipmunk's order: positions advance with the old velocity,
 contacts are those found there, then come damping and motors, and then the contacts' impulses, which change velocities
@@ -48,7 +47,7 @@ from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 UNIT = 2.0**-24  # u, the most that rounding to float32 changes a number, as a share of it
 LEAST_GAP = 1e-7  # m that a step leaves between any two bodies
 REST = 3e-5  # m more than the clearance, between bodies in a crush, so that one can move along another
-PILED = 1e-5  # m of overlap that no step makes, so that it must have been imported
+PILED = 1e-5  # m of overlap beyond all errors, so that it must have been imported
 ROUNDING = 16 * UNIT  # of a displacement, that an excess taken away may leave
 LANES = 8  # agents are padded to a multiple, so that a CPU works on full vectors
 SMALL = 1e-6  # m, the offset that coincident agents are taken to have
@@ -112,6 +111,11 @@ def settling(side, force):
 def clearance(side, longest, radius):
     """m, see the top of this file. side: m, the arena's longer. longest: m, displacement in a substep. radius: m."""
     return LEAST_GAP + UNIT * (12 * side + 16 * (2 * radius + 8 * longest))
+
+
+def too_deep(clear):
+    """m of overlap that no rounding explains. clear: m, the clearance."""
+    return PILED + clear
 
 
 def rest(clear, side):
@@ -215,21 +219,6 @@ def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec)
     return find_neighbours(spec, (x, y), (x, y), active, state.layout.size, reach)
 
 
-def overlapping(state: SwarmState, near: Neighbours, params: SwarmParams) -> jax.Array:
-    """(N,) bool: who overlaps anything by more than a step makes. near: `touching_neighbours`."""
-    x, y, active = _padded(state.position[:, 0]), _padded(state.position[:, 1]), _padded(state.active)
-    index, seen_x = jnp.arange(x.shape[0], dtype=jnp.int32), jnp.where(active, x, AWAY)
-    overlap = jnp.square(2 * params.agent_radius - PILED)
-
-    def agent(piled: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
-        return piled | ((jnp.square(seen_x[i] - x) + jnp.square(y[i] - y) < overlap) & there & (index != i))
-
-    piled = near.visit(agent, jnp.zeros_like(active))
-    fixed = _fixed_bodies(x, y, state.layout, params)
-    piled = _visit(fixed, lambda piled, body: piled | (body.gap < -PILED), piled)
-    return (active & piled)[: state.position.shape[0]]
-
-
 def _visit(bodies: Bodies, visit: Callable[[Any, Body], Any], carry: Any) -> Any:
     """Fold `visit(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all
     agents runs several times faster than reductions of (bodies, agents) arrays.
@@ -249,13 +238,14 @@ def _shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Ar
 
 
 def resolve_contacts(
-    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, piled: jax.Array, near: Neighbours,
+    x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, near: Neighbours,
     layout: Layout, h: jax.Array | float, params: SwarmParams, spec: SwarmSpec,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """The displacement that is safe to make, two (N,) m, and who overlapped something before correction, (N,) bool.
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """The displacement that is safe to make, two (N,) m, who overlapped something before correction, (N,) bool, and who
+    overlaps something too deep at the substep's start, (N,) bool.
 
-    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. piled: (N,) bool, agents that no
-    other agent holds back. near: `touching_neighbours`, not older than a control period. h: () s.
+    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. near: `touching_neighbours`, not older
+    than a control period. h: () s.
 
     With the force drive, whose agents are fast, two share the gap between them by what they want of it: half the gap
     each would hold back one that comes at another without touching it yet.
@@ -266,7 +256,7 @@ def resolve_contacts(
     """
     num_agents, longest, side = x.shape[0], longest_move(h, params, spec), jnp.max(layout.size)
     clear = clearance(side, longest, params.agent_radius)
-    x, y, dx, dy, active, piled = (_padded(value) for value in (x, y, dx, dy, active, piled))
+    x, y, dx, dy, active = (_padded(value) for value in (x, y, dx, dy, active))
     dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
     def push(carry, body):
@@ -280,34 +270,34 @@ def resolve_contacts(
     want = (dx, dy) if spec.drive == "force" else None
     dx, dy = _shortened(dx + px, dy + py, longest)
     bodies = _bodies(x, y, active, near, layout, params, want)
-    between = rest(clear, side)
-
-    def holds(body):
-        return True if body.agent is None else ~piled & (body.gap >= -PILED)
+    between, deep = rest(clear, side), too_deep(clear)
 
     def cut(carry, body):
-        cx, cy = carry
-        towards = dx * body.nx + dy * body.ny
-        excess = jnp.maximum(towards - body.share * jnp.maximum(body.gap - between, -between), 0.0)
-        excess = jnp.where(holds(body), excess, 0.0)
-        return cx + excess * body.nx, cy + excess * body.ny
+        cx, cy, piled = carry
+        towards, allowed = dx * body.nx + dy * body.ny, body.share * jnp.maximum(body.gap - between, -between)
+        inside, excess = body.gap < -deep, jnp.maximum(towards - allowed, 0.0)
+        if body.agent is not None:
+            excess = jnp.where(inside, 0.0, excess)
+        return cx + excess * body.nx, cy + excess * body.ny, piled | inside
 
-    cx, cy = _visit(bodies, cut, (zero, zero))
+    cx, cy, piled = _visit(bodies, cut, (zero, zero, jnp.zeros_like(active)))
     dx, dy = dx - cx, dy - cy
     length = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY))
 
     def limit(carry, body):
         scale, departure = carry
         towards, allowed = dx * body.nx + dy * body.ny, body.share * (body.gap - clear)
-        near_it, held = body.gap <= clear, holds(body)
-        excessive = held & ~near_it & (towards > allowed + ROUNDING * length)
+        near_it = body.gap <= clear
+        excessive = ~near_it & (towards > allowed + ROUNDING * length)
         scale = jnp.minimum(scale, jnp.where(excessive, allowed / jnp.where(excessive, towards, 1.0), 1.0))
-        return scale, jnp.minimum(departure, jnp.where(held & near_it, -towards, FAR))
+        if body.agent is not None:
+            near_it &= body.gap >= -deep
+        return scale, jnp.minimum(departure, jnp.where(near_it, -towards, FAR))
 
     scale, departure = _visit(bodies, limit, (jnp.minimum(1.0, longest / length), jnp.full_like(x, FAR)))
     departs = scale * (departure - ROUNDING * length) > settling(side, spec.drive == "force")
     scale = jnp.where(departs, scale, 0.0)
-    return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents]
+    return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents], piled[:num_agents]
 
 
 def collide(
@@ -371,21 +361,17 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: Swa
     """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
     motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
     near = touching_neighbours(state, params, spec)
-    piled = overlapping(state, near, params)
-    return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, piled, params, spec)
+    return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, params, spec)
 
 
-def _roll(
-    state: SwarmState, motors: jax.Array, near: Neighbours, piled: jax.Array, params: SwarmParams, spec: SwarmSpec
-) -> SwarmState:
+def _roll(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """A control period with the kinematic drive."""
     command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         x, y, heading, wheel_speed, collided = carry
         dx, dy, new_heading, new_wheel_speed = drive(heading, wheel_speed, command, h, params)
-        dx, dy = jnp.where(piled, 0.0, dx), jnp.where(piled, 0.0, dy)
-        dx, dy, touched = resolve_contacts(x, y, dx, dy, active, piled, near, state.layout, h, params, spec)
+        dx, dy, touched, _piled = resolve_contacts(x, y, dx, dy, active, near, state.layout, h, params, spec)
         return (
             jnp.where(active, x + dx, x),
             jnp.where(active, y + dy, y),
@@ -425,9 +411,7 @@ def _wrap_pair(angle: Pair) -> Pair:
     )
 
 
-def _glide(
-    state: SwarmState, motors: jax.Array, near: Neighbours, piled: jax.Array, params: SwarmParams, spec: SwarmSpec
-) -> SwarmState:
+def _glide(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """A control period with the force drive. Its numbers are pairs, for 1e-5 m of accuracy."""
     add, multiply, active = double_float.add, double_float.multiply, state.active
     h = double_float.divide((params.dt, 0.0), (float(spec.substeps), 0.0))
@@ -438,14 +422,13 @@ def _glide(
         (x, y, heading), motion, sunk, gain, collided = carry
         before = motion[0][0], motion[1][0]
         aim = _shortened(before[0] * h[0] + sunk[0], before[1] * h[0] + sunk[1], longest)
-        aim = jnp.where(piled, 0.0, aim[0]), jnp.where(piled, 0.0, aim[1])
         new_heading = _wrap_pair(add(heading, multiply(motion[2], h)))
         new_motion = tuple(add(add(rate, multiply(rate, lost)), more) for rate, more in zip(motion, gain, strict=True))
         after: Any = tuple(rate[0] for rate in new_motion)
         there = x[0] + aim[0], y[0] + aim[1]
         change, apart, touched = collide(*there, before, after, active, near, state.layout, h[0], params)
         new_motion = tuple(add(rate, (more, 0.0)) for rate, more in zip(new_motion, change, strict=True))
-        dx, dy, _overlaps = resolve_contacts(x[0], y[0], *aim, active, piled, near, state.layout, h[0], params, spec)
+        dx, dy, _overlaps, piled = resolve_contacts(x[0], y[0], *aim, active, near, state.layout, h[0], params, spec)
         new_sunk = _shortened(aim[0] - dx + apart[0], aim[1] - dy + apart[1], deepest(params))
         new_sunk = jax.tree.map(lambda s: jnp.where(piled, 0.0, s), new_sunk)  # nothing pulls a pile together
         new = (add(x, (dx, 0.0)), add(y, (dy, 0.0)), new_heading), new_motion, new_sunk

@@ -22,6 +22,13 @@ CHOSEN = ("far", "wedge/0.1", "dt/3", "gap")
 PRESSED = {crowd.name: crowd for crowd in crowds.handmade() if crowd.name.startswith(CHOSEN)}
 
 
+def gaps(state):
+    """(E, N, N) m between robots, in float64; those with themselves are infinite."""
+    position = state.position.astype(np.float64)
+    apart = np.linalg.norm(position[:, :, None] - position[:, None], axis=-1) - 2 * RADIUS
+    return np.where(np.eye(position.shape[1], dtype=bool), np.inf, apart)
+
+
 def press(crowd, engine, drive, steps, num_worlds=2):
     run = Run(crowd, engine, drive, num_worlds)
     for _ in range(steps):
@@ -70,21 +77,22 @@ def test_a_crush_whose_motors_are_reversed_comes_apart(drive):
 
 
 @pytest.mark.parametrize("drive", DRIVES)
-def test_overlaps_that_are_brought_into_a_crush_do_not_grow_and_go_when_it_eases(drive):
+def test_overlaps_that_are_brought_into_a_crush_do_not_spread_and_go_when_it_eases(drive):
     run, rng = press(Crowd("crush", 50, CORNER), "numba", drive, steps=100), np.random.default_rng(0)
     state = run.state
     position = state.position + rng.normal(0, 0.03, state.position.shape) * (np.arange(50) < 10)[:, None]
     nothing = np.zeros_like(state.rounding), np.zeros_like(state.sunk)
     position = np.clip(position, RADIUS, run.size[:, None] - RADIUS).astype(np.float32)
     run.engine.state = run.state = state.replace(position=position, rounding=nothing[0], sunk=nothing[1])
-    deepest = least_gap(run.state, run.params).min()
-    assert deepest < -0.02
+    overlapping = gaps(run.state) < 0
+    assert overlapping.any()
     for _ in range(100):
         run.step()
-    assert least_gap(run.state, run.params).min() > 1.5 * deepest
+        assert not np.any((gaps(run.state) < 0) & ~overlapping)
+        overlapping = gaps(run.state) < 0
     for _ in range(150):
         run.step(direction=-1.0)
-    assert least_gap(run.state, run.params).min() > -1e-4
+    assert least_gap(run.state, run.params).min() >= 0
 
 
 @pytest.mark.parametrize("engine", ["numba", "jax"])

@@ -21,7 +21,6 @@ SLOTS = {
     name: max(family(max(LEVELS)).slots().get(name, 0) for family in SCENARIOS.values())
     for name in ("num_walls", "num_boxes", "num_discs")
 }  # room for any scenario
-ON_A_LINE = 3  # of the first `piles`
 
 
 def padded(items, slots, shape):
@@ -170,7 +169,7 @@ def hundred(env, rng):
 
 
 def piles(env, rng):
-    """States of 10 agents that overlap one another and fixed bodies, the first ON_A_LINE of them on a point or line."""
+    """States of 10 agents that overlap one another and fixed bodies."""
     held = 0.25 + 0.2 * np.array([0, 1, 2, *range(10, 17)])  # m from a disc's centre: two others hold the first inside
     heaps = [
         np.tile([[4.0, 3.0]], (10, 1)),

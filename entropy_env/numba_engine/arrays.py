@@ -47,7 +47,6 @@ AGENT = np.dtype(
         ("command", np.float32, 2),  # m/s, wheel speeds wanted
         ("wanted", np.float32, 2),  # m, where the drive alone would lead
         ("move", np.float32, 2),  # m, the displacement that is safe
-        ("piled", np.bool_),  # overlapped something, by more than a step makes, when the step began
         ("asked", np.int32),  # the column of the pose to respawn at, or -1
         ("cell", np.int32),
         ("num_near", np.int32),  # agents that may be touched in this step; above LISTED they are not listed
@@ -70,6 +69,7 @@ MOTION = np.dtype(  # of the force drive, for each agent
         ("apart", np.float32, 2),  # m, by which its contacts part where it wants to go
         ("change", np.float32, 6),  # by contacts, the old and the new by turns
         ("num_contacts", np.int32),
+        ("piled", np.bool_),  # overlaps something too deep
     ],
     align=True,
 )
@@ -82,6 +82,7 @@ WORLD = np.dtype(
         ("settling", np.float32),  # m, the most by which storing a position changes it
         ("clearance", np.float32),  # m, under which nobody approaches anything
         ("apart", np.float32),  # m, between the centres of agents that hardly touch
+        ("too_deep", np.float32),  # m of overlap that no rounding explains
         ("rest", np.float32),  # m, between bodies in a crush
         ("reach", np.float32),  # m, how far off a body may matter to an agent in a control period
         ("lost", np.float64),  # share of a velocity that damping takes in a substep

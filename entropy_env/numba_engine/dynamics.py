@@ -27,9 +27,9 @@ from entropy_env.numba_engine.geometry import (
     wrap_angle,
 )
 
-ROUNDING, PILED, SMALL = (np.float32(value) for value in (dynamics.ROUNDING, dynamics.PILED, dynamics.SMALL))
+ROUNDING, SMALL = np.float32(dynamics.ROUNDING), np.float32(dynamics.SMALL)
 apart, settling = inlined(dynamics.apart), inlined(dynamics.settling)
-clearance, rest = inlined(dynamics.clearance), inlined(dynamics.rest)
+clearance, rest, too_deep = inlined(dynamics.clearance), inlined(dynamics.rest), inlined(dynamics.too_deep)
 PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
 IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
 SLOP, LOG_LEFT = np.float32(dynamics.SLOP), math.log(dynamics.LEFT)
@@ -55,6 +55,7 @@ def set_limits(world, size, p, choices):
     world.longest = max(top_speed, PARTING_SPEED) * (p.dt / substeps)
     world.settling = settling(side, choices.force)
     world.clearance = clearance(side, world.longest, p.agent_radius)
+    world.too_deep = too_deep(world.clearance)
     world.rest = rest(world.clearance, side)
     world.apart = apart(p.agent_radius)
     world.reach = substeps * (world.longest + world.settling) + world.rest + SPARE
@@ -74,21 +75,19 @@ def contact_reach(world, p):
 
 @inlined
 def find_neighbours(w, p, e, i):
-    """List whatever agent i of world e may touch in this control period, and whether it overlaps any of it now."""
+    """List whatever agent i of world e may touch in this control period."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
     reach = contact_reach(w.worlds[e], p)
-    overlap, piled, count = TWO * p.agent_radius - PILED, False, 0
+    count = 0
     for row in range(*rows_around(w, e, y)):
         start, end = run_in_row(w, e, row, x)
         for k in range(start, end):
             dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
-            square = dx * dx + dy * dy
-            if square < reach * reach and w.sorted_agent[e, k] != i:
+            if dx * dx + dy * dy < reach * reach and w.sorted_agent[e, k] != i:
                 if count < LISTED:
                     me.near[count] = w.sorted_agent[e, k]
                 count += 1
-                piled |= square < overlap * overlap
     me.num_near = count
 
     count, reach = 0, p.agent_radius + w.worlds[e].reach
@@ -97,8 +96,7 @@ def find_neighbours(w, p, e, i):
         if gap < reach:
             w.near_fixed[e, i, count] = body
             count += 1
-            piled |= gap < p.agent_radius - PILED
-    me.num_near_fixed, me.piled = count, piled
+    me.num_near_fixed = count
 
 
 @inlined
@@ -137,8 +135,6 @@ def propose(me, p, h, longest):
     x, y = me.position[0] + me.move[0], me.position[1] + me.move[1]
     me.position[0], me.position[1] = x, y
     cos, sin = cos_sin(middle)
-    if me.piled:  # is pushed, and does not drive
-        chord = ZERO
     me.wanted[0], me.wanted[1] = x + chord * cos, y + chord * sin
 
 
@@ -175,8 +171,6 @@ def glide(me, motion, p, choices, lost, longest):
     vx, vy, turn = velocity[0], velocity[1], motion.angular_velocity
     dx, dy = vx * np.float32(h) + motion.sunk[0], vy * np.float32(h) + motion.sunk[1]
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
-    if me.piled:  # is pushed, and does not drive
-        cap = ZERO
     motion.aim[0], motion.aim[1] = dx * cap, dy * cap
     me.wanted[0], me.wanted[1] = me.position[0] + motion.aim[0], me.position[1] + motion.aim[1]
     motion.before[0], motion.before[1] = vx, vy
@@ -226,8 +220,7 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
     """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there
     are.
 
-    Either where everybody is, without agents that do not hold this one (see `dynamics`), or where they `wanted` to go.
-    Coincident agents part along x, the later one forwards.
+    Either where everybody is, or where they `wanted` to go. Coincident agents part along x, the later one forwards.
     """
     me = w.agents[e, i]
     here = me.wanted if wanted else me.position
@@ -235,8 +228,6 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
     listed = num_near <= LISTED
     if not listed:
         num_near = w.agents.shape[1]
-    if me.piled and not wanted:
-        num_near = 0
     for k in range(num_near):
         j = me.near[k] if listed else k
         other = w.agents[e, j]
@@ -249,8 +240,6 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
         if square < TINY:
             dx, length = (SMALL if j > i else -SMALL), SMALL
         gap = length - TWO * p.agent_radius
-        if gap < -PILED and not wanted:
-            continue
         contacts[count, 0] = gap
         contacts[count, 1], contacts[count, 2], contacts[count, 3] = dx / length, dy / length, HALF
         if choices.force:
@@ -361,9 +350,13 @@ def resolve_contacts(w, p, choices, contacts, e, i):
     dx, dy = dx * cap, dy * cap
 
     count = gather_contacts(w, p, choices, False, contacts, e, i)
-    cut_x, cut_y = ZERO, ZERO
+    cut_x, cut_y, piled, num_agents = ZERO, ZERO, False, count - me.num_near_fixed
     for k in range(count):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
+        inside = gap < -world.too_deep
+        piled |= inside
+        if inside and k < num_agents:
+            continue
         excess = max(dx * nx + dy * ny - share * max(gap - rest, -rest), ZERO)
         cut_x += excess * nx
         cut_y += excess * ny
@@ -375,13 +368,15 @@ def resolve_contacts(w, p, choices, contacts, e, i):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
         ahead, allowed = dx * nx + dy * ny, share * (gap - clearance)
         if gap <= clearance:
-            departure = min(departure, -ahead)
+            if gap >= -world.too_deep or k >= num_agents:
+                departure = min(departure, -ahead)
         elif ahead > allowed + ROUNDING * length:
             scale = min(scale, allowed / ahead)
     if scale * (departure - ROUNDING * length) <= world.settling:
         scale = ZERO
     me.move[0], me.move[1] = dx * scale, dy * scale
     if choices.force:
+        w.motions[e, i].piled = piled
         sink(me, w.motions[e, i], deepest(p))
 
 
@@ -390,6 +385,6 @@ def sink(me, motion, deepest):
     """Note how far an agent's move has left it from where it wanted to go. deepest: m."""
     sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
     cap = min(ONE, deepest / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
-    if me.piled:
+    if motion.piled:
         cap = ZERO  # nothing pulls a pile together
     motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap
