@@ -175,13 +175,16 @@ def check_layout(layout: Any, named: str = "layout.") -> None:
     """Refuse numbers of a Layout, or of several, that are out of range. Empty slots may hold anything."""
     for name, allowed in LAYOUT.items():
         array, mask = np.asarray(getattr(layout, name)), MASKS.get(name)
-        where: np.ndarray | bool = True
-        if mask is not None:
-            present = np.asarray(getattr(layout, mask), bool)
-            where = present.reshape(*present.shape, *(1,) * (array.ndim - present.ndim))
+        if mask is None:
+            check_number(f"{named}{name}", array, *allowed)
+            continue
+        present = np.asarray(getattr(layout, mask), bool)
+        where = present.reshape(*present.shape, *(1,) * (array.ndim - present.ndim))
         check_number(f"{named}{name}", array, *allowed, where=where)
-        if mask is not None:
-            _check_beside(f"{named}{name}", np.asarray(layout.size, np.float64), array, where)
+        _check_beside(f"{named}{name}", np.asarray(layout.size, np.float64), array, where)
+        if name == "walls":  # one of no length is a post
+            length = np.hypot(*np.moveaxis(np.diff(array.astype(np.float64), axis=-2)[..., 0, :], -1, 0))
+            check_number(f"the length of {named}{name}", length, LENGTH, where=present & (length > 0))
 
 
 def _check_beside(name: str, size: np.ndarray, array: np.ndarray, where: np.ndarray | bool) -> None:

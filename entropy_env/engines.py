@@ -253,8 +253,10 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     numbers = [np.asarray(getattr(state, name)) for name in ("position", "heading", "velocity", "angular_velocity")]
     numbers = [array.reshape(*array.shape[:2], -1) for array in numbers]
     digit = np.spacing(np.abs(np.concatenate(numbers, axis=-1), dtype=np.float32))
-    if not np.all(np.abs(state.rounding) <= digit):
-        raise ValueError("state.rounding is more than the last digit of its number: set it to 0 where you change one")
+    if not np.all(np.abs(state.rounding) <= digit / 2):
+        raise ValueError(
+            "state.rounding is more than half the last digit of its number: set it to 0 where you change one"
+        )
     goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
     if np.any((goal < 0) | (goal > last)):
         raise ValueError(f"state.goal_index is from {goal.min()} to {goal.max()}, not 0 to {last}")

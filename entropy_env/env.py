@@ -113,9 +113,9 @@ class Swarm:
         least = clearance(checks.ARENA.most, longest, np.asarray(params.agent_radius))
         if np.any(thickness < least):
             raise ValueError(
-                f"agent_radius={params.agent_radius!r} and wall_half_thickness={params.wall_half_thickness!r} are too thin "
-                f"together for robots that get {np.max(longest):g} m in a substep: their sum must be at least "
-                f"{np.max(least):.3g} m, or dt smaller, or substeps more"
+                f"agent_radius={params.agent_radius!r} plus wall_half_thickness={params.wall_half_thickness!r} is "
+                f"{np.min(thickness):.3g} m and must be at least {np.max(least):.3g} m, because a robot may move "
+                f"{np.max(longest):.3g} m in a substep; or use a smaller dt, or more substeps"
             )
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:

@@ -31,6 +31,7 @@ from entropy_env.engines import (
 )
 from entropy_env.env import Swarm
 from entropy_env.rewards import TERMS
+from entropy_env.scenarios.base import empty_layout
 from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params, narrow
 from entropy_env.vector import VectorState, VectorSwarm
 
@@ -126,7 +127,7 @@ class JaxEngine:
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """See `Engine`."""
         check_fork()
-        like = jax.eval_shape(self._batch.reset, jax.random.key(0), self._on_device())[1]
+        like = jax.eval_shape(functools.partial(_empty_state, self._batch), self._on_device())
         leaves = _named(like)
         check_names("snapshot", snapshot, {*leaves, "seed", "draws"})
         for name, leaf in leaves.items():
@@ -161,6 +162,13 @@ def _named(tree: Any) -> dict[str, Any]:
     """The leaves by their paths."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _empty_state(batch: VectorSwarm, params: SwarmParams) -> VectorState:
+    """A state of worlds with nothing in them."""
+    layout = empty_layout(jnp.zeros(2, jnp.float32), batch.env.spec)
+    layouts = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (1, batch.num_envs, *leaf.shape)), layout)
+    return batch.reset_to(layouts, params)[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,7 @@ from benchmarks.crowds import Crowd, Run, least_gap
 from entropy_env import Swarm, SwarmSpec, make_engine
 from entropy_env.dynamics import LEAST_GAP, UNIT
 from entropy_env.geometry import separation_capsule
+from entropy_env.scenarios.custom import Custom
 
 DRIVES = ("kinematic", "force")
 CORNER = (1.0, 1.0)  # where float32 is coarsest
@@ -118,6 +119,47 @@ def test_robots_that_touch_come_no_nearer(engine, drive):
             gap = least_gap(worlds.state, worlds.params)[0]
             assert gap >= min(before, LEAST_GAP)
             before = gap
+
+
+@pytest.mark.parametrize("gap", [-1e-6, 5e-8, 1e-6])
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+def test_a_robot_comes_back_only_where_a_gap_is_left(engine, gap):
+    env = Swarm(SwarmSpec(num_agents=2, num_rays=1, on_goal="respawn", num_goals=1), Custom())
+    x = np.float32(1 + 2 * RADIUS + gap)
+    exact = np.float64(x) - 1 - 2 * RADIUS
+    state = make_world(env, [[1, 1], [x, 1]], active=[True, False])
+    worlds = make_engine(env, 1, engine=engine, autoreset=False)
+    worlds.state = _stacked(state)
+    assert worlds.step(np.zeros((1, 2, 2))).active[0].tolist() == [True, exact >= 5e-7]
+
+
+def test_robots_too_thin_for_their_speed_are_refused_by_name():
+    env = Swarm(SwarmSpec(substeps=1))
+    thin = {"agent_radius": 0.001, "wall_half_thickness": 0.0, "wheel_base": 0.002}
+    env.make_params(dt=0.1, **thin)
+    with pytest.raises(
+        ValueError, match=r"agent_radius=0.001 plus wall_half_thickness=0.0 is 0.001 m and must be at least"
+    ):
+        env.make_params(dt=10.0, max_wheel_speed=10.0, **thin)
+    env.make_params(dt=10.0, max_wheel_speed=10.0, **thin | {"wall_half_thickness": 0.05})
+
+
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+def test_each_pair_that_touches_keeps_its_gap(engine):
+    """A block of robots at gaps of 0 to 2e-7 m that all drive to its middle, pair by pair."""
+    env, rng = Swarm(SPEC), np.random.default_rng(1)
+    worlds = make_engine(env, 1, engine=engine, autoreset=False)
+    step, position = 2 * RADIUS + 1e-7, np.zeros((12, 2), np.float32)
+    for i in range(12):
+        position[i] = 3 + step * (i % 4), 2 + step * (i // 4)
+    worlds.state = _stacked(make_world(env, position, rng.uniform(-np.pi, np.pi, 12)))
+    before = gaps(worlds.state)
+    assert before.min() >= 0
+    for _ in range(50):
+        worlds.step(rng.uniform(-1, 1, (1, 12, 2)))
+        after = gaps(worlds.state)
+        assert np.all(after >= np.minimum(before, LEAST_GAP))
+        before = after
 
 
 @pytest.mark.parametrize("seed", range(3))
