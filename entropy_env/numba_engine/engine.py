@@ -44,7 +44,7 @@ from entropy_env.numba_engine.arrays import (
 )
 from entropy_env.numba_engine.compilation import OPTIONS, cache_folder, config
 from entropy_env.numba_engine.step import Choices
-from entropy_env.numba_engine.threads import num_cores, share
+from entropy_env.numba_engine.threads import default_threads, share
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from entropy_env.vector import VectorSwarm
 
@@ -71,7 +71,7 @@ class NumbaEngine:
     ) -> None:
         self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
-        self.num_threads = num_cores() if num_threads is None else num_threads
+        self.num_threads = default_threads() if num_threads is None else num_threads
         spec = env.spec
         num_cells = CELLS_PER_AGENT * spec.num_agents if uses_grid(spec, CELLS_FROM) else 1
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
