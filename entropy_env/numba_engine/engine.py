@@ -102,6 +102,8 @@ class NumbaEngine:
         check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
         self._params = params
+        if not self.autoreset:
+            self._spent[:] = True  # nothing of the old parameters is used any more
 
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
@@ -113,6 +115,11 @@ class NumbaEngine:
         with self._alone:
             if seed is not None:
                 self._seed, self._draws, self._drawing = seed, 0, None
+            elif which is not None and not self.autoreset:
+                if (self._spent & where).any():
+                    self._refill()
+                self._start(where)
+                return self._observe(self._everywhere)
             layouts = self._draw()
             write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
             self._start(where)
