@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -222,6 +223,18 @@ def as_count(name: str, value: Any, allowed: Range) -> int:
     if count is None or isinstance(value, bool) or not allowed.least <= count <= allowed.most:
         raise ValueError(f"{name}={value!r} must be {allowed}")
     return count
+
+
+def as_seed(seed: Any) -> Any:
+    """Python's own integer of one of NumPy's, which Gymnasium refuses; anything else as it is."""
+    return int(seed) if isinstance(seed, np.integer) else seed
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What to say after an unknown name: the nearest of those that are known, or all of them."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f": choose from {', '.join(known)}"
 
 
 def as_action(what: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -112,8 +112,9 @@ def make_engine(
     """Worlds of a simulator, to be stepped from Python.
 
     params: as `env.make_params()` gives them, the default. engine: `auto` is Numba's on a CPU, as long as Numba works,
-    and JAX's on an accelerator. num_threads: of the Numba engine; None for all cores. ValueError for an unknown name or
-    a number below one, RuntimeError where Numba is asked for and does not work.
+    and JAX's on an accelerator. num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS
+    says, else OMP_NUM_THREADS, else for all cores. ValueError for an unknown name or a number below one, RuntimeError
+    where Numba is asked for and does not work.
     """
     if engine not in get_args(EngineName):
         raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")

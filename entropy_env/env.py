@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
 import jax
@@ -75,9 +74,7 @@ class Swarm:
         names = [field.name for field in dataclasses.fields(SwarmParams)]
         for name in values:
             if name not in names:
-                nearest = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean {nearest[0]!r}?" if nearest else f": choose from {', '.join(names)}"
-                raise ValueError(f"unknown parameter {name!r}{hint}")
+                raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, names)}")
         values = {"difficulty": self.scenario.difficulty} | weights | values
         concrete = {name: value for name, value in values.items() if not isinstance(value, jax.core.Tracer)}
         checks.check_params(concrete)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import os
 import warnings
 from collections import deque
@@ -97,7 +98,7 @@ class Renderer:
         self.closed = False
         self._max_size = np.array(max_size) // 2 * 2
         self._margin = int(self._max_size.min()) // 40
-        self._history: deque[tuple[int, np.ndarray]] = deque(maxlen=trails + 1)
+        self._history: deque[tuple[int, np.ndarray]] = deque(maxlen=operator.index(trails) + 1)
         self._canvas: Any = None
         self._window: Any = None
         self._clock: Any = None

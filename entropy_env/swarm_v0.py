@@ -18,15 +18,24 @@ from pettingzoo.utils import AECEnv, OrderEnforcingWrapper
 from pettingzoo.utils.conversions import parallel_to_aec_wrapper
 
 from entropy_env.adapters.pettingzoo import SwarmParallelEnv
+from entropy_env.adapters.world import Adapter
 
 __all__ = ["env", "parallel_env", "raw_env"]
 
 parallel_env = SwarmParallelEnv
 
 
+class SwarmAECEnv(Adapter, parallel_to_aec_wrapper):
+    """A `parallel_env` whose agents take turns."""
+
+    def __init__(self, world: SwarmParallelEnv) -> None:
+        super().__init__(world)
+        self._simulator = world._simulator
+
+
 def raw_env(**settings: Any) -> AECEnv:
     """`parallel_env` as a turn-based environment, without wrappers. All agents move once the last has chosen."""
-    return parallel_to_aec_wrapper(SwarmParallelEnv(**settings))
+    return SwarmAECEnv(SwarmParallelEnv(**settings))
 
 
 def env(**settings: Any) -> AECEnv:

@@ -91,7 +91,7 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, encoding: list
     first = next(frames, None)
     if first is None:
         raise ValueError("a video needs at least one frame")
-    size, rate = f"{first.shape[1]}x{first.shape[0]}", str(Fraction(fps).limit_denominator(1000))
+    size, rate = f"{first.shape[1]}x{first.shape[0]}", str(Fraction(float(fps)).limit_denominator(1000))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
     command = [*_ffmpeg(), *source, *encoding, str(path)]
     ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -4,7 +4,7 @@
 
 It needs TorchRL, which no extra brings: `pip install torchrl`. Written for TorchRL 0.14.
 
-`next`'s rewards belong to those whom the mask at the root names: `mask` says who acts, `next`'s who will go on.
+TorchRL acts for all, always: the swarm ignores the actions of those who have arrived. `next`'s rewards belong to those whom the mask at the root names: `mask` says who acts, `next`'s who will go on.
 With `done_on_any=False` an episode lasts until everyone has ended; by default it ends as soon as one robot arrives.
 """
 
@@ -15,17 +15,8 @@ import warnings
 from typing import Literal
 
 import tyro
-from pettingzoo.utils import BaseParallelWrapper
 
 from entropy_env import swarm_v0
-
-
-class IgnoreWhoHasLeft(BaseParallelWrapper):
-    """Drops the actions of agents that have ended: TorchRL acts for all, always, and the swarm takes that for a bug."""
-
-    def step(self, actions):
-        """As the environment's."""
-        return super().step({agent: actions[agent] for agent in self.agents})
 
 
 def main(
@@ -58,7 +49,7 @@ def main(
 
     world = swarm_v0.parallel_env(num_agents=num_agents, scenario=scenario, difficulty=difficulty, max_steps=max_steps)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # tested with another PettingZoo, it says
-        env = PettingZooWrapper(IgnoreWhoHasLeft(world), use_mask=True, done_on_any=False, seed=seed)
+        env = PettingZooWrapper(world, use_mask=True, done_on_any=False, seed=seed)
     check_env_specs(env)
     print({group: len(agents) for group, agents in env.group_map.items()}, "robots by group")
 

@@ -400,6 +400,23 @@ def test_without_a_seed_the_layouts_go_on(name):
     assert not np.array_equal(worlds.state.layout.spawns[1], seen[3][1])
 
 
+@pytest.mark.parametrize("name", ["numba", "jax"])
+def test_a_world_that_is_reset_alone_never_sees_a_layout_again(name):
+    env = Swarm(SwarmSpec(num_agents=3), difficulty=2)
+    worlds = make_engine(env, 2, env.make_params(difficulty=1), name, autoreset=False)
+    worlds.reset(SEED)
+    seen = [*worlds.state.layout.spawns]
+    for world in (0, 1, 1, 0, 1, 1):
+        other = worlds.state.layout.spawns[1 - world]
+        worlds.reset(which=np.arange(2) == world)
+        assert np.array_equal(worlds.state.layout.spawns[1 - world], other)
+        seen.append(worlds.state.layout.spawns[world])
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(seen, 2))
+    worlds.params = env.make_params(difficulty=2)
+    worlds.reset(which=np.array([True, False]))
+    assert worlds.state.layout.size.tolist() == [[9, 7], [8, 6]]
+
+
 def test_ctrl_c_leaves_no_thread_at_work_and_asks_for_a_reset():
     env = Swarm(SwarmSpec(num_agents=100))
     worlds = make_engine(env, 64, env.resolve_params(), "numba", num_threads=2)

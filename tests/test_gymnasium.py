@@ -1,16 +1,26 @@
+import dataclasses
 import pickle
 import subprocess
 import sys
 import warnings
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import (
+    FlattenObservation,
+    NormalizeObservation,
+    NormalizeReward,
+    RecordEpisodeStatistics,
+    RecordVideo,
+    TransformObservation,
+)
 
 from entropy_env.adapters.gymnasium import SwarmEnv, SwarmVectorEnv
+from entropy_env.scenarios.open import Open
 
 ENV_ID = "entropy_env/Swarm-v0"
 FORWARD = np.ones(2, np.float32)
@@ -267,3 +277,243 @@ def test_every_world_of_the_batch_is_drawn():
     assert np.any(frames[0] != frames[1])
     worlds.close()
     worlds.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ahead(Open):
+    """Every world alike: the goal is straight ahead, so that what is driven decides when a world ends."""
+
+    def generate(self, key, spec, params):
+        layout = super().generate(key, spec, params)
+        spawn, goal = jnp.array([1.0, 3.0, 0.0], jnp.float32), jnp.array([1.5, 3.0], jnp.float32)
+        return layout.replace(
+            spawns=jnp.broadcast_to(spawn, layout.spawns.shape), goals=jnp.broadcast_to(goal, layout.goals.shape)
+        )
+
+
+SPEEDS = np.array([[1.0, 1.0], [0.5, 0.5], [0.0, 0.0], [1.0, -1.0]], np.float32)  # ends after 3, 5, 8 and 8 steps
+
+
+def separate(autoreset_mode):
+    kwargs = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": autoreset_mode}}
+    return gymnasium.make_vec(ENV_ID, 4, scenario=Ahead(), max_steps=8, **kwargs)
+
+
+def together(autoreset_mode, **settings):
+    return gymnasium.make_vec(
+        ENV_ID, 4, scenario=Ahead(), autoreset_mode=autoreset_mode, **({"max_steps": 8} | settings)
+    )
+
+
+def same(one, other, atol):
+    """Both of a step's or a reset's results, with masks that hold for no world left out."""
+    for ours, theirs in zip(one[:-1], other[:-1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+        assert ours.dtype == theirs.dtype
+    held, expected = of_worlds(one[-1]), of_worlds(other[-1])
+    assert held.keys() == expected.keys()
+    for name, values in held.items():
+        for value, wanted in zip(values, expected[name], strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=0, atol=atol)
+
+
+def of_worlds(infos, path=""):
+    """Of every info that some world has, the values of those worlds."""
+    found = {}
+    for name, value in infos.items():
+        if name.startswith("_") or not np.any(infos[f"_{name}"]):
+            continue
+        found |= (
+            of_worlds(value, f"{path}{name}/") if isinstance(value, dict) else {path + name: value[infos[f"_{name}"]]}
+        )
+    return found
+
+
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_every_reset_mode_is_that_of_separate_environments(mode, engine):
+    ours, theirs = together(mode, engine=engine), separate(mode)
+    atol = 0 if engine == "numba" else 1e-5  # JAX rounds four worlds otherwise than one
+    same(ours.reset(seed=0), theirs.reset(seed=0), atol)
+    for _ in range(25):
+        one, other = ours.step(SPEEDS), theirs.step(SPEEDS)
+        same(one, other, atol)
+        ended = one[2] | one[3]
+        if mode is AutoresetMode.DISABLED and ended.any():
+            one, other = (each.reset(options={"reset_mask": ended.copy()}) for each in (ours, theirs))
+            same(one, other, atol)
+
+
+def test_a_world_waits_a_step_for_its_next_episode():
+    worlds = together("NextStep")
+    first, _ = worlds.reset(seed=0)
+    for _ in range(3):
+        obs, _, terminated, _, infos = worlds.step(SPEEDS)
+    assert terminated.tolist() == [True, False, False, False]
+    assert infos["reached"].tolist() == [True, False, False, False]
+    assert "final_obs" not in infos
+    assert 0 < 10 * obs[0, -2] < 0.25
+    obs, reward, terminated, _, infos = worlds.step(SPEEDS)
+    assert infos["_reached"].tolist() == [False, True, True, True]
+    assert (reward[0], terminated[0]) == (0, False)
+    np.testing.assert_array_equal(obs[0], first[0])
+    assert worlds.step(SPEEDS)[1][0] > 0
+
+
+@pytest.mark.parametrize("name", ["NextStep", "NEXT_STEP", "next_step", "next-step", AutoresetMode.NEXT_STEP])
+def test_a_reset_mode_goes_by_its_names(name):
+    assert together(name).metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert SwarmVectorEnv.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+@pytest.mark.parametrize("name", ["never", None, 3])
+def test_a_wrong_reset_mode_is_named(name):
+    with pytest.raises(ValueError, match=f"autoreset_mode={name!r} must be one of NextStep, SameStep, Disabled"):
+        together(name)
+
+
+def test_without_autoreset_a_world_that_has_ended_is_not_stepped():
+    worlds = together(AutoresetMode.DISABLED)
+    worlds.reset(seed=0)
+    for _ in range(3):
+        obs, *_ = worlds.step(SPEEDS)
+    with pytest.raises(RuntimeError, match=r"worlds \[0\] have ended: reset\(options=\{'reset_mask': worlds\}\)"):
+        worlds.step(SPEEDS)
+    kept, _ = worlds.reset(options={"reset_mask": np.array([False, True, False, False])})
+    np.testing.assert_array_equal(kept[[0, 2, 3]], obs[[0, 2, 3]])
+    with pytest.raises(RuntimeError, match=r"worlds \[0\] have ended"):
+        worlds.step(SPEEDS)
+    worlds.reset()
+    worlds.step(SPEEDS)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_a_reset_of_some_worlds_leaves_the_others_alone(mode):
+    worlds, twin = (gymnasium.make_vec(ENV_ID, 4, max_steps=50, autoreset_mode=mode) for _ in range(2))
+    for each in (worlds, twin):
+        each.reset(seed=0)
+        before = each.step(SPEEDS)[0]
+    which = np.array([True, False, False, True])
+    options = {"reset_mask": which}
+    worlds.set_difficulty(3)
+    obs, infos = worlds.reset(seed=7, options=options)
+    assert infos == {}
+    assert options == {"reset_mask": which}
+    np.testing.assert_array_equal(obs[~which], before[~which])
+    assert not np.any(np.all(obs[which] == before[which], axis=1))
+    np.testing.assert_array_equal(twin.reset(seed=7, options=options)[0], obs)
+    np.testing.assert_array_equal(worlds.step(SPEEDS)[0], twin.step(SPEEDS)[0])
+
+
+@pytest.mark.parametrize("mask", [np.zeros(4, bool), np.ones(3, bool), np.ones(4), [True] * 5, None])
+def test_a_wrong_mask_is_named(mask):
+    worlds = together("Disabled")
+    worlds.reset(seed=0)
+    with pytest.raises(ValueError, match=r"reset_mask=.* must be an array of 4 bools, at least one of them true"):
+        worlds.reset(options={"reset_mask": mask})
+
+
+def test_a_mask_has_its_place():
+    worlds = together("Disabled")
+    with pytest.raises(RuntimeError, match="no episode has begun"):
+        worlds.reset(options={"reset_mask": np.ones(4, bool)})
+    worlds.reset()
+    with pytest.raises(ValueError, match="difficulty together with reset_mask"):
+        worlds.reset(options={"reset_mask": np.ones(4, bool), "difficulty": 2})
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_episodes_are_recorded_as_of_separate_environments(mode):
+    def record(worlds):
+        worlds = RecordEpisodeStatistics(worlds)
+        worlds.reset(seed=0)
+        for _ in range(25):
+            _, _, terminated, truncated, _ = worlds.step(SPEEDS)
+            ended = terminated | truncated
+            if mode is AutoresetMode.DISABLED and ended.any():
+                worlds.reset(options={"reset_mask": ended})
+        return list(worlds.length_queue), list(worlds.return_queue)
+
+    lengths, returns = record(together(mode))
+    assert set(lengths) == {3, 5, 8}
+    if mode is AutoresetMode.NEXT_STEP:  # with the other, SyncVectorEnv takes the mask away from the wrapper
+        assert (lengths, returns) == record(separate(mode))
+
+
+def test_observations_are_normalised_as_of_separate_environments():
+    ours, theirs = (NormalizeObservation(make("NextStep")) for make in (together, separate))
+    np.testing.assert_array_equal(ours.reset(seed=0)[0], theirs.reset(seed=0)[0])
+    for _ in range(12):
+        np.testing.assert_array_equal(ours.step(SPEEDS)[0], theirs.step(SPEEDS)[0])
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_wrappers_of_observations_take_other_modes_than_same_step(mode):
+    doubled = TransformObservation(together(mode), lambda obs: 2 * obs)
+    assert np.all(doubled.reset(seed=0)[0] == 2 * together(mode).reset(seed=0)[0])
+    with pytest.raises(ValueError, match="NEXT_STEP or DISABLED"):
+        TransformObservation(together("SameStep"), lambda obs: 2 * obs)
+
+
+def test_more_wrappers_of_gymnasium_run():
+    worlds = NormalizeReward(FlattenObservation(together("NextStep")))
+    worlds.reset(seed=0)
+    for _ in range(12):
+        obs, *_ = worlds.step(SPEEDS)
+    assert obs.shape == (4, 36)
+
+
+@pytest.mark.filterwarnings("ignore:.*Overwriting existing videos:UserWarning")
+def test_a_video_shows_the_end_of_an_episode(tmp_path):
+    pytest.importorskip("moviepy", reason="RecordVideo wants moviepy")
+    worlds = RecordVideo(together("NextStep", render_mode="rgb_array"), str(tmp_path), episode_trigger=lambda k: k == 0)
+    worlds.reset(seed=0)
+    for _ in range(5):
+        worlds.step(SPEEDS)
+    worlds.close()
+    assert list(tmp_path.glob("*.mp4"))
+
+
+def test_the_last_state_of_a_world_can_be_drawn():
+    worlds = together("NextStep", render_mode="rgb_array")
+    worlds.reset(seed=0)
+    first = worlds.render()[0]
+    frames = []
+    for _ in range(4):
+        worlds.step(SPEEDS)
+        frames.append(worlds.render()[0])
+    assert np.any(frames[2] != first)
+    np.testing.assert_array_equal(frames[3], first)
+
+
+def test_attributes_are_those_of_every_world():
+    worlds = make_worlds(4, render_mode="rgb_array")
+    assert worlds.get_attr("difficulty") == worlds.call("difficulty") == (1,) * 4
+    assert worlds.get_attr("action_space") == (worlds.single_action_space,) * 4
+    assert worlds.get_attr("observation_space") == (worlds.single_observation_space,) * 4
+    assert worlds.call("set_difficulty", 2) == (None,) * 4
+    worlds.set_attr("difficulty", 3)
+    assert worlds.difficulty == 3
+    worlds.set_attr("difficulty", [2, 2, 2, 2])
+    worlds.set_attr("note", (np.ones(2),) * 4)
+    assert worlds.note.tolist() == [1, 1]
+    assert worlds.difficulty == 2
+    worlds.reset(seed=0)
+    assert len(worlds.call("render")) == 4
+    with pytest.raises(ValueError, match=r"set_attr\('difficulty'\): worlds share it"):
+        worlds.set_attr("difficulty", [1, 1, 1, 2])
+    with pytest.raises(ValueError, match="worlds share it"):
+        worlds.set_attr("difficulty", [1])
+    with pytest.raises(AttributeError, match="nothing"):
+        worlds.get_attr("nothing")
+    with pytest.raises(ValueError, match=r"call\('reset'\): worlds share"):
+        worlds.call("reset")
+
+
+def test_a_pickled_batch_remembers_who_is_to_begin():
+    worlds = together("NextStep")
+    worlds.reset(seed=0)
+    for _ in range(3):
+        worlds.step(SPEEDS)
+    copied = pickle.loads(pickle.dumps(worlds))
+    assert data_equivalence(copied.step(SPEEDS), worlds.step(SPEEDS), exact=True)

@@ -6,6 +6,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,12 @@ def test_making_an_environment_for_a_cpu_starts_no_device():
 def test_public_names_are_there_and_come_when_asked_for():
     code = "import entropy_env, sys; print(*(getattr(entropy_env, name).__name__ for name in ('Swarm', 'vector')))"
     assert run(code) == ["Swarm", "entropy_env.vector"]
+
+
+def test_all_extras_are_for_any_machine():
+    extras = tomllib.loads((TRAINERS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    (everything,) = extras["all"]
+    named = everything.removeprefix("entropy-env[").removesuffix("]").split(",")
+    assert {*named} == extras.keys() - {"all", "cuda"}

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, render_test, seed_test
 from pettingzoo.test.state_test import state_test
-from pettingzoo.utils.conversions import aec_to_parallel
+from pettingzoo.utils.conversions import aec_to_parallel, aec_to_parallel_wrapper, parallel_to_aec
 
 from entropy_env import engines, jax_engine, make_layout, swarm_v0
 from entropy_env.adapters.pettingzoo import SwarmParallelEnv
@@ -303,13 +303,57 @@ def test_a_wrong_action_is_named(changes, message):
     act(env)
 
 
-def test_an_action_for_an_agent_that_has_ended_is_named():
-    env = make(layout=one_goal(near_goal()))
-    env.reset()
-    for _ in range(3):
-        act(env)
-    with pytest.raises(ValueError, match="an action for 'agent_0', which has ended"):
-        env.step(dict.fromkeys(env.possible_agents, FORWARD))
+@pytest.mark.parametrize("action", [FORWARD, None, "fast", [np.nan, 0.0], np.zeros(7)], ids=str)
+def test_an_action_for_an_agent_that_has_ended_is_ignored(action):
+    env, twin = (make(layout=one_goal(near_goal())) for _ in range(2))
+    for each in (env, twin):
+        each.reset()
+        for _ in range(3):
+            act(each)
+        assert each.agents == ["agent_1", "agent_2"]
+    told = env.step({"agent_0": action, "agent_2": FORWARD, "agent_1": FORWARD})
+    assert list(told[0]) == ["agent_1", "agent_2"]
+    assert data_equivalence(told, act(twin), exact=True)
+    with pytest.raises(ValueError, match="no action for agent_1"):
+        env.step({"agent_0": action, "agent_2": FORWARD})
+    with pytest.raises(ValueError, match="an action for 'agent_9', which is no agent"):
+        env.step(dict.fromkeys([*env.possible_agents, "agent_9"], FORWARD))
+
+
+def steered(observation):
+    """Motors that turn towards the goal, so that agents arrive one after another."""
+    turn = np.clip(np.arctan2(observation[-1], observation[-2]), -1, 1)
+    return np.array([1 - turn, 1 + turn], np.float32)
+
+
+@pytest.mark.parametrize(
+    "wrap", [aec_to_parallel_wrapper, lambda env: aec_to_parallel(parallel_to_aec(aec_to_parallel(env)))]
+)
+def test_conversions_play_the_same_episode(wrap):
+    env, converted = make(max_steps=200), wrap(swarm_v0.raw_env(num_agents=3, max_steps=200))
+    observations, twin = env.reset(seed=0)[0], converted.reset(seed=0)[0]
+    left = []
+    while env.agents:
+        assert set(converted.agents) == set(env.agents)
+        left.append(len(env.agents))
+        told = env.step({agent: steered(observations[agent]) for agent in env.agents})
+        echo = converted.step({agent: steered(twin[agent]) for agent in env.possible_agents if agent in twin})
+        observations, twin = told[0], echo[0]
+        for one, other in zip(told, echo, strict=True):
+            assert data_equivalence(dict(one), {agent: other[agent] for agent in one})
+    assert sorted({*left}) == [1, 2, 3]
+    assert not converted.agents
+
+
+def test_those_who_always_act_for_all_play_on():
+    env = make(max_steps=200)
+    observations, _ = env.reset(seed=0)
+    seen = dict(observations)
+    for _ in range(201):
+        observations, *_ = env.step({agent: steered(seen[agent]) for agent in env.possible_agents})
+        seen |= observations
+    assert env.agents == []
+    assert observations == {}
 
 
 def test_actions_beyond_full_speed_are_clipped():
@@ -324,14 +368,34 @@ def test_calls_outside_an_episode_say_what_is_missing():
     for call in (env.render, env.state):
         with pytest.raises(RuntimeError, match="no episode has begun"):
             call()
-    with pytest.raises(RuntimeError, match=r"no episode is running: call reset\(\)"):
+    with pytest.raises(RuntimeError, match=r"no episode has begun: call reset\(\)"):
         env.step({})
     env.reset()
     act(env)
     assert env.agents == []
-    with pytest.raises(RuntimeError, match=r"no episode is running: call reset\(\)"):
-        env.step({})
+    for actions in ({}, {"agent_1": FORWARD}, dict.fromkeys(env.possible_agents)):
+        assert env.step(actions) == ({}, {}, {}, {}, {})
+    with pytest.raises(ValueError, match="an action for 'agent_9', which is no agent"):
+        env.step({"agent_9": FORWARD})
     assert len(env.reset()[0]) == 3
+
+
+def test_a_reset_that_failed_leaves_nothing_to_step():
+    env = make(scenario=Full())
+    with pytest.raises(RuntimeError, match="found no room"):
+        env.reset()
+    with pytest.raises(RuntimeError, match="no episode has begun"):
+        env.step({})
+
+
+def test_the_number_of_agents_is_that_of_the_living():
+    env = make(layout=one_goal(near_goal()), max_steps=4)
+    assert (env.num_agents, env.max_num_agents) == (0, 3)
+    env.reset()
+    assert (env.num_agents, env.max_num_agents) == (3, 3)
+    for _ in range(3):
+        act(env)
+    assert (env.num_agents, env.max_num_agents) == (2, 3)
 
 
 @pytest.mark.parametrize(

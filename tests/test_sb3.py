@@ -797,7 +797,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="no array of numbers"):
         env.step([["left", "right"]] * LANES)
     for wrong, message in (
-        ({"dtt": 0.1}, "unknown parameter 'dtt'; did you mean 'dt'"),
+        ({"dtt": 0.1}, "unknown keyword 'dtt'; did you mean 'dt'"),
         ({"scenario": "moon"}, "moon"),
         ({"difficulty": 5}, "difficulty"),
         ({"on_goal": "stop"}, "on_goal"),

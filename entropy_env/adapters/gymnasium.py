@@ -10,22 +10,29 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from entropy_env.adapters.world import RENDER_MODES, World, Worlds, check_action
+from entropy_env import checks
+from entropy_env.adapters.world import RENDER_MODES, Adapter, World, Worlds, check_action, check_keywords, draw_seed
 from entropy_env.engines import EngineName, Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import Layout, OnGoal
 
+RESET_MODES = {mode.value.lower(): mode for mode in AutoresetMode}
+PER_WORLD = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
 METADATA = {"render_modes": list(RENDER_MODES), "render_fps": 10}
 
 
-def _check_on_goal(on_goal: str) -> None:
+def _check_single(on_goal: str, settings: Mapping[str, Any]) -> None:
+    if "num_agents" in settings:
+        raise ValueError(
+            f"num_agents={settings['num_agents']!r}: there is one robot here, swarm_v0.parallel_env has many"
+        )
     if on_goal == "respawn":
         raise ValueError("on_goal='respawn' is for swarms, whose world runs on: a single robot resets, use 'terminate'")
 
 
-class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
     """One robot on its way to its goal, `gymnasium.make("entropy_env/Swarm-v0")`.
 
     Reaching the goal terminates; with `on_goal="next_goal"` it turns to the next one instead. The time limit is the
@@ -46,13 +53,15 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         layout: Layout | Mapping[str, Any] | None = None,
         engine: EngineName = "auto",
         preset: str | None = None,
+        num_threads: int | None = None,
         **settings: Any,
     ) -> None:
         """The keywords are those of `swarm_v0.parallel_env`, but a preset leaves `on_goal` as it is: one robot resets."""
-        _check_on_goal(on_goal)
-        self._world = World(
+        _check_single(on_goal, settings)
+        check_keywords(SwarmEnv, settings)
+        self._world = self._simulator = World(
             1, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
-            max_steps=max_steps, reward=reward, engine=engine, preset=preset, **settings,
+            max_steps=max_steps, reward=reward, engine=engine, preset=preset, num_threads=num_threads, **settings,
         )  # fmt: skip
         self.metadata = self.metadata | {"render_fps": self._world.render_fps}
         self.render_mode = render_mode
@@ -64,7 +73,7 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new episode. options, for it alone: `difficulty` (1 to 4), and `layout`, as for the constructor."""
         plan = self._world.plan(options)
-        super().reset(seed=seed)
+        super().reset(seed=checks.as_seed(seed))
         obs = self._world.reset(self.np_random, plan)
         return obs[0], {}
 
@@ -81,10 +90,6 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         info["reward_terms"] = dict(zip(TERMS, told.reward_terms[0, 0].tolist(), strict=True))
         return obs, float(told.reward[0, 0]), terminated, truncated, info
 
-    def set_difficulty(self, difficulty: int) -> None:
-        """Draw layouts of this level (1 to 4) from the next reset on. A level above all before compiles once more."""
-        self._world.set_difficulty(difficulty)
-
     def render(self) -> np.ndarray | None:
         """A frame (H, W, 3) uint8 in mode `rgb_array`, None in `human`, which draws by itself at every step."""
         return self._world.render()
@@ -94,11 +99,17 @@ class SwarmEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._world.close()
 
 
-class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Many worlds of one robot each, in one compiled step; `gymnasium.make_vec("entropy_env/Swarm-v0", num_envs=256)`.
 
-    A world that ends is reset in the same step (`AutoresetMode.SAME_STEP`): its last observation and info are in
-    `infos["final_obs"]` and `infos["final_info"]`, as `SyncVectorEnv` gives them.
+    What becomes of a world that ends is `autoreset_mode`, with what `SyncVectorEnv` gives, see
+    https://farama.org/Vector-Autoreset-Mode:
+
+    - `SameStep`: it is reset in the same step, and its last observation and info are in `infos["final_obs"]` and
+      `infos["final_info"]`.
+    - `NextStep`: it is reset in the next step, which ignores its action and rewards nothing. Gymnasium's vector wrappers
+      that change observations want this mode.
+    - `Disabled`: it waits for `reset(options={"reset_mask": worlds})`, without which the next step fails.
     """
 
     metadata: dict[str, Any] = METADATA | {
@@ -107,37 +118,76 @@ class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     }
 
     def __init__(
-        self, num_envs: int = 1, on_goal: OnGoal = "terminate", render_mode: str | None = None, **settings: Any
+        self,
+        num_envs: int = 1,
+        on_goal: OnGoal = "terminate",
+        render_mode: str | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        **settings: Any,
     ) -> None:
-        """settings: as for `SwarmEnv`, without `layout`."""
-        _check_on_goal(on_goal)
+        """autoreset_mode: see above. settings: as for `SwarmEnv`, without `layout`."""
+        _check_single(on_goal, settings)
         if "layout" in settings:
             raise ValueError("layout: a map of one's own needs make_vec(..., vectorization_mode='sync')")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"{render_mode=} must be None or rgb_array, which wrappers.vector.HumanRendering can show")
-        self._worlds = Worlds(num_envs, 1, on_goal=on_goal, render_mode=render_mode, **settings)
-        self.metadata = self.metadata | {"render_fps": self._worlds.render_fps}
-        self.num_envs = num_envs
+        check_keywords(SwarmVectorEnv, settings)
+        self.autoreset_mode = _as_mode(autoreset_mode)
+        autoreset = self.autoreset_mode is AutoresetMode.SAME_STEP
+        self._worlds = Worlds(num_envs, 1, autoreset, on_goal=on_goal, render_mode=render_mode, **settings)
+        self._simulator = self._worlds
+        self.metadata = self.metadata | {
+            "render_fps": self._worlds.render_fps,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.num_envs = num_envs = self._worlds.engine.num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space(self._worlds.swarm.spec)
         self.single_action_space = action_space(self._worlds.swarm.spec)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._obs = np.zeros((num_envs, self._worlds.swarm.spec.obs_dim), np.float32)  # the latest
+        self._over = np.zeros(num_envs, bool)  # worlds that have ended and not begun again
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New episodes in all worlds. options: `difficulty` (1 to 4), until the next call."""
+        """New episodes in all worlds. options: `difficulty` (1 to 4), until the next call, or `reset_mask`, (num_envs,)
+        bool, of the only worlds to reset; the observations of the others are those they had."""
+        options = dict(options or {})
+        which = self._as_mask(options.pop("reset_mask")) if "reset_mask" in options else None
+        if which is not None and "difficulty" in options:
+            raise ValueError("difficulty together with reset_mask: worlds share their level, so reset all of them")
         plan = self._worlds.plan(options)
-        super().reset(seed=seed)
-        return self._worlds.reset(self.np_random, plan)[:, 0], {}
+        if which is not None:
+            self._worlds.check_begun()
+        super().reset(seed=checks.as_seed(seed))
+        if which is None:
+            self._obs = self._worlds.reset(self.np_random, plan)[:, 0]
+            self._over[:] = False
+        else:
+            self._restart(which, None if seed is None else draw_seed(self.np_random))
+        return self._obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One control period of every world. actions: (num_envs, 2) left and right motors, clipped to [-1, 1]."""
         actions = check_action("the array of actions", actions, (self.num_envs, 2))
-        told = self._worlds.step(actions[:, None])
-        terminated, truncated = told.terminated[:, 0].copy(), told.truncated[:, 0].copy()
+        beginning, same_step = self._over, self.autoreset_mode is AutoresetMode.SAME_STEP
+        if self.autoreset_mode is AutoresetMode.DISABLED and beginning.any():
+            raise RuntimeError(
+                f"worlds {np.flatnonzero(beginning).tolist()} have ended: reset(options={{'reset_mask': worlds}}) first"
+            )
+        told = self._worlds.step(actions[:, None])  # also of those that begin again, which is overwritten
+        terminated, truncated = told.terminated[:, 0] & ~beginning, told.truncated[:, 0] & ~beginning
+        reward = np.where(beginning, 0.0, told.reward[:, 0].astype(np.float64))
         ended, info = terminated | truncated, _told(told)
+        if not same_step:
+            self._obs = np.where(ended[:, None], told.final_obs[:, 0], told.obs[:, 0])
+            infos = {} if beginning.all() else _vector_info(info, ~beginning)
+            if beginning.any():
+                self._restart(beginning)
+            self._over = ended
+            return self._obs.copy(), reward, terminated, truncated, infos
         infos = _vector_info(info, ~ended)
         if ended.any():
             final_obs = np.full(self.num_envs, None, object)
@@ -149,11 +199,44 @@ class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 "final_info": _vector_info(info, ended),
                 "_final_info": ended.copy(),
             }
-        return told.obs[:, 0].copy(), told.reward[:, 0].astype(np.float64), terminated, truncated, infos
+        self._obs = told.obs[:, 0].copy()
+        return self._obs.copy(), reward, terminated, truncated, infos
 
-    def set_difficulty(self, difficulty: int) -> None:
-        """Draw layouts of this level (1 to 4) from the next call of `reset` on."""
-        self._worlds.set_difficulty(difficulty)
+    def _restart(self, which: np.ndarray, seed: np.ndarray | None = None) -> None:
+        """Begin again in the worlds of `which` (E,) bool."""
+        self._obs[which] = self._worlds.restart(which, seed)[which, 0]
+        self._over = self._over & ~which
+
+    def _as_mask(self, which: Any) -> np.ndarray:
+        mask = np.asarray(which)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"reset_mask={which!r} must be an array of {self.num_envs} bools, at least one of them true"
+            )
+        return mask
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """An attribute, or what a method gives, for every world. It is called once, since worlds share one object."""
+        if name in ("reset", "step"):
+            raise ValueError(f"call({name!r}): worlds share their steps and resets, so call {name} itself")
+        value = getattr(self, PER_WORLD.get(name, name))
+        if callable(value):
+            value = value(*args, **kwargs)
+        return value if name == "render" and value is not None else (value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute for every world, the same for all."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set it for all worlds, which share it: one value, or a list or tuple of equal ones."""
+        if isinstance(values, list | tuple):
+            if len(values) != self.num_envs or not all(np.array_equal(value, values[0]) for value in values):
+                raise ValueError(
+                    f"set_attr({name!r}): worlds share it, so give one value, or {self.num_envs} equal ones"
+                )
+            values = values[0]
+        setattr(self, name, values)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame (H, W, 3) uint8 of every world in mode `rgb_array`, else None."""
@@ -162,6 +245,15 @@ class SwarmVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def close_extras(self, **kwargs: Any) -> None:
         """Nothing but the renderer to let go of."""
         self._worlds.close()
+
+
+def _as_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Gymnasium's, also of its name in another spelling: `NextStep`, `NEXT_STEP`, `next-step`."""
+    name = mode.value if isinstance(mode, AutoresetMode) else str(mode)
+    plain = name.replace("_", "").replace("-", "").lower()
+    if plain not in RESET_MODES:
+        raise ValueError(f"autoreset_mode={mode!r} must be one of {', '.join(known.value for known in AutoresetMode)}")
+    return RESET_MODES[plain]
 
 
 def _told(told: Transition) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 from pettingzoo import ParallelEnv
 
-from entropy_env.adapters.world import RENDER_MODES, World, check_action
+from entropy_env import checks
+from entropy_env.adapters.world import RENDER_MODES, Adapter, World, check_action, check_keywords
 from entropy_env.engines import EngineName, Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
@@ -25,12 +26,15 @@ METADATA = {
 }
 
 
-class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
     """Robots `agent_0`, `agent_1`, ... move at once, each on its way to its own goal.
 
     An agent that reaches its goal is terminated and leaves with `on_goal="terminate"`. With `respawn` it starts again
     elsewhere, and with `next_goal` it turns to its next goal; there nobody ends before the time limit, which truncates
     all who are still going. One that waits for room to respawn observes zeros.
+
+    As in all of PettingZoo, `num_agents` is how many are in `agents`, 0 before the first reset; `max_num_agents` is how
+    many there are in all.
 
     `infos[agent]` says what the step did: `reached`, `collision`, `goals_reached` since the reset, `reward_terms` and
     whether the agent is still `active` in the world.
@@ -50,6 +54,7 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         layout: Layout | Mapping[str, Any] | None = None,
         engine: EngineName = "auto",
         preset: str | None = None,
+        num_threads: int | None = None,
         **settings: Any,
     ) -> None:
         """scenario, difficulty (1 to 4): which layouts are drawn.
@@ -61,11 +66,13 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         preset: settings under one name, which every other keyword overrides. `v2` has the physics of the older engine on
         pymunk: the force drive, 0.05 s a step in 3 substeps, velocities observed in m/s in the world's frame, goals one
         after the other (`respawn`) for 500 steps, and the reward `seed`.
+        num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS says, else OMP_NUM_THREADS, else for all cores.
         settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`) or SwarmParams.
         """
-        self._world = World(
+        check_keywords(SwarmParallelEnv, settings)
+        self._world = self._simulator = World(
             num_agents, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
-            max_steps=max_steps, reward=reward, engine=engine, preset=preset, **settings,
+            max_steps=max_steps, reward=reward, engine=engine, preset=preset, num_threads=num_threads, **settings,
         )  # fmt: skip
         self.metadata = self.metadata | {"render_fps": self._world.render_fps}
         self.render_mode = render_mode
@@ -96,7 +103,7 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         """
         plan = self._world.plan(options)
         if seed is not None or self.np_random is None:
-            self.np_random, self.np_random_seed = seeding.np_random(seed)
+            self.np_random, self.np_random_seed = seeding.np_random(checks.as_seed(seed))
         obs = self._world.reset(self.np_random, plan)
         self.agents = self.possible_agents[:]
         return dict(zip(self.agents, obs, strict=True)), {agent: {} for agent in self.agents}
@@ -108,10 +115,16 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     ]:  # fmt: skip
         """One control period. actions: for every agent in `agents`, (2,) left and right motor, clipped to [-1, 1].
 
-        Raises ValueError for an action too many or too few, of another shape or not finite, and RuntimeError before
-        the first reset and once every agent has ended.
+        Actions of agents that have ended are ignored, whatever they are; once all have, nothing moves and all results
+        are empty. Raises ValueError for an action that is missing, of an unknown agent, of another shape or not finite,
+        and RuntimeError before the first reset.
         """
-        self._world.check_running()
+        if self.agents:
+            self._world.check_running()
+        else:
+            self._world.check_begun()
+            self._check_names(actions)
+            return {}, {}, {}, {}, {}
         told = self._world.step(self._stack(actions))
         over, agents = bool(told.done[0]), self.agents
         stays = self._world.swarm.spec.on_goal != "terminate" and not over
@@ -136,15 +149,7 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def _stack(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
         """(possible agents, 2) float32, zero for those who have left."""
-        if not isinstance(actions, Mapping):
-            raise ValueError(f"{actions=} must be a mapping from every agent to its action, (2,)")  # noqa: TRY004
-        if actions.keys() != set(self.agents):
-            missing = [agent for agent in self.agents if agent not in actions]
-            if missing:
-                raise ValueError(f"no action for {', '.join(missing)}")
-            agent = next(agent for agent in actions if agent not in self.agents)
-            what = "which has ended" if agent in self._row else "which is no agent of this environment"
-            raise ValueError(f"an action for {agent!r}, {what}")
+        self._check_names(actions)
         chosen = [actions[agent] for agent in self.agents]
         try:
             stacked = check_action("the actions", chosen, (len(chosen), 2))
@@ -158,14 +163,23 @@ class SwarmParallelEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         everybody[[self._row[agent] for agent in self.agents]] = stacked
         return everybody
 
+    def _check_names(self, actions: Mapping[str, np.ndarray]) -> None:
+        """ValueError for actions that are missing, or of unknown agents."""
+        if not isinstance(actions, Mapping):
+            raise ValueError(f"{actions=} must be a mapping from every agent to its action, (2,)")  # noqa: TRY004
+        if actions.keys() == set(self.agents):
+            return
+        missing = [agent for agent in self.agents if agent not in actions]
+        if missing:
+            raise ValueError(f"no action for {', '.join(missing)}")
+        for agent in actions:
+            if agent not in self._row:
+                raise ValueError(f"an action for {agent!r}, which is no agent of this environment")
+
     def state(self) -> np.ndarray:
         """(num_agents * 8,) float32, with the force drive 9, agent by agent, zero for those who have left: see
         `Swarm.global_state`."""
         return self._world.global_state()
-
-    def set_difficulty(self, difficulty: int) -> None:
-        """Draw layouts of this level (1 to 4) from the next reset on. A level above all before compiles once more."""
-        self._world.set_difficulty(difficulty)
 
     def render(self) -> np.ndarray | None:
         """A frame (H, W, 3) uint8 in mode `rgb_array`, None in `human`, which draws by itself at every step."""

@@ -21,14 +21,14 @@ except ModuleNotFoundError as error:
         f"SwarmVecEnv needs Stable-Baselines3 ({error}): pip install 'entropy-env[sb3]'", name=error.name
     ) from error
 
-from entropy_env.adapters.world import RENDER_MODES, Worlds, check_action, take
+from entropy_env.adapters.world import RENDER_MODES, Adapter, Worlds, check_action, check_keywords, take
 from entropy_env.engines import EngineName, Transition
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import OnGoal
 
 
-class SwarmVecEnv(VecEnv):
+class SwarmVecEnv(Adapter, VecEnv):
     """`num_worlds` worlds of `num_agents` robots; lane `world * num_agents + agent`.
 
     A lane's episodes follow one another without a break. One ends (`dones`) when its robot arrives, which is termination,
@@ -60,6 +60,7 @@ class SwarmVecEnv(VecEnv):
         max_steps: int | None = None,
         engine: EngineName = "auto",
         seed: int | None = None,
+        num_threads: int | None = None,
         **settings: Any,
     ) -> None:
         """on_goal: see above. seed: of the layouts; None for a new one each time.
@@ -68,29 +69,21 @@ class SwarmVecEnv(VecEnv):
         """
         if "layout" in settings:
             raise ValueError("layout: give a Scenario of your own, since all worlds are drawn from one")
-        self._worlds = Worlds(
+        check_keywords(SwarmVecEnv, settings)
+        self._worlds = self._simulator = Worlds(
             num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal,
-            render_mode=render_mode, max_steps=max_steps, engine=engine, **settings,
+            render_mode=render_mode, max_steps=max_steps, engine=engine, num_threads=num_threads, **settings,
         )  # fmt: skip
-        self.num_worlds, self.num_agents = num_worlds, num_agents
-        self.render_mode = render_mode
         spec = self._worlds.swarm.spec
-        super().__init__(num_worlds * num_agents, observation_space(spec), action_space(spec))
+        self.num_worlds, self.num_agents = self._worlds.engine.num_envs, spec.num_agents
+        self.render_mode = render_mode
+        super().__init__(self.num_worlds * self.num_agents, observation_space(spec), action_space(spec))
         self.metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": self._worlds.render_fps}
         self._rng = np.random.default_rng(seed)
-        self._actions = np.zeros((num_worlds, num_agents, spec.action_dim), np.float32)
+        self._actions = np.zeros((self.num_worlds, self.num_agents, spec.action_dim), np.float32)
         self._respawns = spec.on_goal == "respawn"
         self._level_changed = False
         self._born = time.time()
-
-    @property
-    def difficulty(self) -> int:
-        """1 to 4, of the layouts that are drawn."""
-        return self._worlds.difficulty
-
-    @difficulty.setter
-    def difficulty(self, difficulty: int) -> None:
-        self.set_difficulty(difficulty)
 
     def set_difficulty(self, difficulty: int) -> None:
         """Draw layouts of this level (1 to 4) from now on: the next step truncates all episodes and begins new ones.
@@ -98,9 +91,9 @@ class SwarmVecEnv(VecEnv):
         Lanes that wait are truncated too. What is cut is no episode to report: its infos have neither `episode` nor
         `is_success`. ValueError where the scenario cannot be had at this level.
         """
-        if difficulty != self.difficulty:
-            self._worlds.set_difficulty(difficulty)
-            self._level_changed = True
+        before = self.difficulty
+        super().set_difficulty(difficulty)
+        self._level_changed |= self.difficulty != before
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Of the layouts, from the next reset on; None for any. One for each lane comes back, of which the first counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
 TILE = (480, 360)  # px, the most that each of several worlds takes of a picture
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
+SIZES = frozenset({"num_envs", "autoreset", "num_agents"})  # which each adapter decides, or asks for, in its own way
+PARAM_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmParams))
 
 
 class Plan(NamedTuple):
@@ -45,6 +48,7 @@ class _Simulator:
         render_mode: str | None = None,
         engine: EngineName = "auto",
         preset: str | None = None,
+        num_threads: int | None = None,
         **settings: Any,
     ) -> None:
         """preset: see `presets`. settings: further fields of SwarmSpec and SwarmParams, and the name of a `reward` preset;
@@ -58,11 +62,12 @@ class _Simulator:
         self._scenario = scenario
         self._settings = settings
         self._largest = 1
-        self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else _as_level(difficulty)
+        level = _as_level(difficulty)
+        self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else level
         self._begun = False
         swarm, params = self._at(self.difficulty)
-        self.engine: Engine = make_engine(swarm, num_envs, params, engine, autoreset)
-        self._engine_name = engine
+        self._engine_name, self._num_threads = engine, num_threads
+        self.engine: Engine = make_engine(swarm, num_envs, params, engine, autoreset, num_threads)
 
     @property
     def swarm(self) -> Swarm:
@@ -92,10 +97,11 @@ class _Simulator:
             self.engine.params = params
         else:
             num_envs, autoreset = self.engine.num_envs, self.engine.autoreset
-            self.engine = make_engine(swarm, num_envs, params, self._engine_name, autoreset)
+            self.engine = make_engine(swarm, num_envs, params, self._engine_name, autoreset, self._num_threads)
         self._largest = swarm.scenario.difficulty
 
-    def _check_begun(self) -> None:
+    def check_begun(self) -> None:
+        """RuntimeError before the first reset, and after one that failed."""
         if not self._begun:
             raise RuntimeError("no episode has begun: call reset()")
 
@@ -111,7 +117,7 @@ class _Simulator:
     @property
     def state(self) -> SwarmState:
         """A copy, (E, ...) with NumPy leaves. RuntimeError before the first reset."""
-        self._check_begun()
+        self.check_begun()
         return self.engine.state
 
     @property
@@ -144,6 +150,25 @@ class _Simulator:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_renderer": None}
+
+
+class Adapter:
+    """What every adapter offers of the simulator behind it."""
+
+    _simulator: _Simulator
+
+    @property
+    def difficulty(self) -> int:
+        """1 to 4, of the layouts that are drawn from the next reset on."""
+        return self._simulator.difficulty
+
+    @difficulty.setter
+    def difficulty(self, difficulty: int) -> None:
+        self.set_difficulty(difficulty)
+
+    def set_difficulty(self, difficulty: int) -> None:
+        """Draw layouts of this level (1 to 4) from the next reset on. A level above all before compiles once more."""
+        self._simulator.set_difficulty(difficulty)
 
 
 class World(_Simulator):
@@ -201,7 +226,7 @@ class World(_Simulator):
 
     def global_state(self) -> np.ndarray:
         """(N * spec.state_dim,) float32, see `Swarm.global_state`."""
-        self._check_begun()
+        self.check_begun()
         return self.engine.global_state()[0]
 
     def render(self) -> np.ndarray | None:
@@ -215,10 +240,10 @@ class World(_Simulator):
 
 
 class Worlds(_Simulator):
-    """Many worlds, which start again by themselves in the step that ends them."""
+    """Many worlds, which start again in the step that ends them, or with `restart` alone."""
 
-    def __init__(self, num_envs: int, num_agents: int, **settings: Any) -> None:
-        super().__init__(num_envs, True, num_agents, **settings)
+    def __init__(self, num_envs: int, num_agents: int, autoreset: bool = True, **settings: Any) -> None:
+        super().__init__(num_envs, autoreset, num_agents, **settings)
 
     def plan(self, options: Mapping[str, Any] | None = None) -> Plan:
         """What `reset` is to begin, see `World.plan`. options: `difficulty`, until the next call."""
@@ -235,10 +260,20 @@ class Worlds(_Simulator):
         self._begun = True
         return obs.copy()
 
+    def restart(self, which: np.ndarray, seed: np.ndarray | None = None) -> np.ndarray:
+        """New episodes in the worlds of `which` (E,) bool, at the level of the others. Observations (E, N, obs_dim).
+
+        seed: see `draw_seed`; None goes on with the layouts of the reset before.
+        """
+        self.check_begun()
+        obs = self.engine.reset(seed, which)
+        self._check_valid()
+        return obs.copy()
+
     def snapshot(self) -> dict[str, np.ndarray]:
         """Copies of all that decides what comes next, by name: the engine's, and the difficulty of the next reset, that of
         the current episodes, and the one that sizes are for."""
-        self._check_begun()
+        self.check_begun()
         levels = self.difficulty, int(self.params.difficulty), self.swarm.scenario.difficulty
         return self.engine.snapshot() | {"levels": np.array(levels)}
 
@@ -253,11 +288,20 @@ class Worlds(_Simulator):
 
     def step(self, action: np.ndarray) -> Transition:
         """One control period. action: (E, N, 2) finite. What it tells are views of the engine's arrays."""
-        self._check_begun()
+        self.check_begun()
         told = self.engine.step(action)
         if told.done.any():
             self._check_valid()
         return told
+
+
+def check_keywords(adapter: type, settings: Mapping[str, Any]) -> None:
+    """ValueError for a keyword among the `settings` of an adapter that it does not know, with the nearest one it does."""
+    own = inspect.signature(adapter).parameters.keys() | inspect.signature(_Simulator).parameters.keys() - SIZES
+    known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | {"reward"}
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"unknown keyword {name!r}{checks.suggest(name, sorted(known))}")
 
 
 def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -44,7 +44,7 @@ from entropy_env.numba_engine.arrays import (
 )
 from entropy_env.numba_engine.compilation import OPTIONS, cache_folder, config
 from entropy_env.numba_engine.step import Choices
-from entropy_env.numba_engine.threads import num_cores, share
+from entropy_env.numba_engine.threads import default_threads, share
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from entropy_env.vector import VectorSwarm
 
@@ -71,7 +71,7 @@ class NumbaEngine:
     ) -> None:
         self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
-        self.num_threads = num_cores() if num_threads is None else num_threads
+        self.num_threads = default_threads() if num_threads is None else num_threads
         spec = env.spec
         num_cells = CELLS_PER_AGENT * spec.num_agents if uses_grid(spec, CELLS_FROM) else 1
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
@@ -102,6 +102,8 @@ class NumbaEngine:
         check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
         self._params = params
+        if not self.autoreset:
+            self._spent[:] = True  # nothing of the old parameters is used any more
 
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
@@ -113,6 +115,11 @@ class NumbaEngine:
         with self._alone:
             if seed is not None:
                 self._seed, self._draws, self._drawing = seed, 0, None
+            elif which is not None and not self.autoreset:
+                if (self._spent & where).any():
+                    self._refill()
+                self._start(where)
+                return self._observe(self._everywhere)
             layouts = self._draw()
             write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
             self._start(where)

@@ -7,9 +7,15 @@ and both cost a second compilation. Kernels let go of the interpreter lock, so p
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+
+from entropy_env.checks import BATCH
+
+# the first that is set counts, the more specific one first
+ENVIRONMENT_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 _executor: ThreadPoolExecutor | None = None
 
@@ -27,6 +33,21 @@ if hasattr(os, "register_at_fork"):
 def num_cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """What NUMBA_NUM_THREADS says, else OMP_NUM_THREADS, else `num_cores`. A warning for a value that is no number of
+    threads, which does not count."""
+    allowed = BATCH["num_threads"]
+    for name in ENVIRONMENT_VARIABLES:
+        value = os.environ.get(name, "").strip()
+        if not value:
+            continue
+        outermost = value.split(",")[0].strip()  # OpenMP lists one for each level of nesting
+        if outermost.isdecimal() and allowed.least <= int(outermost) <= allowed.most:
+            return int(outermost)
+        warnings.warn(f"{name}={value!r} is ignored: it must be {allowed}", stacklevel=3)
+    return num_cores()
 
 
 def share(task: Callable[[int, tuple[int, int]], int], count: int, chunk: int, num_threads: int) -> int:
