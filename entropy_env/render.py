@@ -216,7 +216,7 @@ class _Scene:
         if focus is not None:
             self._scale = max(2 * self._scale, room.min() / CLOSE_UP)
             centre = state.position[focus].astype(float)
-            self._view = pygame.Rect(0, 3 * margin, canvas.get_width(), canvas.get_height() - 3 * margin)
+            self._view = pygame.Rect((margin, 3 * margin), room)
         self._origin = [margin, 3 * margin] + room / 2 + centre * [-self._scale, self._scale]
         (left, bottom), (right, top) = self._pixels([[0, 0], size]).tolist()
         self._floor = pygame.Rect(left, top, right - left, bottom - top)
@@ -362,6 +362,8 @@ class _Scene:
 
     def write_status(self, title: str) -> None:
         self._canvas.set_clip(None)
+        if self._focus is not None:
+            self._rect(SHADE, self._view, 2 * SUPERSAMPLE)
         state, reached, collisions = self._state, self._state.goals_reached, self._hits.sum()
         arrived = f"{(reached > 0).sum()}/{len(reached)}"
         words = [

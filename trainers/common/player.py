@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from entropy_env.render import ALERT, CANVAS, INK, MUTED, Renderer
+from entropy_env.render import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
 from entropy_env.types import SwarmParams, SwarmState
 from entropy_env.window import Window, import_pygame
 from trainers.common.episodes import Live, Moment, episode_key
 from trainers.common.film import TRAIL
 
-HELP = "space pause  ·  ← → step  ·  + - speed  ·  R new world  ·  L lidar  ·  T trails  ·  click follow  ·  Esc end"
+HELP = "space pause  ·  left/right step  ·  +/- speed  ·  R new world  ·  L lidar  ·  T trails  ·  click follow  ·  Esc end"
 HISTORY = 1000  # steps that can be gone back
 FPS = 60  # of the window; worlds run at their own pace
 SPEEDS = tuple(2.0**power for power in range(-3, 5))
@@ -23,7 +23,7 @@ REST = 2.0  # s, how long the end of an episode is shown
 HOLD, REPEAT = 0.35, 0.05  # s until a key that is held down repeats, and between repeats
 LARGEST, SMALLEST = (960, 720), 320  # px, of the picture of one side
 AROUND = (60, 150)  # px of the screen for the frame of the window and all around it
-MARGIN, TEXT, ROW = 18, 24, 30  # px
+MARGIN, TEXT, ROW, BOTTOM = 18, 24, 30, 10  # px
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +78,12 @@ class Player:
         self._speed = SPEEDS.index(1.0)
         self._due = self._rested = 0.0  # steps to be played, s since the end
         self._held: tuple[int, float] | None = None  # direction of a key that is down, s until it repeats
-        screen = np.array(self._pygame.display.get_desktop_sizes()[0]) - AROUND - [0, 4 * ROW]
+        screen = np.array(self._pygame.display.get_desktop_sizes()[0]) - AROUND - [0, 4 * ROW + BOTTOM]
         size = np.clip(screen // [len(sides), 1], SMALLEST, LARGEST)
         self._renderers = [Renderer(max_size=(int(size[0]), int(size[1])), trails=TRAIL) for _ in sides]
         self._begin()
+        for recording in self._recordings:
+            recording.at(1)  # compiles while there is nothing to see yet
         key = self._pygame
         self._keys = {
             key.K_ESCAPE: self.window.close,
@@ -212,7 +214,7 @@ class Player:
 
         self._lefts = np.cumsum([0, *(picture.get_width() for picture in pictures)])
         height = pictures[0].get_height()
-        canvas = pygame.Surface((int(self._lefts[-1]), height + 4 * ROW))
+        canvas = pygame.Surface((int(self._lefts[-1]), height + 4 * ROW + BOTTOM))
         canvas.fill(CANVAS)
         for side, moment, picture, left in zip(self.sides, self.moments, pictures, self._lefts[:-1], strict=True):
             canvas.blit(picture, (left, 0))
@@ -220,6 +222,7 @@ class Player:
             self._write(canvas, row, [(side.name, INK)])
             self._write(canvas, row.move(0, ROW), _figures(moment))
         row = pygame.Rect(0, height + 2 * ROW, canvas.get_width(), ROW).inflate(-2 * MARGIN, 0)
+        pygame.draw.line(canvas, SHADE, row.topleft, row.topright)
         self._write(canvas, row, self._status())
         self._write(canvas, row.move(0, ROW), [(HELP, MUTED)])
         self._stale = False
