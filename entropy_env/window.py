@@ -40,7 +40,7 @@ class Window:
                 window._lose()
         if self._window is None:
             _start_display(self._pygame)
-            self._window = video.Window(self.title, frame.get_size(), video.WINDOWPOS_CENTERED)
+            self._window = video.Window(self.title, frame.get_size())
             self._canvas = video.Renderer(self._window, accelerated=0)
         video.Texture.from_surface(self._canvas, frame).draw()
         self._canvas.present()
