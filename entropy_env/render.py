@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-import os
-import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+
+from entropy_env.window import Window, import_pygame
 
 if TYPE_CHECKING:
     from entropy_env.types import SwarmParams, SwarmState
@@ -25,6 +25,8 @@ RenderMode = Literal["rgb_array", "human"]
 
 SUPERSAMPLE = 3  # everything is drawn this many times larger, then averaged down
 CROWD = 300  # agents above which goal lines, rings, lidar and labels would hide the scene
+CLOSE_UP = 4.0  # m of the arena around an agent in focus, at most; half of what fits otherwise
+REACH = 6  # px around a robot that still count as a click on it
 TRAIL_LINES = 50_000  # that a crowd may leave in one frame, a microsecond or two each
 
 CANVAS = (246, 247, 249)
@@ -71,7 +73,7 @@ class Renderer:
     The first arena drawn sets the size of the frame, both sides even; later ones are fitted into it, so that the
     frames of a curriculum still make one video.
 
-    mode: `rgb_array` returns frames, `human` shows them in the one window that pygame has.
+    mode: `rgb_array` returns frames, `human` shows them in a window of its own.
     max_size: px, the largest width and height of a frame.
     show_lidar: draw the readings given to `draw`.
     trails: how many past positions to join behind each agent.
@@ -95,16 +97,24 @@ class Renderer:
         if fps is not None and not fps > 0:
             raise ValueError(f"{fps=} must be positive")
         self.mode, self.show_lidar, self.fps = mode, show_lidar, fps
-        self.closed = False
         self._max_size = np.array(max_size) // 2 * 2
         self._margin = int(self._max_size.min()) // 40
         self._history: deque[tuple[int, np.ndarray]] = deque(maxlen=operator.index(trails) + 1)
         self._canvas: Any = None
-        self._window: Any = None
         self._clock: Any = None
-        self._pygame = _import_pygame()
+        self._scene: _Scene | None = None
+        self._window: Window | None = None
+        self._pygame = import_pygame()
         if mode == "human":
-            _start_display(self._pygame)
+            try:
+                self._window = Window("entropy-env")
+            except RuntimeError as error:
+                raise RuntimeError(f'mode="human": {error}; mode="rgb_array" draws without one') from error
+
+    @property
+    def closed(self) -> bool:
+        """True once its window is closed."""
+        return self._window is not None and self._window.closed
 
     def draw(
         self,
@@ -113,14 +123,16 @@ class Renderer:
         lidar: Any = None,
         labels: Sequence[str] | None = None,
         title: str = "",
+        focus: int | None = None,
     ) -> np.ndarray | None:
         """One frame (H, W, 3) uint8, or None in `human`, where a closed window stays closed.
 
         state, params: of a single world, NumPy or JAX leaves. lidar: (N, R) in [0, 1]. labels: N short strings,
-        written above the robots. title: written at the top right.
+        written above the robots. title: written at the top right. focus: index of an agent to look at from close by.
         """
-        if self.mode == "human" and self.closed:
+        if self.closed:
             return None
+        self._pygame.font.init()  # again, where someone has ended pygame
         state, params = _as_numpy(state), _as_numpy(params)
         if state.position.ndim != 2:
             raise ValueError(f"one world is drawn at a time: position has shape {state.position.shape}, not (N, 2)")
@@ -128,7 +140,7 @@ class Renderer:
             raise ValueError(f"lidar has shape {np.shape(lidar)}, not ({len(state.position)}, R)")
         if self._canvas is None:
             self._canvas = self._pygame.Surface(SUPERSAMPLE * self._frame_size(np.asarray(state.layout.size)), 0, 32)
-        scene = _Scene(self._pygame, self._canvas, state, params, SUPERSAMPLE * self._margin)
+        scene = self._scene = _Scene(self._pygame, self._canvas, state, params, SUPERSAMPLE * self._margin, focus)
         self._remember(int(state.step), scene.seen)
 
         scene.draw_floor()
@@ -144,16 +156,25 @@ class Renderer:
         scene.write_status(title)
 
         frame = self._pygame.transform.smoothscale(self._canvas, np.array(self._canvas.get_size()) // SUPERSAMPLE)
-        if self.mode == "human":
-            self._show(frame, self.fps or 1 / float(params.dt))
+        if self._window is not None:
+            self._show(self._window, frame, self.fps or 1 / float(params.dt))
             return None
         return np.ascontiguousarray(self._pygame.surfarray.array3d(frame).swapaxes(0, 1))
 
     def close(self) -> None:
         """Close the window, if there is one. May be called again."""
-        if self.mode == "human" and not self.closed:
-            self._pygame.display.quit()
-        self.closed = True
+        if self._window is not None:
+            self._window.close()
+
+    def retrace(self, states: Iterable[SwarmState]) -> None:
+        """Take the trails of the next frame from these, oldest first, instead of what was drawn before."""
+        self._history.clear()
+        for state in map(_as_numpy, states):
+            self._remember(int(state.step), _seen(state))
+
+    def agent_at(self, x: int, y: int) -> int | None:
+        """The active agent at a pixel of the last frame, the nearest where several are close, or None."""
+        return None if self._scene is None else self._scene.agent_at(np.array([x, y]) * SUPERSAMPLE)
 
     def _frame_size(self, arena: np.ndarray) -> np.ndarray:
         border = self._margin * BORDERS
@@ -170,23 +191,20 @@ class Renderer:
                 self._history.pop()
         self._history.append((step, points))
 
-    def _show(self, frame: Any, fps: float) -> None:
-        display = self._pygame.display
-        if self._window is None:
-            self._window, self._clock = display.set_mode(frame.get_size()), self._pygame.time.Clock()
-            display.set_caption("entropy-env")
-        if any(event.type == self._pygame.QUIT for event in self._pygame.event.get()):
-            self.close()
-            return
-        self._window.blit(frame, (0, 0))
-        display.flip()
-        self._clock.tick(fps)
+    def _show(self, window: Window, frame: Any, fps: float) -> None:
+        window.events()
+        window.show(frame)
+        if not window.closed:
+            self._clock = self._clock or self._pygame.time.Clock()
+            self._clock.tick(fps)
 
 
 class _Scene:
     """One world, with NumPy leaves, on the canvas. `px` are pixels of the frame, all others of the larger canvas."""
 
-    def __init__(self, pygame: ModuleType, canvas: Any, state: Any, params: Any, margin: int) -> None:
+    def __init__(
+        self, pygame: ModuleType, canvas: Any, state: Any, params: Any, margin: int, focus: int | None = None
+    ) -> None:
         self._state, self._params, self._canvas, self._margin = state, params, canvas, margin
         self._font = lambda size: pygame.font.Font(None, max(1, size))
         self._line, self._circle, self._polygon, self._rect = (
@@ -195,13 +213,17 @@ class _Scene:
         )
         size = state.layout.size.astype(float)
         room = np.array(canvas.get_size()) - margin * BORDERS
-        self._scale = (room / size).min()
-        self._origin = [margin, 3 * margin] + (room - size * self._scale) / 2 + [0, size[1] * self._scale]
+        self._scale, centre, self._view, self._focus = (room / size).min(), size / 2, canvas.get_rect(), focus
+        if focus is not None:
+            self._scale = max(2 * self._scale, room.min() / CLOSE_UP)
+            centre = state.position[focus].astype(float)
+            self._view = pygame.Rect((margin, 3 * margin), room)
+        self._origin = [margin, 3 * margin] + room / 2 + centre * [-self._scale, self._scale]
         (left, bottom), (right, top) = self._pixels([[0, 0], size]).tolist()
         self._floor = pygame.Rect(left, top, right - left, bottom - top)
 
-        alive = state.active & np.isfinite(state.position).all(axis=-1)
-        self.seen = np.where(alive[:, None], state.position, np.nan)  # (N, 2) m
+        self.seen = _seen(state)
+        alive = np.isfinite(self.seen).all(axis=-1)
         self._agents = np.flatnonzero(alive)  # (M,), rows of what follows
         self._hits = state.collided[self._agents]
         self._crowd = len(alive) > CROWD
@@ -223,7 +245,9 @@ class _Scene:
         return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int)
 
     def draw_floor(self) -> None:
+        self._canvas.set_clip(None)
         self._canvas.fill(CANVAS)
+        self._canvas.set_clip(self._view)
         edge = 3 * SUPERSAMPLE
         self._rect(WALL, self._floor.inflate(2 * edge, 2 * edge), border_radius=edge)
         self._rect(FLOOR, self._floor)
@@ -245,7 +269,7 @@ class _Scene:
 
     def draw_obstacles(self) -> None:
         layout = self._state.layout
-        self._canvas.set_clip(self._floor)
+        self._canvas.set_clip(self._floor.clip(self._view))
         for x, y, radius in layout.discs[layout.disc_mask]:
             self._circle(OBSTACLE, self._pixels([x, y]).tolist(), self._length(radius, px=1))
         for x, y, half_width, half_height in layout.boxes[layout.box_mask]:
@@ -258,7 +282,7 @@ class _Scene:
             self._polygon(WALL, [start + side, end + side, end - side, start - side])
             for centre in (start, end):
                 self._circle(WALL, centre.tolist(), radius)
-        self._canvas.set_clip(None)
+        self._canvas.set_clip(self._view)
 
     def draw_lidar(self, lidar: np.ndarray) -> None:
         """Rays from the centres, paler where they meet nothing, with a dot where they end on something."""
@@ -302,6 +326,8 @@ class _Scene:
     def draw_robots(self) -> None:
         """Rims first, so that none hides a neighbour: red in contact, floor otherwise."""
         radius = self._robot_radius
+        for (robot,) in _rows(self._robots[self._agents == self._focus]):
+            self._circle(INK, robot, radius + 5 * SUPERSAMPLE, 2 * SUPERSAMPLE)
         alert = round(np.clip(0.3 * radius, 2 * SUPERSAMPLE, 3 * SUPERSAMPLE))
         for colour, rim, hit in ((FLOOR, SUPERSAMPLE, False), (ALERT, alert, True)):
             for (robot,) in _rows(self._robots[self._hits == hit]):
@@ -320,6 +346,13 @@ class _Scene:
         corners = self.seen[self._agents, None] + self._params.agent_radius * ARROW @ turn
         return self._pixels(corners).tolist()
 
+    def agent_at(self, place: np.ndarray) -> int | None:
+        if not len(self._agents):
+            return None
+        distance = np.linalg.norm(self._robots - place, axis=-1)
+        nearest = distance.argmin()
+        return int(self._agents[nearest]) if distance[nearest] <= self._robot_radius + REACH * SUPERSAMPLE else None
+
     def write_labels(self, labels: Sequence[str]) -> None:
         if self._crowd:
             return
@@ -329,6 +362,9 @@ class _Scene:
             self._canvas.blit(font.render(labels[agent], True, INK), place)
 
     def write_status(self, title: str) -> None:
+        self._canvas.set_clip(None)
+        if self._focus is not None:
+            self._rect(SHADE, self._view, 2 * SUPERSAMPLE)
         state, reached, collisions = self._state, self._state.goals_reached, self._hits.sum()
         arrived = f"{(reached > 0).sum()}/{len(reached)}"
         words = [
@@ -349,6 +385,11 @@ class _Scene:
             left += font.size(word)[0]
 
 
+def _seen(state: Any) -> np.ndarray:
+    """(N, 2) m, places of a state with NumPy leaves; NaN where there is nothing to draw."""
+    return np.where((state.active & np.isfinite(state.position).all(axis=-1))[:, None], state.position, np.nan)
+
+
 def _rows(*tables: np.ndarray) -> Iterator[tuple[Any, ...]]:
     """A tuple for each row of several arrays (M, K). Lists of ten thousand rows would wake the garbage collector."""
     return zip(*(zip(*table.T.tolist(), strict=True) for table in tables), strict=True)
@@ -360,30 +401,3 @@ def _as_numpy(node: Any) -> Any:
     if fields is None:
         return np.asarray(node)
     return node.replace(**{name: _as_numpy(getattr(node, name)) for name in fields})
-
-
-def _import_pygame() -> ModuleType:
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pygame 2.6 imports the deprecated pkg_resources
-            import pygame
-            import pygame.surfarray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("drawing needs pygame: pip install pygame") from error
-    pygame.font.init()
-    return pygame
-
-
-def _start_display(pygame: ModuleType) -> None:
-    try:
-        pygame.display.init()
-    except pygame.error as error:
-        reason = str(error)
-    else:
-        # Without a display SDL may choose a driver that shows nothing.
-        if pygame.display.get_driver() != "offscreen" or os.environ.get("SDL_VIDEODRIVER"):
-            return
-        pygame.display.quit()
-        reason = "SDL found none"
-    raise RuntimeError(f'mode="human" needs a display ({reason}); mode="rgb_array" draws without one')

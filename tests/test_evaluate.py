@@ -18,7 +18,7 @@ from trainers import evaluate as command
 from trainers.common import evaluation
 from trainers.common.checkpoint import CheckpointError, save_checkpoint
 from trainers.common.compilation import cache_compilations
-from trainers.common.episodes import Episode, episode_key, travelled
+from trainers.common.episodes import Episode, episode_key, live, play, travelled
 from trainers.common.intervals import mean_interval, share_interval
 from trainers.common.normalize import init_moments, normalize, update_moments
 from trainers.common.policy import ActorSpec, Policy, Task, describe_policy
@@ -137,6 +137,18 @@ def test_robots_that_drive_to_their_goals_succeed_and_every_count_adds_up(monkey
         assert np.all(episodes.path < 0.1 * episodes.steps)
         costs = params.reward_collision * episodes.contacts + params.reward_time * episodes.steps
         np.testing.assert_allclose(episodes.total_reward, shortest + 1 - costs, atol=0.1)  # it ends within the reach
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_an_episode_watched_step_by_step_is_the_one_that_is_evaluated(sampled):
+    policy = driver(Task(num_agents=2, num_rays=1, substeps=1), forward=1.0)
+    env, params = make_env(policy)
+    evaluated = jax.jit(play, static_argnums=0)(env, policy, params, episode_key(0, 3), sampled)
+    moments = list(live(policy, env, params)(episode_key(0, 3), sampled))
+    assert [int(moment.state.step) for moment in moments] == list(range(len(moments)))
+    assert len(moments) == 1 + max(evaluated.steps) and moments[-1].state.done
+    np.testing.assert_allclose(moments[-1].total_reward, evaluated.total_reward, rtol=1e-3)  # compiled apart
+    np.testing.assert_allclose(moments[5].obs, jax.jit(env.observe)(moments[5].state, params), atol=1e-5)
 
 
 def test_a_robot_that_stands_still_arrives_nowhere_and_has_no_steps_to_the_goal():

@@ -529,3 +529,52 @@ def test_render_without_a_mode_warns_and_close_may_be_called_again():
 def test_the_environment_names_itself():
     assert str(make()) == "swarm_v0"
     assert repr(make()) == "SwarmParallelEnv(num_agents=3, scenario='open', difficulty=1, on_goal='terminate')"
+
+
+def test_a_picture_that_fails_costs_no_step_and_warns_once(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    watched, plain = make(render_mode="human", dt=0.001), make(dt=0.001)
+    for env in (watched, plain):
+        env.reset(seed=0)
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no ink")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("entropy_env.render.Renderer.draw", fail)
+        with pytest.warns(UserWarning, match="no ink"):
+            told = act(watched)
+        assert data_equivalence(told, act(plain))
+        with warnings.catch_warnings(action="error"):
+            assert data_equivalence(act(watched), act(plain))
+            assert data_equivalence(watched.reset(seed=1), plain.reset(seed=1))
+        with pytest.raises(RuntimeError, match="no ink"):
+            watched.render()
+    assert data_equivalence(act(watched), act(plain))
+    watched.close()
+
+
+def test_a_neighbour_that_ends_pygame_costs_no_step(monkeypatch):
+    pygame = pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    envs = [make(render_mode="human", dt=0.001) for _ in range(2)]
+    for env in envs:
+        env.reset(seed=0)
+    pygame.quit()
+    for _ in range(2):
+        for env in envs:
+            assert set(act(env)[0]) == set(env.possible_agents)
+    envs[0].close()
+    act(envs[1])
+    assert not envs[1]._world._renderer.closed and pygame.display.get_init()
+    envs[1].close()
+
+
+def test_a_window_without_a_display_is_refused_before_the_episode(monkeypatch):
+    pygame = pytest.importorskip("pygame")
+    pygame.display.quit()
+    monkeypatch.setenv("SDL_VIDEODRIVER", "none such")
+    env = make(render_mode="human")
+    with pytest.raises(RuntimeError, match="needs a display"):
+        env.reset(seed=0)
+    assert not env.agents

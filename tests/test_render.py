@@ -386,13 +386,23 @@ def window(monkeypatch):
     renderer.close()
 
 
-def test_human_shows_the_frame_in_a_window(window):
+def shown(renderer):
+    """What is in its window, (H, W, 3)."""
     import pygame
 
+    return pygame.surfarray.array3d(renderer._window._canvas.to_surface()).swapaxes(0, 1)
+
+
+def post(kind, renderer):
+    import pygame
+
+    pygame.event.post(pygame.event.Event(kind, window=renderer._window._window))
+
+
+def test_human_shows_the_frame_in_a_window(window):
     state = world([[4, 3]])
     assert window.draw(state, PARAMS) is None
-    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
-    np.testing.assert_array_equal(shown, draw(state))
+    np.testing.assert_array_equal(shown(window), draw(state))
 
 
 def test_human_outlives_the_closing_of_its_window(window):
@@ -402,8 +412,108 @@ def test_human_outlives_the_closing_of_its_window(window):
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     for _ in range(2):
         assert window.draw(world([[4, 3]]), PARAMS) is None
-        assert window.closed and not pygame.display.get_init()
+        assert window.closed and window._window._window is None
     window.close()
+
+
+def test_closing_one_of_two_windows_leaves_the_other(window):
+    import pygame
+
+    other, state = Renderer("human", fps=1000), world([[4, 3]])
+    for renderer in (window, other):
+        renderer.draw(state, PARAMS)
+    post(pygame.WINDOWCLOSE, window)
+    for renderer in (other, window):
+        renderer.draw(world([[2, 3]]), PARAMS)
+    assert window.closed and not other.closed
+    np.testing.assert_array_equal(shown(other), draw(world([[2, 3]])))
+    window.close()
+    other.draw(state, PARAMS)
+    np.testing.assert_array_equal(shown(other), draw(state))
+    other.close()
+
+
+@pytest.mark.parametrize("mode", ["human", "rgb_array"])
+def test_a_neighbour_that_ends_pygame_ends_no_drawing(monkeypatch, mode):
+    import pygame
+
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    renderers = [Renderer(mode, fps=1000 if mode == "human" else None) for _ in range(2)]
+    state = world([[4, 3]])
+    for end in (pygame.quit, pygame.display.quit, pygame.quit):
+        frames = [renderer.draw(state, PARAMS) for renderer in renderers]
+        end()
+    frames = [renderer.draw(state, PARAMS) for renderer in renderers]
+    for renderer, frame in zip(renderers, frames, strict=True):
+        np.testing.assert_array_equal(shown(renderer) if mode == "human" else frame, draw(state))
+        renderer.close()
+
+
+def test_a_window_comes_back_beside_the_one_that_a_neighbour_opened_meanwhile(window):
+    import pygame
+
+    window.draw(world([[4, 3]]), PARAMS)
+    pygame.display.quit()
+    pygame.display.init()
+    theirs = pygame.display.set_mode((60, 40))
+    theirs.fill((9, 8, 7))
+    pygame.event.clear()
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_a))
+    window.draw(world([[2, 3]]), PARAMS)
+    np.testing.assert_array_equal(shown(window), draw(world([[2, 3]])))
+    window.draw(world([[2, 3]]), PARAMS)
+    assert [event.key for event in pygame.event.get(pygame.KEYDOWN)] == [pygame.K_a]
+    window.close()
+    assert pygame.display.get_surface() is theirs and theirs.get_at((0, 0))[:3] == (9, 8, 7)
+    pygame.display.quit()
+
+
+def test_events_that_nobody_reads_do_not_pile_up(window):
+    import pygame
+
+    window.draw(world([[4, 3]]), PARAMS)
+    pygame.display.set_mode((60, 40))
+    for _ in range(1500):
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_a))
+    window.draw(world([[4, 3]]), PARAMS)
+    assert len(pygame.event.get(pygame.KEYDOWN)) <= 1000
+    pygame.display.quit()
+
+
+def test_an_agent_is_found_at_its_pixels():
+    renderer = Renderer()
+    assert renderer.agent_at(10, 10) is None
+    frame = renderer.draw(world([[1, 1], [6, 5], [4, 3]], active=[True, True, False]), PARAMS)
+    for agent in (0, 1):
+        row, column = locate(frame, agent, 3)
+        assert renderer.agent_at(column, row) == renderer.agent_at(column + 12, row) == agent
+        assert renderer.agent_at(column, row + 40) is None
+    assert renderer.agent_at(frame.shape[1] // 2, frame.shape[0] // 2) is None
+
+
+def test_an_agent_in_focus_is_in_the_middle_and_larger():
+    state, renderer = world([[1, 1], [6.5, 5]], walls=[[(5, 0), (5, 6)]]), Renderer()
+    plain = renderer.draw(state, PARAMS)
+    frame = renderer.draw(state, PARAMS, focus=1)
+    assert frame.shape == plain.shape
+    row, column = locate(frame, 1, 2)
+    assert renderer.agent_at(column, row) == 1
+    assert abs(column - frame.shape[1] / 2) < 3 and abs(row - frame.shape[0] / 2) < 30
+    assert near(frame, agent_colours(2)[1]).sum() > 3 * near(plain, agent_colours(2)[1]).sum()
+    assert not near(frame, agent_colours(2)[0]).any() and near(frame, WALL).any()
+    status = slice(0, round(0.06 * frame.shape[0]))
+    np.testing.assert_array_equal(frame[status], plain[status])
+
+
+def test_trails_may_be_taken_from_given_states():
+    xs = np.arange(2, 4, 0.1)
+    states = [world([[x, 3]], goals=[[x, 5]], step=step) for step, x in enumerate(xs)]
+    expected, renderer = drive(Renderer(trails=9), xs), Renderer(trails=9)
+    renderer.draw(states[0], PARAMS)
+    renderer.retrace(states[:-1])
+    np.testing.assert_array_equal(renderer.draw(states[-1], PARAMS), expected)
+    renderer.retrace([])
+    np.testing.assert_array_equal(renderer.draw(states[-1], PARAMS), drive(Renderer(), xs))
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(None, 10.0), (25, 25)])

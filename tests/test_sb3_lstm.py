@@ -31,7 +31,7 @@ from trainers.common.curriculum import Curriculum
 from trainers.common.episodes import episode_key, travelled
 from trainers.common.sb3.checkpoint import ABOUT, unpack
 from trainers.common.sb3.lstm import LstmPolicy
-from trainers.common.sb3.policy import load_policy
+from trainers.common.sb3.policy import live, load_policy, play
 from trainers.common.sb3.workspace import Workspace, open_workspace
 from trainers.evaluate import evaluate
 from trainers.evaluate import main as evaluate_main
@@ -962,8 +962,8 @@ def test_a_video_that_fails_costs_a_warning(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "models" / "swarm_1.zip").exists()
 
 
-def by_hand(policy, episodes, seed):
-    """Success, return, steps and path of the mean action, one world after another with the JAX simulator."""
+def by_hand(policy, episodes, seed, sampled=False):
+    """Success, return, steps and path of the mean action or of sampled ones, one world after another with the JAX simulator."""
     env, params = policy.task.make(on_goal="terminate")
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     totals = np.zeros((episodes, env.spec.num_agents, 4))
@@ -971,8 +971,9 @@ def by_hand(policy, episodes, seed):
         key, _ = jax.random.split(episode_key(seed, index))
         obs, state = reset(key, params)
         memory = None
+        th.manual_seed(int(jax.random.bits(episode_key(seed, index), dtype=np.uint32)))
         while not state.done:
-            actions, memory = policy(np.array(obs), memory)
+            actions, memory = policy(np.array(obs), memory, sampled)
             before = state
             obs, state, reward, terminated, _, _ = step(key, before, actions, params)
             row = [terminated, reward, before.active, travelled(before, state)]
@@ -995,6 +996,23 @@ def test_evaluation_equals_episodes_played_by_hand(trained):
     assert results["steps_to_goal"]["mean"] == pytest.approx(
         np.mean((steps * reached).sum(1)[some] / reached.sum(1)[some])
     )
+
+
+def test_episodes_watched_in_turn_are_those_that_are_evaluated(trained):
+    policy = load_policy(trained / "models" / "swarm_1.zip")
+    from trainers.evaluate import make_env
+
+    env, params = make_env(policy)
+    keys, watched = [episode_key(0, index) for index in range(2)], live(policy, env, params)
+    in_turn = zip(*(watched(key, True) for key in keys), strict=True)
+    *_, last = in_turn
+    _, reward, _, _ = by_hand(policy, 2, 0, sampled=True)
+    for index, (key, moment) in enumerate(zip(keys, last, strict=True)):
+        evaluated = play(policy, env, params, key[None], True)
+        np.testing.assert_array_equal(moment.total_reward, evaluated.total_reward[0])
+        np.testing.assert_allclose(moment.total_reward, reward[index], atol=1e-4)
+        assert moment.state.done and moment.state.step == evaluated.steps.max() > 1
+        np.testing.assert_allclose(moment.obs, jax.jit(env.observe)(moment.state, params), atol=1e-5)
 
 
 def test_the_evaluate_command_takes_a_model(trained, tmp_path, capsys):

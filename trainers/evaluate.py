@@ -2,15 +2,19 @@
 
     python -m trainers.evaluate runs/open --episodes 256 --gif open.gif
     python -m trainers.evaluate models/swarm_1.zip
+    python -m trainers.evaluate runs/open --show --against models/swarm_1.zip
 
 Every world is one episode, in which agents that arrive leave. Its key is folded out of `--seed` by a constant that no
 trainer uses, so that no seed repeats a world of training; world i of a seed is the same however many are evaluated.
 Actions are sampled, as in training; what the mean action achieves in the same worlds stands beside. The figures are
 printed and written to `evaluation.json` in the run folder.
+
+`--show` plays the same episodes in a window instead, one after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -35,6 +39,7 @@ from trainers.common.episodes import episode_key
 from trainers.common.evaluation import Report, check_counts, episode_keys, evaluate_episodes, results_table
 from trainers.common.files import to_json, write_atomic
 from trainers.common.film import write_film
+from trainers.common.player import Player, Side
 from trainers.common.policy import Policy, load_policy
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
@@ -65,7 +70,13 @@ class Options:
     mp4: Path | None = None
     """Draw the first episode into this file."""
     deterministic_video: bool = False
-    """Draw it with the mean action instead of sampled ones."""
+    """Draw, or show, with the mean action instead of sampled ones."""
+    show: bool = False
+    """Play in a window instead, and write nothing. Space pauses and goes on; the right and left arrow keys go a step
+    forward and back; + and - change the speed; R takes a new world; L draws what the lidars see; T hides the trails; a
+    click follows a robot, beside all robots it ends that; Escape, or closing the window, ends."""
+    against: Path | None = None
+    """With --show: another run folder or zip, played beside it in the same worlds."""
 
 
 def evaluate(
@@ -129,15 +140,36 @@ def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
     for path, suffix in ((options.gif, ".gif"), (options.mp4, ".mp4")):
         if path is not None and path.suffix.lower() != suffix:
             raise ValueError(f"--{suffix[1:]} {path} must end in {suffix}")
+    if options.against and not options.show:
+        raise ValueError(f"--against {options.against} needs --show")
+    if options.show and (options.gif or options.mp4):
+        raise ValueError("--show writes nothing: leave out either it or --gif and --mp4")
+    if options.show:
+        _check_display()
     if options.gif or options.mp4:
         Renderer()  # raises where pygame is missing
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        policy = load(options.run_dir)
-    for warning in caught:
-        print(f"evaluate: warning: {warning.message}", file=sys.stderr)
+    policy = _load(options.run_dir)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
+
+
+def _load(path: Path) -> AnyPolicy:
+    """`load`, with its warnings on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        policy = load(path)
+    for warning in caught:
+        print(f"evaluate: warning: {warning.message}", file=sys.stderr)
+    return policy
+
+
+def _check_display() -> None:
+    try:
+        Renderer("human").close()
+    except RuntimeError as error:
+        raise ValueError(
+            f"--show opens a window: {error.__cause__}; --gif FILE draws an episode without one"
+        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,13 +181,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error)
     cache_compilations()
     try:
+        if options.show:
+            watch(options, policy, env, params)
+            return 0
         with Console(stderr=True).status("") as status:
             results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
         Console().print(results_table(results))
         write_atomic(results_path(options), to_json(results, indent=2) + "\n")
         if options.gif or options.mp4:
             show(options, policy, env, params)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (CheckpointError, OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
         return _fail(error)
     return 0
 
@@ -167,6 +202,25 @@ def results_path(options: Options) -> Path:
     name = "-".join(["evaluation", *(str(value) for value in overrides if value is not None)]) + ".json"
     path = options.run_dir
     return path.with_name(f"{path.stem}-{name}") if path.suffix == ".zip" else path / name
+
+
+def watch(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> None:
+    """Play in a window until it is closed."""
+    with contextlib.suppress(KeyboardInterrupt), Console(stderr=True).status("compiling") as status:
+        sides = [side(options.run_dir, policy, env, params)]
+        if options.against:
+            other = _load(options.against)
+            worlds = {name: getattr(options, name) or getattr(policy.task, name) for name in OVERRIDES}
+            sides.append(side(options.against, other, *make_env(other, **worlds)))
+        player = Player(sides, options.seed, sampled=not options.deterministic_video)
+        status.stop()
+        player.run()
+
+
+def side(path: Path, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> Side:
+    """A policy as `Player` shows it."""
+    title = f"{env.scenario.name} {int(params.difficulty)}"
+    return Side(str(path), title, env.spec.num_rays, params, home(policy).live(policy, env, params))
 
 
 def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> None:

@@ -134,13 +134,19 @@ class _Simulator:
             return None
         on_screen = self.render_mode == "human"
         shown = 1 if on_screen else self.engine.num_envs
+        draw = self._get_renderer().draw
+        frames = [draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params) for e in range(shown)]
+        return None if on_screen else tuple(frames)
+
+    def _get_renderer(self) -> Any:
+        """RuntimeError where a window is wanted and there is no display."""
         if self._renderer is None:
             from entropy_env.render import Renderer
 
-            size: dict[str, Any] = {} if shown == 1 else {"max_size": TILE}
-            self._renderer = Renderer("human" if on_screen else "rgb_array", **size)
-        frames = [self._renderer.draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params) for e in range(shown)]
-        return None if on_screen else tuple(frames)
+            several = self.render_mode != "human" and self.engine.num_envs > 1
+            size: dict[str, Any] = {"max_size": TILE} if several else {}
+            self._renderer = Renderer("human" if self.render_mode == "human" else "rgb_array", **size)
+        return self._renderer
 
     def close(self) -> None:
         """Take the window down; a later frame opens another."""
@@ -182,6 +188,7 @@ class World(_Simulator):
         if layout is not None:
             fit_layout(layout, self.swarm, self.params)
         self._running = False
+        self._warned = False  # that drawing failed
 
     def plan(self, options: Mapping[str, Any] | None = None) -> Plan:
         """What `reset` is to begin. options: `difficulty` and `layout`, for that episode alone. All that can be wrong
@@ -196,6 +203,8 @@ class World(_Simulator):
 
     def reset(self, rng: np.random.Generator, plan: Plan) -> np.ndarray:
         """A new episode, observations (N, obs_dim)."""
+        if self.render_mode == "human":
+            self._get_renderer()  # before anything changes
         swarm, params, layout = plan
         seed = draw_seed(rng)
         self._use(swarm, params)
@@ -235,8 +244,15 @@ class World(_Simulator):
         return None if frames is None else frames[0]
 
     def _show(self) -> None:
-        if self.render_mode == "human":
+        """Draw in mode `human`. A picture that fails costs no step: it is a warning, the first time."""
+        if self.render_mode != "human":
+            return
+        try:
             self.render()
+        except Exception as error:  # noqa: BLE001 - the episode goes on
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"the window shows nothing, the episode goes on: {error}", stacklevel=4)
 
 
 class Worlds(_Simulator):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,17 @@ class Episode(struct.PyTreeNode):
     contacts: Array  # (N,) int32, of those in contact
     path: Array  # (N,) m
     total_reward: Array  # (N,)
+
+
+class Moment(NamedTuple):
+    """One world of an episode, NumPy, and what its agents have come to so far."""
+
+    state: SwarmState
+    obs: Array  # (N, D)
+    total_reward: np.ndarray  # (N,)
+
+
+Live = Callable[[jax.Array, bool], Iterator[Moment]]  # an episode of a key, with sampled actions or the mean ones
 
 
 def episode_key(seed: int, index: int | jax.Array) -> jax.Array:
@@ -88,13 +99,23 @@ def player(
     return partial(play_all.lower(policy, params, keys, True).compile(), policy, params)
 
 
+def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
+    """Plays episodes step by step, from the first moment to the last."""
+    reset, step = jax.jit(env.reset), jax.jit(partial(act_and_step, env))
+
+    def moments(key: jax.Array, sampled: bool) -> Iterator[Moment]:
+        k_world, k_actions = jax.random.split(key)
+        obs, state = reset(k_world, params)
+        total_reward = np.zeros(env.spec.num_agents, np.float32)
+        yield jax.device_get(Moment(state, obs, total_reward))
+        while not state.done:
+            obs, state, reward, *_ = step(policy, params, k_actions, obs, state, sampled)
+            total_reward = total_reward + np.asarray(reward)
+            yield jax.device_get(Moment(state, obs, total_reward))
+
+    return moments
+
+
 def film(policy: Policy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
     """The states of one episode, NumPy."""
-    k_world, k_actions = jax.random.split(key)
-    obs, state = jax.jit(env.reset)(k_world, params)
-    step = jax.jit(partial(act_and_step, env))
-    states = [state]
-    while not state.done:
-        obs, state, *_ = step(policy, params, k_actions, obs, state, sampled)
-        states.append(state)
-    return jax.device_get(states)
+    return [moment.state for moment in live(policy, env, params)(key, sampled)]

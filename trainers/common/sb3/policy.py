@@ -17,7 +17,7 @@ from entropy_env.env import Swarm
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from trainers.common.checkpoint import CheckpointError
-from trainers.common.episodes import Episode, travelled
+from trainers.common.episodes import Episode, Live, Moment, travelled
 from trainers.common.policy import Task
 from trainers.common.sb3.checkpoint import Saved, load_state, unpack
 from trainers.common.sb3.lstm import LstmPolicy
@@ -105,7 +105,7 @@ def play(policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array, s
     zero = np.zeros((len(keys), env.spec.num_agents), np.int32)
     reached, steps, contacts = zero > 0, zero.copy(), zero.copy()
     path, total_reward = zero.astype(np.float32), zero.astype(np.float32)
-    for before, told, after in _steps(policy, env, params, keys, sampled):
+    for before, _, told, after in _steps(policy, env, params, keys, sampled):
         reached |= told.terminated
         steps += told.acted
         contacts += told.collision
@@ -115,31 +115,49 @@ def play(policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array, s
     return Episode(layout, reached, steps, contacts, path, total_reward)
 
 
+def live(policy: LanePolicy, env: Swarm, params: SwarmParams) -> Live:
+    """Plays episodes step by step, from the first moment to the last."""
+
+    def moments(key: jax.Array, sampled: bool) -> Iterator[Moment]:
+        total_reward = np.zeros(env.spec.num_agents, np.float32)
+        for before, obs, told, after in _steps(policy, env, params, key[None], sampled):
+            if before.step[0] == 0:
+                yield Moment(_first(before), obs[0], total_reward)
+            total_reward = total_reward + told.reward[0]
+            yield Moment(_first(after), told.obs[0].copy(), total_reward)
+
+    return moments
+
+
 def film(policy: LanePolicy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
     """The states of one episode, NumPy."""
-    states: list[SwarmState] = []
-    for before, _, after in _steps(policy, env, params, key[None], sampled):
-        states += [before, after] if not states else [after]
-    return [jax.tree.map(lambda leaf: leaf[0], state) for state in states]
+    return [moment.state for moment in live(policy, env, params)(key, sampled)]
+
+
+def _first(state: SwarmState) -> SwarmState:
+    return jax.tree.map(lambda leaf: leaf[0], state)
 
 
 def _steps(
     policy: LanePolicy, env: Swarm, params: SwarmParams, keys: jax.Array, sampled: bool
-) -> Iterator[tuple[SwarmState, Transition, SwarmState]]:
-    """Every step of the episodes, until all agents have arrived or the time is up: the worlds before, what was told,
-    the worlds after."""
+) -> Iterator[tuple[SwarmState, np.ndarray, Transition, SwarmState]]:
+    """Every step of the episodes, until all agents have arrived or the time is up: the worlds before and what was seen
+    of them, what was told, the worlds after."""
     params = jax.device_get(params)
     engine = make_engine(env, len(keys), params, autoreset=False)
     obs = engine.reset_to(jax.device_get(_layouts(env, keys, params)))
     memory, after, over = None, engine.state, np.array(False)
-    seed = int(jax.random.bits(keys[0], dtype=np.uint32))
     with th.random.fork_rng():
-        th.manual_seed(seed)
-        while not over.all():
+        th.manual_seed(int(jax.random.bits(keys[0], dtype=np.uint32)))
+        random = th.get_rng_state()
+    while not over.all():
+        with th.random.fork_rng():  # its own, also where several are played in turn
+            th.set_rng_state(random)
             actions, memory = policy(obs.reshape(-1, policy.obs_dim), memory, sampled)
-            before, told = after, engine.step(actions.reshape(*obs.shape[:2], -1))
-            after, obs, over = engine.state, told.obs, told.done
-            yield before, told, after
+            random = th.get_rng_state()
+        before, seen, told = after, obs.copy(), engine.step(actions.reshape(*obs.shape[:2], -1))
+        after, obs, over = engine.state, told.obs, told.done
+        yield before, seen, told, after
 
 
 @partial(jax.jit, static_argnums=0)
