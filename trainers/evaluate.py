@@ -16,7 +16,6 @@ import importlib
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +27,7 @@ from rich.console import Console
 from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.types import SwarmParams
+from entropy_env.video import check_video_path
 from trainers.common import episodes as feed_forward
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.compilation import cache_compilations
@@ -36,6 +36,7 @@ from trainers.common.evaluation import Report, check_counts, episode_keys, evalu
 from trainers.common.files import to_json, write_atomic
 from trainers.common.film import write_film
 from trainers.common.policy import Policy, load_policy
+from trainers.common.terminal import say, warnings_as_lines
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
@@ -127,15 +128,13 @@ def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
     """What the options ask for, or an error that says what is wrong with them."""
     check_counts(options.episodes, options.seed)
     for path, suffix in ((options.gif, ".gif"), (options.mp4, ".mp4")):
-        if path is not None and path.suffix.lower() != suffix:
-            raise ValueError(f"--{suffix[1:]} {path} must end in {suffix}")
+        if path is not None:
+            if path.suffix.lower() != suffix:
+                raise ValueError(f"--{suffix[1:]} {path} must end in {suffix}")
+            check_video_path(path)
     if options.gif or options.mp4:
         Renderer()  # raises where pygame is missing
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        policy = load(options.run_dir)
-    for warning in caught:
-        print(f"evaluate: warning: {warning.message}", file=sys.stderr)
+    policy = load(options.run_dir)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
 
@@ -143,20 +142,21 @@ def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 2, with a message on stderr, for what cannot be evaluated."""
     options = tyro.cli(Options, args=argv, prog="python -m trainers.evaluate")
-    try:
-        policy, env, params = prepare(options)
-    except (CheckpointError, OSError, ValueError, ModuleNotFoundError) as error:
-        return _fail(error)
-    cache_compilations()
-    try:
-        with Console(stderr=True).status("") as status:
-            results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
-        Console().print(results_table(results))
-        write_atomic(results_path(options), to_json(results, indent=2) + "\n")
-        if options.gif or options.mp4:
-            show(options, policy, env, params)
-    except (OSError, ValueError, RuntimeError) as error:
-        return _fail(error)
+    with warnings_as_lines("evaluate: warning"):
+        try:
+            policy, env, params = prepare(options)
+        except (CheckpointError, OSError, ValueError, ModuleNotFoundError) as error:
+            return _fail(error)
+        cache_compilations()
+        try:
+            with Console(stderr=True).status("") as status:
+                results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
+            Console().print(results_table(results))
+            write_atomic(results_path(options), to_json(results, indent=2) + "\n")
+            if options.gif or options.mp4:
+                show(options, policy, env, params)
+        except (OSError, ValueError, RuntimeError) as error:
+            return _fail(error)
     return 0
 
 
@@ -179,7 +179,7 @@ def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -
 
 
 def _fail(error: Exception) -> int:
-    print(f"evaluate: error: {error}", file=sys.stderr)
+    say(f"evaluate: error: {error}", sys.stderr)
     return 2
 
 
