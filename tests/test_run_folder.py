@@ -155,4 +155,5 @@ def test_what_fails_after_its_first_checkpoint_leaves_it(tmp_path):
     with pytest.raises(ZeroDivisionError), prepare_run_folder(tmp_path / "a") as folder:
         save_checkpoint(folder.checkpoints, SMALL, 0)
         raise ZeroDivisionError
+    assert folder.videos.is_dir()
     prepare_run_folder(tmp_path / "a", resume=True).close()

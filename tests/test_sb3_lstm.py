@@ -816,6 +816,7 @@ def test_the_model_is_made_as_the_options_say():
         (["--gamma", "2"], ["gamma=2", "0 to 1"]),
         (["--learning-rate", "-1"], ["learning_rate=-1", "above 0"]),
         (["--ent-coef", "-1"], ["ent_coef=-1"]),
+        (["--ent-coef-final", "-1"], ["ent_coef_final=-1"]),
         (["--clip-range", "nan"], ["clip_range=nan", "finite"]),
         (["--n-steps", "0"], ["n_steps=0"]),
         (["--batch-size", "100000"], ["batch_size=100000", "40960"]),

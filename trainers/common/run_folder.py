@@ -66,7 +66,7 @@ class RunFolder(LockedFolder):
         if latest_step(self.checkpoints) is None:
             for name in filter(BARE.fullmatch, _files(self.path)):
                 (self.path / name).unlink()
-        super().clear()
+            super().clear()
 
 
 def prepare_run_folder(path: str | os.PathLike[str], resume: bool = False) -> RunFolder:

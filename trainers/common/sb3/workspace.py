@@ -40,6 +40,10 @@ class Workspace(LockedFolder):
     def models(self) -> Path:
         return self.path / "models"
 
+    def clear(self) -> None:
+        if not self.checkpoint.exists():
+            super().clear()
+
     def run(self, name: str) -> Path:
         """The folder of the metrics and TensorBoard events of a training, made if need be."""
         path = self.path / "runs" / name
