@@ -149,7 +149,7 @@ class Progress:
             self._next_line = now + self._interval
             elapsed, remaining = _clock(self._task.elapsed), _clock(self._task.time_remaining)
             line = "  ".join((f"{self._task.percentage:3.0f}%", *figures, f"elapsed {elapsed}", f"eta {remaining}"))
-            say(line, self._bar.console.file)  # type: ignore[arg-type] - rich says IO
+            say(line, self._bar.console.file)  # type: ignore[arg-type]
 
 
 def _short(count: float) -> str:
