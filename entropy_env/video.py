@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
+import uuid
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -29,9 +31,7 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
     palette for all its frames, which ffmpeg therefore holds in memory.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in ENCODING:
-        raise ValueError(f"cannot write {path.name!r}: the suffix must be {' or '.join(ENCODING)}")
+    suffix = _suffix(path)
     if not 0 < fps < float("inf") or (suffix == ".gif" and fps > MAX_GIF_FPS):
         raise ValueError(f"{fps=} must be positive" + f", at most {MAX_GIF_FPS} for a GIF" * (suffix == ".gif"))
     with _whole(path) as temporary:
@@ -39,13 +39,22 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
     return path
 
 
+def check_video_path(path: str | os.PathLike[str]) -> None:
+    """Raise what `write_video` would: ValueError for a suffix that it does not know, OSError where no file can be. Leaves
+    nothing behind."""
+    path = Path(path)
+    _suffix(path)
+    there = next(folder for folder in (*path.parents, Path()) if folder.exists())
+    _new_file(there, path).unlink()
+
+
 def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Path:
     """Write two videos of one height next to each other into a GIF; return its path. The shorter one stands still at its
     end. RuntimeError where one cannot be read."""
     both = ENCODING[".gif"][1].replace("split", "[0][1]hstack[both];[both]split", 1)
     with _whole(Path(path)) as temporary:
-        inputs = ["-i", os.fspath(left), "-i", os.fspath(right)]
-        command = [*_ffmpeg(), *inputs, "-filter_complex", both, os.fspath(temporary)]
+        inputs = [*_named(Path(left), "-i"), *_named(Path(right), "-i")]
+        command = [*_ffmpeg(), *inputs, "-filter_complex", both, *_named(temporary)]
         # ffmpeg takes keys from a terminal, and stops in the background for want of one
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
@@ -57,7 +66,7 @@ def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], rig
 def _whole(path: Path) -> Iterator[Path]:
     """A name to write to, from which the file moves to path once it is whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix.lower()}")
+    temporary = _new_file(path.parent, path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -65,6 +74,32 @@ def _whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in ENCODING:
+        raise ValueError(f"cannot write {path.name!r}: the suffix must be {' or '.join(ENCODING)}")
+    return suffix
+
+
+def _new_file(folder: Path, path: Path) -> Path:
+    """An empty file in a folder, under a name of its own. OSError naming path where there can be none, or no path."""
+    file = folder / f".video-{uuid.uuid4().hex}{path.suffix.lower()}"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with contextlib.suppress(FileNotFoundError):
+            (folder / path.name).lstat()  # a name may be too long
+        file.touch()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    return file
+
+
+def _named(path: Path, *option: str) -> list[str]:
+    """How ffmpeg is told of a file, so that it takes no colon for a protocol and no % for the number of a frame."""
+    return ["-f", path.suffix.lower()[1:], *option, f"file:{path}"]
 
 
 def _ffmpeg() -> list[str]:
@@ -93,7 +128,7 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, encoding: list
         raise ValueError("a video needs at least one frame")
     size, rate = f"{first.shape[1]}x{first.shape[0]}", str(Fraction(float(fps)).limit_denominator(1000))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "-"]
-    command = [*_ffmpeg(), *source, *encoding, str(path)]
+    command = [*_ffmpeg(), *source, *encoding, *_named(path)]
     ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert ffmpeg.stdin is not None
     try:

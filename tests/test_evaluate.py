@@ -1,6 +1,10 @@
 """Evaluating a run: what is loaded, on which worlds, and what the figures mean."""
 
+import io
 import json
+import os
+import pwd
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -307,9 +311,12 @@ def test_overrides_change_the_task(saved_run, capsys):
         (["--difficulty", "9"], "difficulty=9"),
         (["--num-agents", "100000"], "at most"),
         (["--gif", "a.mp4"], "--gif a.mp4 must end in .gif"),
+        (["--mp4", "a"], "--mp4 a must end in .mp4"),
+        (["--gif", f"{os.devnull}/a.gif"], f"'{os.devnull}/a.gif'"),
     ],
 )
-def test_an_impossible_wish_is_one_line_on_stderr(saved_run, capsys, options, message):
+def test_an_impossible_wish_is_one_line_on_stderr(saved_run, capsys, monkeypatch, options, message):
+    monkeypatch.setattr(command, "evaluate_policy", None)  # it is refused before
     assert main([str(saved_run), *options]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -354,6 +361,39 @@ def test_compilations_are_kept_in_the_users_cache_unless_jax_is_told_otherwise(t
             assert getattr(jax.config, name) == expected
     finally:
         jax.config.update(name, before)
+
+
+@pytest.mark.parametrize("home", [None, os.devnull])
+def test_without_a_folder_for_the_cache_there_is_a_warning_and_none(monkeypatch, home):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # the user of a container
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    name = "jax_compilation_cache_dir"
+    before = getattr(jax.config, name)
+    try:
+        jax.config.update(name, None)
+        with pytest.warns(UserWarning, match="compiled code cannot be kept .*JAX_COMPILATION_CACHE_DIR"):
+            cache_compilations()
+        assert getattr(jax.config, name) is None
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.mark.parametrize("name", ["café", "caf\udce9"])
+def test_a_folder_that_the_terminal_cannot_show_is_evaluated(saved_run, tmp_path, monkeypatch, name):
+    run = shutil.copytree(saved_run, tmp_path / name)
+    (run / "checkpoints" / "step_000000000008.safetensors").write_bytes(b"torn")
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main([str(run), "--episodes", "2", "--gif", str(run / f"{name}.gif")]) == 0
+    assert b"success" in sys.stdout.buffer.getvalue()
+    assert b"warning: " in sys.stderr.buffer.getvalue()
+    assert (run / f"{name}.gif").exists()
 
 
 def test_the_command_line_fails_without_a_traceback():

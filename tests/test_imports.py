@@ -85,7 +85,7 @@ def test_engines_import_the_core_and_each_other_alone(path):
     for imported in imports_of(path):
         root, *rest = imported.split(".")
         if root == "entropy_env":
-            assert rest[0] in (*BELOW["vector"], "vector", "engines", "jax_engine", "numba_engine"), imported
+            assert rest[0] in (*BELOW["vector"], "vector", "cache", "engines", "jax_engine", "numba_engine"), imported
         else:
             assert root in LIBRARIES | {"numba"} | sys.stdlib_module_names, imported
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disk import full_disk
 
+from trainers import jax_ppo
 from trainers.common.advantages import gae
-from trainers.common.checkpoint import load_arrays
+from trainers.common.checkpoint import load_arrays, save_checkpoint
 from trainers.common.config import load_config
 from trainers.jax_ppo import PPO, PPOConfig, Runner, TrainingDivergedError, main, make_ppo, train
 
@@ -26,6 +31,8 @@ PROBE = PPOConfig(
     anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), total_steps=1, normalize_obs=False,
 )  # fmt: skip
 TINY = PPOConfig(num_envs=4, num_agents=2, num_steps=4, num_minibatches=2, hidden_sizes=(8,), total_steps=4 * 2 * 4 * 6)
+FLAGS = ["--num-envs", "4", "--num-agents", "2", "--num-steps", "4", "--num-minibatches", "2", "--hidden-sizes", "8",
+         "--total-steps", "192"]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +158,15 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in text.splitlines()]
 
 
+def assert_same(one: Path, other: Path) -> None:
+    (expected, _), (arrays, _) = newest(one), newest(other)
+    assert expected.keys() == arrays.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(jax.random.key_data(array) if name == "key" else array,
+                                      jax.random.key_data(arrays[name]) if name == "key" else arrays[name])  # fmt: skip
+    assert lines(one) == lines(other)
+
+
 def test_a_run_stopped_and_resumed_ends_as_one_left_alone(tmp_path: Path) -> None:
     whole = dataclasses.replace(TINY, run_dir=tmp_path / "whole", checkpoint_interval=1)
     train(whole)
@@ -158,12 +174,93 @@ def test_a_run_stopped_and_resumed_ends_as_one_left_alone(tmp_path: Path) -> Non
     for file in sorted((tmp_path / "parts" / "checkpoints").iterdir())[1:]:
         file.unlink()
     train(dataclasses.replace(whole, run_dir=tmp_path / "parts", resume=True))
-    (expected, _), (arrays, _) = newest(tmp_path / "whole"), newest(tmp_path / "parts")
-    assert expected.keys() == arrays.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(jax.random.key_data(array) if name == "key" else array,
-                                      jax.random.key_data(arrays[name]) if name == "key" else arrays[name])  # fmt: skip
-    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_numbers_of_numpy_and_jax_are_numbers(tmp_path: Path) -> None:
+    given = PPOConfig(
+        num_envs=np.int64(4), num_agents=np.int32(2), num_steps=jnp.int32(4), num_minibatches=np.uint8(2),
+        hidden_sizes=np.array([8]), total_steps=np.int64(1), learning_rate=np.float64(1e-3), gamma=np.float32(0.5),
+        env_params={"max_wheel_speed": np.float32(0.75)}, normalize_obs=np.True_, run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    train(given)
+    kept = load_config(PPOConfig, tmp_path / "run" / "config.yaml")
+    assert kept == given
+    assert repr(kept) == repr(given)
+    train(dataclasses.replace(given, resume=True, num_envs=np.int64(4)))
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with full_disk(100):
+        assert main([*FLAGS, "--run-dir", str(tmp_path / "runs" / "a")]) == 2
+    assert f"'{tmp_path / 'runs' / 'a' / 'config.yaml'}'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep", [0, 40])
+def test_a_config_that_was_emptied_is_refused_on_resume(keep: int, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    train(dataclasses.replace(TINY, run_dir=run, total_steps=1))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text()[:keep].rpartition("\n")[0])
+    assert main(["--resume", "--run-dir", str(run)]) == 2
+    assert "config.yaml says nothing of " in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, capsys: Any) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = dataclasses.replace(TINY, run_dir=whole, checkpoint_interval=1)
+    train(config)
+    shutil.copytree(whole, parts)
+    for file in sorted((parts / "checkpoints").iterdir())[1:]:
+        file.unlink()
+    before = list((parts / "checkpoints").iterdir())
+    flags = [*FLAGS, "--resume", "--run-dir", str(parts), "--checkpoint-interval", "1"]
+    capsys.readouterr()
+    room = sum(map(len, (parts / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:4])) + 10
+    assert room < before[0].stat().st_size
+    with full_disk(room):
+        assert main(flags) == 2
+    told = capsys.readouterr()
+    error = told.err.splitlines()
+    assert [line.split(" could not be written ")[0] for line in error[:2]] == [
+        "warning: figures", "warning: the checkpoint at 160 steps",
+    ]  # fmt: skip
+    assert "step_000000000160.safetensors'" in error[1]
+    assert error[2].startswith("error: [Errno")
+    assert error[2].endswith("step_000000000192.safetensors': not saved; --resume goes on from step 128")
+    assert len(error) == 3
+    assert "Stopped and saved" not in told.out
+    assert list((parts / "checkpoints").iterdir()) == before
+    assert main(flags) == 0
+    assert_same(whole, parts)
+
+
+def test_once_there_is_room_again_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def save(*args: Any) -> Path:
+        if next(calls) in (1, 2):
+            raise OSError(errno.ENOSPC, "No space left on device", "here")
+        return save_checkpoint(*args)
+
+    monkeypatch.setattr(jax_ppo, "save_checkpoint", save)
+    with pytest.warns(UserWarning, match="at 32 steps could not be written .*'here'") as caught:
+        train(dataclasses.replace(TINY, run_dir=tmp_path / "run", checkpoint_interval=1, total_steps=4 * 32))
+    assert len(caught) == 1
+    steps = sorted(int(path.stem[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert steps == [0, 96, 128]
+
+
+@pytest.mark.parametrize("name", ["café", "caf\udce9"])
+def test_a_folder_that_the_terminal_cannot_show_is_trained_in(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    flags = [*FLAGS, "--run-dir", str(tmp_path / name)]
+    assert main(flags) == 0
+    assert main([*flags, "--resume"]) == 0
+    assert main(flags) == 2
+    assert sys.stdout.buffer.getvalue().count(b"\nTrained 192 agent steps") == 1
+    assert b"already holds a run" in sys.stderr.buffer.getvalue()
 
 
 def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
@@ -249,7 +346,17 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"initial_log_std": np.nan}, {"learning_rate": np.inf}, {"num_envs": 4.0}, {"seed": -1}]
+    "change",
+    [
+        {"initial_log_std": np.nan},
+        {"learning_rate": np.inf},
+        {"num_envs": 4.0},
+        {"seed": -1},
+        {"num_envs": np.True_},
+        {"num_steps": np.float64(4.5)},
+        {"learning_rate": "fast"},
+        {"activation": "step"},
+    ],
 )
 def test_a_value_that_could_never_train_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from entropy_env.render import ALERT, FLOOR, OBSTACLE, SHADE, WALL, Renderer, agent_colours
 from entropy_env.types import Layout, SwarmParams, SwarmState
-from entropy_env.video import side_by_side, write_video
+from entropy_env.video import check_video_path, side_by_side, write_video
 
 pytest.importorskip("pygame")
 
@@ -553,6 +554,48 @@ def test_mp4_pads_odd_sizes_with_the_edge(tmp_path):
     back = iio.imread(path, plugin="FFMPEG")
     assert back.shape == (5, 48, 64, 3)
     assert np.abs(back[:, -1].astype(int) - back[:, -2].astype(int)).mean() < 3
+
+
+NAMES = ["a:b", "file:a", "-y", "50%", "%03d", "a b", "ü", "b\udcff", "'q'", "[0]", "a,b;c", "n" * 251, "l\nf"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # imageio, when it reads an MP4
+@pytest.mark.parametrize("name", NAMES)
+def test_a_video_may_have_any_name_and_stand_in_any_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(f"{name}.gif"), Path(name, "video.mp4"), Path(name, f"{name}.gif")):
+        check_video_path(path)
+        assert write_video(path, clip(2)) == path
+        assert path.stat().st_size > 0
+    both = side_by_side(Path(name, f"{name}.gif"), f"{name}.gif", Path(name, "video.mp4"))
+    assert both.read_bytes().startswith(b"GIF89a")
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name}.gif"])
+    assert sorted(os.listdir(tmp_path / name)) == sorted(["video.mp4", f"{name}.gif"])
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("folder.gif", IsADirectoryError),
+        ("file/a/clip.gif", NotADirectoryError),
+        ("new/" + "n" * 252 + ".gif", OSError),
+        ("clip.avi", ValueError),
+        ("clip", ValueError),
+    ],
+)
+def test_a_video_that_cannot_be_is_refused_before_any_frame_is_drawn(tmp_path, name, error):
+    def never():
+        pytest.fail("a frame was drawn")
+        yield
+
+    (tmp_path / "folder.gif").mkdir()
+    (tmp_path / "file").touch()
+    for refuse in (check_video_path, lambda path: write_video(path, never())):
+        with pytest.raises(error, match=name.split("/")[0]):
+            refuse(tmp_path / name)
+        assert {"folder.gif", "file"} <= set(os.listdir(tmp_path)) <= {"folder.gif", "file", "new"}
+    check_video_path(tmp_path / "new" / "folder" / "clip.gif")
+    assert not (tmp_path / "new" / "folder").exists()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])

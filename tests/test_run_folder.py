@@ -1,8 +1,10 @@
 """A run folder is never overwritten, and never used by two processes at once."""
 
+import datetime
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,11 @@ import numpy as np
 import pytest
 
 from trainers.common.checkpoint import save_checkpoint
-from trainers.common.run_folder import default_run_dir, prepare_run_folder
+from trainers.common.config import save_config
+from trainers.common.run_folder import begin_run_folder, prepare_run_folder
+from trainers.jax_ppo import PPOConfig
+
+SMALL = {"a": np.zeros(1)}
 
 
 def test_a_new_run_gets_its_folders(tmp_path):
@@ -39,7 +45,7 @@ def test_resuming_needs_a_checkpoint(tmp_path):
         prepare_run_folder(tmp_path / "a", resume=True)
     assert not (tmp_path / "a").exists()
     with prepare_run_folder(tmp_path / "b") as folder:
-        save_checkpoint(folder.checkpoints, {"a": np.zeros(1)}, 1)
+        save_checkpoint(folder.checkpoints, SMALL, 1)
     prepare_run_folder(tmp_path / "b", resume=True).close()
 
 
@@ -72,11 +78,82 @@ def test_a_run_that_came_first_by_a_moment_is_noticed_and_the_lock_given_back(tm
     prepare_run_folder(tmp_path).close()
 
 
-def test_the_default_name_tells_scenario_and_time():
-    assert re.fullmatch(r"runs/rooms-\d{8}-\d{6}", str(default_run_dir("rooms")))
+def test_the_default_name_tells_scenario_and_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with begin_run_folder("rooms") as folder:
+        assert re.fullmatch(r"runs/rooms-\d{8}-\d{6}", str(folder.path))
+
+
+def test_runs_within_a_second_take_the_next_free_name(tmp_path, monkeypatch):
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(datetime, "datetime", Clock)
+    with begin_run_folder("open", tmp_path) as first, begin_run_folder("open", tmp_path) as second:
+        assert (first.path.name, second.path.name) == ("open-20260102-030405", "open-20260102-030405-2")
+        save_checkpoint(first.checkpoints, SMALL, 0)
+    with begin_run_folder("open", tmp_path) as third:  # the second has left nothing
+        assert third.path == second.path
+        save_checkpoint(third.checkpoints, SMALL, 0)
+    with begin_run_folder("open", tmp_path) as fourth:
+        assert fourth.path.name == "open-20260102-030405-3"
 
 
 def test_a_run_that_died_before_its_first_checkpoint_may_begin_again(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1")
     with prepare_run_folder(tmp_path) as folder:
         assert folder.checkpoints.is_dir()
+
+
+DIE = """
+import os, signal, sys
+import numpy as np
+from trainers.common.checkpoint import save_checkpoint
+from trainers.common.config import save_config
+from trainers.common.run_folder import prepare_run_folder
+from trainers.jax_ppo import PPOConfig
+replace, left = os.replace, iter(range(int(sys.argv[2])))
+def or_die(*names):
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*names)
+os.replace = or_die
+with prepare_run_folder(sys.argv[1]) as folder:
+    save_config(folder.config, PPOConfig())
+    save_checkpoint(folder.checkpoints, {"a": np.zeros(1)}, 0)
+"""
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_kill_9_before_the_first_checkpoint_is_whole_is_no_obstacle(tmp_path, written):
+    run = tmp_path / "run"
+    died = subprocess.run([sys.executable, "-c", DIE, run, str(written)], cwd=Path(__file__).parents[1], check=False)
+    assert died.returncode == -signal.SIGKILL
+    left = [path.name for path in run.rglob("*") if path.suffix == ".tmp"]
+    assert len(left) == 1
+    with prepare_run_folder(run) as folder:
+        save_config(folder.config, PPOConfig())
+        save_checkpoint(folder.checkpoints, SMALL, 0)
+    assert {path.name for path in run.rglob("*") if path.is_file()} == {
+        ".lock", "config.yaml", "step_000000000000.safetensors",
+    }  # fmt: skip
+    prepare_run_folder(run, resume=True).close()
+
+
+def test_what_fails_before_its_first_checkpoint_leaves_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for path in (tmp_path / "mine", tmp_path / "new" / "runs" / "a"):
+        with pytest.raises(ZeroDivisionError), prepare_run_folder(path) as folder:
+            save_config(folder.config, PPOConfig())
+            raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_what_fails_after_its_first_checkpoint_leaves_it(tmp_path):
+    with pytest.raises(ZeroDivisionError), prepare_run_folder(tmp_path / "a") as folder:
+        save_checkpoint(folder.checkpoints, SMALL, 0)
+        raise ZeroDivisionError
+    assert folder.videos.is_dir()
+    prepare_run_folder(tmp_path / "a", resume=True).close()

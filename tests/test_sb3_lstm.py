@@ -74,6 +74,7 @@ RISING = dataclasses.replace(  # every robot stands on its goal, so the difficul
 )  # fmt: skip
 NORMALISED = dataclasses.replace(LONG, normalize_obs=True, normalize_reward=True)
 V2 = dataclasses.replace(LONG, physics="v2")
+ENTROPY = dataclasses.replace(LONG, ent_coef=0.5, ent_coef_final=0.0)
 TIMED = {"train/fps", "system/cpu_memory", "system/gpu_memory"}
 
 
@@ -298,7 +299,11 @@ def test_steps_are_rounded_up_to_whole_rollouts(tmp_path, capsys):
     assert "Trained 64 agent steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", [LONG, NORMALISED, RISING, V2], ids=["plain", "normalised", "curriculum", "v2"])
+@pytest.mark.parametrize(
+    "config",
+    [LONG, NORMALISED, RISING, V2, ENTROPY],
+    ids=["plain", "normalised", "curriculum", "v2", "entropy"],
+)
 def test_a_training_cut_anywhere_and_resumed_ends_as_one_left_alone(config, tmp_path, capsys):
     rng = np.random.default_rng(0)
     whole, parts = (dataclasses.replace(config, folder=tmp_path / name) for name in ("whole", "parts"))
@@ -744,6 +749,47 @@ def test_a_base_model_that_does_not_fit_is_refused(policy, tmp_path, trained, st
     assert word.get(policy, "") in error
 
 
+def test_the_weight_of_the_entropy_moves_linearly_to_its_final_value(tmp_path, monkeypatch):
+    used, original = [], RecurrentPPO.train
+    monkeypatch.setattr(RecurrentPPO, "train", lambda model: (used.append(model.ent_coef), original(model)))
+    config = dataclasses.replace(TINY, folder=tmp_path, ent_coef=0.25, ent_coef_final=0.05)
+    stop(config, after=3.5)
+    train(config)
+    expected = [0.25 - 0.2 * update / 8 for update in range(1, 9)]
+    assert used == pytest.approx(expected)
+    assert [line["train/ent_coef"] for line in lines(tmp_path)] == pytest.approx(expected)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    plain = dataclasses.replace(TINY, folder=tmp_path, total_steps=33)
+    given = dataclasses.replace(
+        plain, num_worlds=np.int64(2), total_steps=np.int64(33), learning_rate=np.float64(3e-4), folder=str(tmp_path),
+        env_params={"max_steps": np.float32(12)}, clip_range=np.float32(0.5), seed=np.uint32(0),
+    )  # fmt: skip
+    assert repr(given) == repr(dataclasses.replace(plain, clip_range=0.5))
+    train(given)
+
+
+@pytest.mark.parametrize("name", ["café", "caf\udce9"])
+def test_a_folder_that_the_terminal_cannot_show_is_trained_in(name, tmp_path, monkeypatch):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    flags = [*FLAGS, "--folder", str(tmp_path / name)]
+    assert main([*flags, "--videos"]) == 0
+    assert b"Trained 256 agent steps: " in sys.stdout.buffer.getvalue()
+    assert len(os.listdir(tmp_path / name / "videos")) == 3
+    assert main([*flags, "--base-model", str(tmp_path / name / "no")]) == 2
+    assert b"no base model" in sys.stderr.buffer.getvalue()
+
+
+def test_a_training_that_cannot_begin_leaves_no_folder(tmp_path, trained, capsys):
+    (tmp_path / "bad.zip").write_bytes(b"nothing")
+    for folder in (tmp_path / "new" / "folder", tmp_path):
+        assert main([*FLAGS, "--folder", str(folder), "--base-model", str(tmp_path / "bad.zip")]) == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
+    assert "bad.zip cannot be read" in capsys.readouterr().err
+
+
 def test_the_presets_are_those_of_v2():
     single, multi = LstmConfig(preset="single"), LstmConfig()
     assert (single.num_worlds, single.num_agents, single.n_steps, single.batch_size) == (1, 10, 2048, 256)
@@ -770,6 +816,7 @@ def test_the_model_is_made_as_the_options_say():
         (["--gamma", "2"], ["gamma=2", "0 to 1"]),
         (["--learning-rate", "-1"], ["learning_rate=-1", "above 0"]),
         (["--ent-coef", "-1"], ["ent_coef=-1"]),
+        (["--ent-coef-final", "-1"], ["ent_coef_final=-1"]),
         (["--clip-range", "nan"], ["clip_range=nan", "finite"]),
         (["--n-steps", "0"], ["n_steps=0"]),
         (["--batch-size", "100000"], ["batch_size=100000", "40960"]),

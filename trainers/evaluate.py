@@ -20,7 +20,6 @@ import importlib
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +31,7 @@ from rich.console import Console
 from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.types import SwarmParams
+from entropy_env.video import check_video_path
 from trainers.common import episodes as feed_forward
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.compilation import cache_compilations
@@ -41,6 +41,7 @@ from trainers.common.files import to_json, write_atomic
 from trainers.common.film import write_film
 from trainers.common.player import Player, Side
 from trainers.common.policy import Policy, load_policy
+from trainers.common.terminal import say, warnings_as_lines
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
@@ -138,8 +139,10 @@ def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
     """What the options ask for, or an error that says what is wrong with them."""
     check_counts(options.episodes, options.seed)
     for path, suffix in ((options.gif, ".gif"), (options.mp4, ".mp4")):
-        if path is not None and path.suffix.lower() != suffix:
-            raise ValueError(f"--{suffix[1:]} {path} must end in {suffix}")
+        if path is not None:
+            if path.suffix.lower() != suffix:
+                raise ValueError(f"--{suffix[1:]} {path} must end in {suffix}")
+            check_video_path(path)
     if options.against and not options.show:
         raise ValueError(f"--against {options.against} needs --show")
     if options.show and (options.gif or options.mp4):
@@ -175,23 +178,24 @@ def _check_display() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 2, with a message on stderr, for what cannot be evaluated."""
     options = tyro.cli(Options, args=argv, prog="python -m trainers.evaluate")
-    try:
-        policy, env, params = prepare(options)
-    except (CheckpointError, OSError, ValueError, ModuleNotFoundError) as error:
-        return _fail(error)
-    cache_compilations()
-    try:
-        if options.show:
-            watch(options, policy, env, params)
-            return 0
-        with Console(stderr=True).status("") as status:
-            results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
-        Console().print(results_table(results))
-        write_atomic(results_path(options), to_json(results, indent=2) + "\n")
-        if options.gif or options.mp4:
-            show(options, policy, env, params)
-    except (CheckpointError, OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
-        return _fail(error)
+    with warnings_as_lines("evaluate: warning"):
+        try:
+            policy, env, params = prepare(options)
+        except (CheckpointError, OSError, ValueError, ModuleNotFoundError) as error:
+            return _fail(error)
+        cache_compilations()
+        try:
+            if options.show:
+                watch(options, policy, env, params)
+                return 0
+            with Console(stderr=True).status("") as status:
+                results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
+            Console().print(results_table(results))
+            write_atomic(results_path(options), to_json(results, indent=2) + "\n")
+            if options.gif or options.mp4:
+                show(options, policy, env, params)
+        except (CheckpointError, OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+            return _fail(error)
     return 0
 
 
@@ -233,7 +237,7 @@ def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -
 
 
 def _fail(error: Exception) -> int:
-    print(f"evaluate: error: {error}", file=sys.stderr)
+    say(f"evaluate: error: {error}", sys.stderr)
     return 2
 
 

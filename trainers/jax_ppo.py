@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +26,10 @@ from flax import struct
 
 from entropy_env import vector
 from trainers.common.advantages import gae
-from trainers.common.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from trainers.common.checkpoint import TRY_AGAIN, CheckpointError, latest_step, load_checkpoint, save_checkpoint
 from trainers.common.compilation import cache_compilations
 from trainers.common.config import check_numbers, load_config, parse_config, save_config
+from trainers.common.files import Patience
 from trainers.common.interrupt import Interrupt
 from trainers.common.loggers import MetricsLogger, Progress, system_metrics
 from trainers.common.losses import (
@@ -41,7 +43,8 @@ from trainers.common.networks import Critic, GaussianActor, gaussian_entropy, ga
 from trainers.common.normalize import RunningMoments, init_moments, normalize, update_moments
 from trainers.common.policy import ActorSpec, Task, describe_policy
 from trainers.common.rollout import BatchedEnv, Transitions, collect
-from trainers.common.run_folder import default_run_dir, prepare_run_folder
+from trainers.common.run_folder import begin_run_folder, prepare_run_folder
+from trainers.common.terminal import say, warnings_as_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class PPOConfig:
     seed: int = 0
     """Decides the weights, the layouts and the noise."""
     run_dir: Path | None = None
-    """Folder of the run; by default runs/SCENARIO-DATE-TIME."""
+    """Folder of the run; by default runs/SCENARIO-DATE-TIME, with a number behind it where that is taken."""
     resume: bool = False
     """Continue the run in RUN_DIR from its newest checkpoint, bit for bit."""
     checkpoint_interval: int = 1_000_000
@@ -325,26 +328,27 @@ def train(config: PPOConfig) -> Path:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     cache_compilations()
     ppo, env_params, metadata = make_ppo(config)
-    path = config.run_dir or default_run_dir(config.scenario)
+    opened = prepare_run_folder(config.run_dir, config.resume) if config.run_dir else begin_run_folder(config.scenario)
     narrow = jax.enable_x64(False)  # with 64 bits optax would correct moments in other numbers
-    with narrow, prepare_run_folder(path, config.resume) as folder, Interrupt() as interrupt:
+    with narrow, opened as folder, Interrupt() as interrupt:
+        path = folder.path
         runner = ppo.init(jax.random.key(config.seed), env_params)
         if config.resume:
-            check_same_run(load_config(PPOConfig, folder.config), config)
+            check_same_run(load_config(PPOConfig, folder.config, whole=True), config)
             runner, _ = load_checkpoint(folder.checkpoints, runner)
         save_config(folder.config, dataclasses.replace(config, run_dir=path, resume=False))
         first, last = int(runner.update), config.num_updates
         steps_done = first * config.steps_per_update
         if not config.resume:
             save_checkpoint(folder.checkpoints, runner, steps_done, metadata)
-        print(f"{'Resuming' if config.resume else 'Training'} {path} on {jax.devices()[0].device_kind}, {steps_done:,} "
-              f"of {last * config.steps_per_update:,} agent steps done", flush=True)  # fmt: skip
+        say(f"{'Resuming' if config.resume else 'Training'} {path} on {jax.devices()[0].device_kind}, {steps_done:,} "
+            f"of {last * config.steps_per_update:,} agent steps done")  # fmt: skip
         if first >= last:
-            print("Nothing left to train; more --total-steps would go on from here.")
+            say("Nothing left to train; more --total-steps would go on from here.")
             return path
         update, seconds = compile_update(ppo, runner, env_params)
-        print(f"Compiled in {seconds:.1f} s", flush=True)
-        saved = first
+        say(f"Compiled in {seconds:.1f} s")
+        saved, patience = first, Patience()
         with (
             MetricsLogger(path, steps_done if config.resume else None) as logger,
             Progress(last * config.steps_per_update, steps_done) as progress,
@@ -369,17 +373,26 @@ def train(config: PPOConfig) -> Path:
                     success=metrics["env/goal_reached_rate"],
                     episode_return=metrics["train/episode_return"],
                 )
-                due = (index - saved) * config.steps_per_update >= config.checkpoint_interval
-                if due or index == last or interrupt.asked:
-                    save_checkpoint(folder.checkpoints, runner, steps_done, metadata)
-                    saved = index
-                if interrupt.asked:
+                save = partial(save_checkpoint, folder.checkpoints, runner, steps_done, metadata)
+                if index == last or interrupt.asked:
+                    save_last(save, folder.checkpoints)
                     break
-    if interrupt.asked and steps_done < last * config.steps_per_update:
-        print(f"Stopped and saved. Continue with: python -m trainers.jax_ppo --resume --run-dir {path}")
+                if (index - saved) * config.steps_per_update >= config.checkpoint_interval:
+                    written = patience.try_to(save, f"the checkpoint at {steps_done:,} steps", TRY_AGAIN)
+                    saved = index if written else saved
+    if steps_done < last * config.steps_per_update:
+        say(f"Stopped and saved. Continue with: python -m trainers.jax_ppo --resume --run-dir {path}")
         raise KeyboardInterrupt
-    print(f"Trained {steps_done:,} agent steps. Evaluate with: python -m trainers.evaluate {path}")
+    say(f"Trained {steps_done:,} agent steps. Evaluate with: python -m trainers.evaluate {path}")
     return path
+
+
+def save_last(save: Callable[[], object], checkpoints: Path) -> None:
+    """Write the checkpoint that ends a process, or an OSError that says from where the next one goes on."""
+    try:
+        save()
+    except OSError as error:
+        raise OSError(f"{error}: not saved; --resume goes on from step {latest_step(checkpoints):,}") from error
 
 
 def check_same_run(kept: PPOConfig, config: PPOConfig) -> None:
@@ -414,16 +427,17 @@ def main(argv: list[str] | None = None) -> int:
     config = parse(argv)
     if config.resume and config.run_dir:
         if any(flag.startswith("--config") for flag in argv):
-            print("error: a resumed run keeps its own options: leave out --config", file=sys.stderr)
+            say("error: a resumed run keeps its own options: leave out --config", sys.stderr)
             return 2
         kept = config.run_dir / "config.yaml"
         config = parse(["--config", str(kept), *argv]) if kept.exists() else config
     try:
-        train(config)
+        with warnings_as_lines():
+            train(config)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, CheckpointError, TrainingDivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1 if isinstance(error, TrainingDivergedError) else 2
     return 0
 

@@ -38,6 +38,7 @@ from trainers.common.files import to_json, write_atomic
 from trainers.common.film import write_film
 from trainers.common.loggers import MetricsLogger
 from trainers.common.policy import Task
+from trainers.common.terminal import say, warnings_as_lines
 from trainers.common.tracking import Tracker
 
 try:
@@ -55,7 +56,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from entropy_env.adapters.presets import with_preset
 from entropy_env.adapters.sb3 import SwarmVecEnv
-from trainers.common.sb3.callbacks import Checkpoints, Figures, Levels, TrainingDivergedError
+from trainers.common.sb3.callbacks import Checkpoints, EntropySchedule, Figures, Levels, TrainingDivergedError
 from trainers.common.sb3.checkpoint import (
     Saved,
     fit_goals_of_v2,
@@ -132,6 +133,8 @@ class LstmConfig:
     """How far an update may move the probability of an action, as a ratio."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
+    ent_coef_final: float | None = None
+    """Its weight at the end, to which it moves linearly over the training; by default it stays."""
     vf_coef: float = 0.5
     """Weight of the critic's loss."""
     max_grad_norm: float = 0.5
@@ -163,7 +166,7 @@ class LstmConfig:
         check_numbers(
             self,
             above_0=(*counts, "lstm_hidden_size", "learning_rate", "clip_range", "max_grad_norm"),
-            not_negative=("ent_coef", "vf_coef", "eval_episodes"),
+            not_negative=("ent_coef", "ent_coef_final", "vf_coef", "eval_episodes"),
             up_to_1=("gamma", "gae_lambda"),
         )
         if self.batch_size > self.steps_per_rollout:  # type: ignore[operator]
@@ -238,12 +241,12 @@ class Training:
         if saved:
             check_same_training(saved, self.config)
             self.resume(saved)
-            print(f"Resuming from checkpoint at {self.model.num_timesteps:,} steps", flush=True)
+            say(f"Resuming from checkpoint at {self.model.num_timesteps:,} steps")
         elif self.config.base_model:
             self.begin_with(unpack(self.config.base_model))
-            print(f"Training {self.name} from {self.config.base_model}", flush=True)
+            say(f"Training {self.name} from {self.config.base_model}")
         else:
-            print(f"Training {self.name} from nothing", flush=True)
+            say(f"Training {self.name} from nothing")
 
     def begin_with(self, base: Saved) -> None:
         """The weights of another model, and the statistics of its normaliser where both have one."""
@@ -306,6 +309,8 @@ class Training:
             ):
                 callbacks: list[BaseCallback] = [Figures(files, dashboard, tracker), checkpoints]
                 callbacks += [Levels(self.curriculum)] if config.curriculum else []
+                if config.ent_coef_final is not None:
+                    callbacks.append(EntropySchedule(config.ent_coef, config.ent_coef_final, config.whole_steps))
                 self.model.learn(
                     config.total_steps - done, callbacks, log_interval=sys.maxsize, reset_num_timesteps=False
                 )
@@ -316,10 +321,9 @@ class Training:
         except KeyboardInterrupt:
             try:
                 if checkpoints.save_now():
-                    print(f"Stopped and saved at {checkpoints.steps:,} steps. The same command goes on from there.",
-                          flush=True)  # fmt: skip
+                    say(f"Stopped and saved at {checkpoints.steps:,} steps. The same command goes on from there.")
                 else:
-                    print("Stopped before there was anything to save.", flush=True)
+                    say("Stopped before there was anything to save.")
             except OSError as error:
                 warnings.warn(f"stopped, but not saved ({error}): the checkpoint before stays", stacklevel=2)
             raise
@@ -336,7 +340,7 @@ class Training:
                 f"{self.name} is trained but could not be saved ({error}). The same command goes on from {left}"
             ) from error
         self.workspace.drop_checkpoints()
-        print(f"Trained {self.model.num_timesteps:,} agent steps: {path}", flush=True)
+        say(f"Trained {self.model.num_timesteps:,} agent steps: {path}")
         return path
 
     def film(self, moment: Literal["start", "end"], tracker: Tracker | None) -> None:
@@ -352,7 +356,7 @@ class Training:
             warnings.warn(f"no video of the {moment}: {error}", stacklevel=2)
             return
         for kind in made:
-            print(f"Filmed {paths[kind]}", flush=True)
+            say(f"Filmed {paths[kind]}")
             if tracker:
                 tracker.log_video(f"video/{kind}", paths[kind])
 
@@ -437,7 +441,7 @@ def train(config: LstmConfig) -> Path:
                 if config.eval_episodes:
                     report(path, config.eval_episodes)
             except KeyboardInterrupt:
-                print(f"Stopped. The model is whole; evaluate it with: python -m trainers.evaluate {path}", flush=True)
+                say(f"Stopped. The model is whole; evaluate it with: python -m trainers.evaluate {path}")
                 raise
     return path
 
@@ -450,7 +454,7 @@ def training_tracker(training: Training) -> AbstractContextManager[Tracker | Non
     tracker = Tracker(
         config.folder, config.wandb_project, f"{training.name}-{training.track_id}", dataclasses.asdict(config)
     )
-    print(f"W&B: {tracker.where}", flush=True)
+    say(f"W&B: {tracker.where}")
     return tracker
 
 
@@ -458,8 +462,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     config = parse_config(LstmConfig, argv, prog="python -m trainers.sb3_lstm", description=__doc__)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr, flush=True)
+    with warnings_as_lines():
         try:
             train(config)
         except KeyboardInterrupt:
@@ -472,7 +475,7 @@ def main(argv: list[str] | None = None) -> int:
             ModuleNotFoundError,
             TrainingDivergedError,
         ) as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             return 1 if isinstance(error, TrainingDivergedError) else 2
     return 0
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import config as numba_config
+
+from entropy_env.cache import make_writable, user_cache
 
 config: Any = numba_config
 OPTIONS: dict[str, Any] = {
@@ -59,11 +59,7 @@ def cache_folder() -> tuple[str | None, str]:
         text.update(path.read_bytes())
     name = f"entropy_env-{text.hexdigest()[:12]}"
     try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(config.CACHE_DIR or Path(home, "entropy_env", "numba"), name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        folder = make_writable(Path(config.CACHE_DIR or user_cache("numba"), name))
     except (OSError, RuntimeError) as error:  # the latter for a user without a home
         return None, (
             f"compiled code cannot be kept ({error}), so every process compiles for some seconds: set NUMBA_CACHE_DIR to "

@@ -26,6 +26,7 @@ from trainers.common.files import to_json, write_atomic
 FORMAT = 1
 DTYPES = {"bool", "int8", "uint8", "bfloat16", "complex64"}
 DTYPES |= {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (16, 32, 64)}
+TRY_AGAIN = "training goes on, the one before stays, and each later update tries again"  # where a disk is full
 FILE_NAME = re.compile(r"step_(\d+)\.safetensors")
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import warnings
 
 import jax
 
+from entropy_env.cache import make_writable, user_cache
+
 
 def cache_compilations() -> None:
-    """Turn on JAX's persistent compilation cache, in the user's cache folder unless JAX is told of another."""
+    """Turn on JAX's persistent compilation cache, in the user's cache folder unless JAX is told of another. Where that
+    cannot be written, a warning and no cache."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "entropy_env" / "jax"))
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(make_writable(user_cache("jax"))))
+        except (OSError, RuntimeError) as error:  # the latter for a user without a home
+            warnings.warn(
+                f"compiled code cannot be kept ({error}), so every process compiles anew: set "
+                "JAX_COMPILATION_CACHE_DIR to a folder that can be written",
+                stacklevel=2,
+            )

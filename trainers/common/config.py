@@ -53,19 +53,23 @@ def parse_config(
 def check_numbers(
     config: Any, above_0: Sequence[str], not_negative: Sequence[str] = (), up_to_1: Sequence[str] = ()
 ) -> None:
-    """ValueError for a field of a trainer's config that is not finite, no whole number where it should be, or out of the
-    range that its name is listed under, and for a `seed` that is none."""
+    """ValueError for a field of a trainer's config that is of another type than it says, not finite, or out of the range
+    that its name is listed under, and for a `seed` that is none. Numbers of NumPy and JAX become Python's own."""
+    hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        name, value, hint = field.name, _plain(getattr(config, field.name)), hints[field.name]
+        try:
+            value = value if get_origin(hint) is dict else _convert(value, hint)  # the simulator judges its own numbers
+        except TypeError:
+            raise ValueError(f"{name}={value!r} must be of type {_type_name(hint)}") from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{field.name}={value} must be finite")
-        if field.type == "int" and not isinstance(value, int):
-            raise ValueError(f"{field.name}={value!r} must be a whole number")
+            raise ValueError(f"{name}={value} must be finite")
+        object.__setattr__(config, name, value)
     for name in above_0:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name}={getattr(config, name)} must be above 0")
     for name in not_negative:
-        if getattr(config, name) < 0:
+        if (getattr(config, name) or 0) < 0:
             raise ValueError(f"{name}={getattr(config, name)} must not be negative")
     for name in up_to_1:
         if not 0 <= getattr(config, name) <= 1:
@@ -74,9 +78,16 @@ def check_numbers(
         raise ValueError(f"seed={config.seed} must be from 0 to 2^32 - 1")
 
 
-def load_config(cls: type[Config], path: str | os.PathLike[str]) -> Config:
-    """Read a config from a YAML file; what the file leaves out has its default. Raises ConfigError."""
+def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool = False) -> Config:
+    """Read a config from a YAML file; what the file leaves out has its default, or is an error where it should be whole.
+    Raises ConfigError."""
     values = read_values(cls, path)
+    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]  # type: ignore[arg-type]
+    if whole and missing:
+        raise ConfigError(
+            f"{path} says nothing of {', '.join(missing)}: it is damaged, or of another version. A line for each, as in "
+            f"`{missing[0]}: VALUE`, mends it"
+        )
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
@@ -163,4 +174,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # of NumPy or JAX
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value

@@ -1,30 +1,64 @@
-"""Files that are either whole or absent, and JSON that every reader accepts."""
+"""Files that are either whole or absent, writes that may fail, and JSON that every reader accepts."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Replace path by data (text as UTF-8) so that a crash at any moment leaves the old file or the new one."""
+    """Replace path by data (text as UTF-8) so that a crash at any moment leaves the old file or the new one. OSError names
+    path."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with naming(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
     return path
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have an OSError say which file could not be written; a full disk's says none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # nothing but a text, which says more
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+class Patience:
+    """Lets writes fail that a later one makes up for. The first failure in a row costs a warning."""
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    def try_to(self, write: Callable[[], object], what: str, then: str) -> bool:
+        """Whether it could be written. what, then: for the warning, and what happens now."""
+        try:
+            write()
+        except OSError as error:
+            if not self._failed:
+                warnings.warn(f"{what} could not be written ({error}): {then}", stacklevel=2)
+            self._failed = True
+            return False
+        self._failed = False
+        return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +24,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from trainers.common.files import to_json, write_atomic
+from trainers.common.files import Patience, naming, to_json, write_atomic
+from trainers.common.terminal import say
 
 ROOM = 1 << 20  # bytes of figures that wait in memory for a disk
 
@@ -46,7 +46,7 @@ class MetricsLogger:
         # The suffix keeps a run that is resumed within a second from overwriting its own events.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{time.time_ns()}"
         self._events = path.with_name(name).open("wb", buffering=ROOM)
-        self._failed = False
+        self._patience = Patience()
         # TensorBoard forgets steps from a START on, but not at the first of a run: hence also the 0.
         self._add_event(file_version="brain.Event:2")
         self._add_event(
@@ -60,15 +60,15 @@ class MetricsLogger:
             for name, value in metrics.items()
             if math.isfinite(value)
         ]
-        try:
+
+        def write() -> None:
             self._lines.write((to_json({"step": int(step), **metrics}) + "\n").encode())
             self._add_event(step=int(step), summary=Summary(value=finite))
-            self._lines.flush()
-            self._events.flush()
-        except OSError as error:
-            if not self._failed:
-                warnings.warn(f"figures could not be written ({error}): they will be, once they can", stacklevel=2)
-            self._failed = True
+            for file in (self._lines, self._events):
+                with naming(file.name):
+                    file.flush()
+
+        self._patience.try_to(write, "figures", "they will be, once they can")
 
     def _add_event(self, **fields: Any) -> None:
         data = Event(wall_time=time.time(), **fields).SerializeToString()
@@ -92,7 +92,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     def is_kept(line: str) -> bool:
         try:
             return json.loads(line)["step"] <= step
-        except ValueError:  # a line cut short by a crash
+        except (ValueError, TypeError, KeyError):  # cut short by a crash, or of another hand
             return False
 
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -149,7 +149,7 @@ class Progress:
             self._next_line = now + self._interval
             elapsed, remaining = _clock(self._task.elapsed), _clock(self._task.time_remaining)
             line = "  ".join((f"{self._task.percentage:3.0f}%", *figures, f"elapsed {elapsed}", f"eta {remaining}"))
-            print(line, file=self._bar.console.file, flush=True)
+            say(line, self._bar.console.file)  # type: ignore[arg-type]
 
 
 def _short(count: float) -> str:

@@ -1,22 +1,24 @@
-"""What happens around SB3's loop: figures, checkpoints and the curriculum.
+"""What happens around SB3's loop: figures, checkpoints, the curriculum and the weight of the entropy.
 
-All of it happens between an update and the next rollout, which is where a training can be cut and go on exactly.
+All but the last happen between an update and the next rollout, which is where a training can be cut and go on exactly.
 """
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from trainers.common.checkpoint import TRY_AGAIN
 from trainers.common.curriculum import Curriculum
 from trainers.common.dashboard import Dashboard
+from trainers.common.files import Patience
 from trainers.common.loggers import MetricsLogger, system_metrics
+from trainers.common.terminal import say
 from trainers.common.tracking import Tracker
 
 NAMES = {  # what SB3 calls a figure, and what it is called here
@@ -28,6 +30,7 @@ NAMES = {  # what SB3 calls a figure, and what it is called here
     "train/clip_fraction": "loss/clip_fraction",
     "train/std": "train/std",
     "train/learning_rate": "train/learning_rate",
+    "train/ent_coef": "train/ent_coef",
 }
 GLANCE = 0.25  # s between two looks at the progress bar
 
@@ -142,7 +145,7 @@ class Checkpoints(BetweenUpdates):
         super().__init__()
         self._interval, self._pack, self._write = interval, pack, write
         self._latest: bytes | None = None
-        self._failed = False  # to write, the last time
+        self._patience = Patience()
         self.steps = 0  # of the latest state
 
     def _on_training_start(self) -> None:
@@ -152,23 +155,14 @@ class Checkpoints(BetweenUpdates):
     def before_rollout(self) -> None:
         self._latest, self.steps = self._pack(), self.model.num_timesteps
         if self.steps // self._interval > self._written // self._interval:
-            try:
-                self.save_now()
-            except OSError as error:
-                if not self._failed:
-                    warnings.warn(
-                        f"the checkpoint at {self.steps:,} steps could not be written ({error}): training goes on, the "
-                        f"one before stays, and each later rollout tries again",
-                        stacklevel=2,
-                    )
-                self._failed = True
+            self._patience.try_to(self.save_now, f"the checkpoint at {self.steps:,} steps", TRY_AGAIN)
 
     def save_now(self) -> bool:
         """Write the latest state; False if there is none yet. OSError where the disk takes it not."""
         if self._latest is None:
             return False
         self._write(self._latest)
-        self._written, self._failed = self.steps, False
+        self._written = self.steps
         return True
 
 
@@ -190,7 +184,25 @@ class Levels(BetweenUpdates):
             self.training_env.env_method("set_difficulty", self.curriculum.level)
             if self.model.ep_success_buffer is not None:
                 self.model.ep_success_buffer.clear()
-            print(f"Difficulty {self.curriculum.level} from {self.model.num_timesteps:,} steps on", flush=True)
+            say(f"Difficulty {self.curriculum.level} from {self.model.num_timesteps:,} steps on")
+
+
+class EntropySchedule(BaseCallback):
+    """Moves the weight of the entropy bonus linearly from one value to another, by the steps done at each update."""
+
+    def __init__(self, first: float, last: float, steps: int) -> None:
+        """steps: of the whole training."""
+        super().__init__()
+        self._first, self._last, self._whole = first, last, steps
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        done = min(model.num_timesteps / self._whole, 1.0)
+        model.ent_coef = (1 - done) * self._first + done * self._last
+        model.logger.record("train/ent_coef", model.ent_coef)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 def env_attr(callback: BaseCallback, name: str) -> Any:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from trainers.common.checkpoint import CheckpointError
 from trainers.common.files import sync_folder, write_atomic
-from trainers.common.run_folder import LockedFolder, lock_folder
+from trainers.common.run_folder import LockedFolder, lock_folder, make_folders
 from trainers.common.sb3.checkpoint import NewerFormatError, Saved, unpack
 
 NAME = re.compile(r"swarm_(\d+)")  # of a training
 # of a killed process
-LEFTOVERS = ("checkpoints/.*.tmp", "checkpoints/.*.new", "models/.*.zip.*.tmp", "videos/.swarm_*.gif")
+LEFTOVERS = ("checkpoints/.*.tmp", "checkpoints/.*.new", "models/.*.zip.*.tmp", "videos/.video-*.gif")
 
 
 class Workspace(LockedFolder):
@@ -39,6 +39,10 @@ class Workspace(LockedFolder):
     @property
     def models(self) -> Path:
         return self.path / "models"
+
+    def clear(self) -> None:
+        if not self.checkpoint.exists():
+            super().clear()
 
     def run(self, name: str) -> Path:
         """The folder of the metrics and TensorBoard events of a training, made if need be."""
@@ -113,9 +117,8 @@ class Workspace(LockedFolder):
 def open_workspace(path: str | os.PathLike[str]) -> Workspace:
     """Make the folders and lock them. Raises BlockingIOError while another process trains there."""
     path = Path(path)
-    for name in ("checkpoints", "models", "runs", "videos"):
-        (path / name).mkdir(parents=True, exist_ok=True)
-    workspace = Workspace(path, lock_folder(path / "checkpoints"))
+    made = make_folders(*(path / name for name in ("checkpoints", "models", "runs", "videos")))
+    workspace = Workspace(path, lock_folder(path / "checkpoints"), made)
     for pattern in LEFTOVERS:
         for leftover in path.glob(pattern):
             leftover.unlink()
