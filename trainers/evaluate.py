@@ -151,19 +151,9 @@ def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
         _check_display()
     if options.gif or options.mp4:
         Renderer()  # raises where pygame is missing
-    policy = _load(options.run_dir)
+    policy = load(options.run_dir)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
-
-
-def _load(path: Path) -> AnyPolicy:
-    """`load`, with its warnings on stderr."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        policy = load(path)
-    for warning in caught:
-        print(f"evaluate: warning: {warning.message}", file=sys.stderr)
-    return policy
 
 
 def _check_display() -> None:
@@ -213,7 +203,7 @@ def watch(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) 
     with contextlib.suppress(KeyboardInterrupt), Console(stderr=True).status("compiling") as status:
         sides = [side(options.run_dir, policy, env, params)]
         if options.against:
-            other = _load(options.against)
+            other = load(options.against)
             worlds = {name: getattr(options, name) or getattr(policy.task, name) for name in OVERRIDES}
             sides.append(side(options.against, other, *make_env(other, **worlds)))
         player = Player(sides, options.seed, sampled=not options.deterministic_video)
