@@ -34,6 +34,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.training --suite scenarios --json benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.sb3 --suite speed --json benchmarks/results/sb3.json
 	$(BIN)/python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
+	$(BIN)/python -m benchmarks.crowds --json benchmarks/results/crowds.json
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.readme
 

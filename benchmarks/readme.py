@@ -228,7 +228,29 @@ time on {runs[0]["threads"]} core{"s" * (runs[0]["threads"] > 1)} each.
 {picture("sb3", "Success of recurrent PPO while it trains")}"""
 
 
-PARTS = (training, env_steps, scaling, pettingzoo_latency, peers, sb3, gpu)  # each of the result file of its name
+def crowds(rows: list[Row]) -> str:
+    """What pressing crowds did."""
+    world_steps, robots = sum(row["num_envs"] * row["steps"] for row in rows), [row["num_agents"] for row in rows]
+    least, passed = min(row["worst_gap_m"] for row in rows), sum(row["passed_walls"] for row in rows)
+    return f"""### Crowds
+
+`python -m benchmarks.crowds` presses {min(robots)} to {max(robots)} robots into corners, wedges, gaps and each other, in \
+arenas of up to 1,000 m, and looks at every step in float64. In {world_steps:,} world steps of \
+{len({(row["case"], row["num_agents"]) for row in rows})} cases, with both engines and both drives, the least gap between any \
+two bodies was {1e6 * least:.2g} um, and {passed or "no"} robots passed a wall.
+"""
+
+
+PARTS = (
+    training,
+    crowds,
+    env_steps,
+    scaling,
+    pettingzoo_latency,
+    peers,
+    sb3,
+    gpu,
+)  # each of the result file of its name
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
