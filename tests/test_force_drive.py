@@ -492,12 +492,13 @@ def test_a_state_goes_to_the_other_engine_and_through_pickle_bit_for_bit():
         worlds.state = numpy_tree(state).replace(velocity=state.velocity[..., :1])
 
 
+@pytest.mark.parametrize("rounding", [3.0, 0.75 * 2**-22])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_rounding_that_is_none_is_refused(engine):
+def test_a_rounding_that_is_none_is_refused(engine, rounding):
     """It would put a robot somewhere else, beyond a wall even."""
     env = swarm(1)
-    state = make_world(env, [[2.0, 3.0]], rounding=[[3.0, 0, 0, 0, 0, 0]])
-    with pytest.raises(ValueError, match=r"state\.rounding is more than the last digit"):
+    state = make_world(env, [[2.0, 3.0]], rounding=[[rounding, 0, 0, 0, 0, 0]])
+    with pytest.raises(ValueError, match=r"state\.rounding is more than half the last digit"):
         engine_at(engine, env, [state])
 
 
