@@ -17,7 +17,7 @@ and displacements of at most D m in a substep, these errors are possible:
 Either way no gap shrinks below `LEAST_GAP`, and one that starts smaller does not shrink.
 
 Two agents that overlap by more than `too_deep`, which no step leads to, do not hold each other back, so that they come
-apart gradually. They hold all others, as fixed bodies do everybody: no step makes an overlap of two that had none.
+apart gradually. They hold all others, and fixed bodies hold everybody, so no step makes two overlap that did not.
 
 The force drive is that of an older engine on Chipmunk, in Chipmunk's order: positions advance with the old velocity,
 contacts are those found there, then come damping and motors, and then the contacts' impulses, which change velocities
@@ -98,7 +98,7 @@ def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSp
 def apart(radius):
     """m between the centres of two agents that are `LEAST_GAP` apart at least, whatever float32 makes of it.
 
-    This and the next three are formulas over numbers of any kind, which Numba compiles, too. radius: m.
+    This and the next four are formulas over numbers of any kind, which Numba compiles, too. radius: m.
     """
     return (1 + 16 * UNIT) * 2 * radius + LEAST_GAP
 
