@@ -185,6 +185,15 @@ def check_draws(env: Swarm) -> None:
         )
 
 
+def read_draws(snapshot: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+    """The seed (2,) uint32 and the number of draws in a snapshot. ValueError where they are none."""
+    seed, draws = np.asarray(snapshot["seed"]), snapshot["draws"]
+    check_shape("snapshot['seed']", seed, (2,))
+    if seed.dtype != np.uint32:
+        raise ValueError(f"snapshot['seed']={snapshot['seed']!r} must be two uint32")
+    return seed.copy(), checks.as_count("snapshot['draws']", draws, checks.COUNT)
+
+
 def check_names(what: str, given: Mapping[str, Any], expected: set[str]) -> None:
     """ValueError naming one that is missing or unknown."""
     wrong = sorted(given.keys() ^ expected)
@@ -258,9 +267,7 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
         raise ValueError(
             "state.rounding is more than half the last digit of its number: set it to 0 where you change one"
         )
-    goal, last = np.asarray(state.goal_index), env.spec.num_goals - 1
-    if np.any((goal < 0) | (goal > last)):
-        raise ValueError(f"state.goal_index is from {goal.min()} to {goal.max()}, not 0 to {last}")
+    checks.check_number("state.goal_index", state.goal_index, checks.Range(0, env.spec.num_goals - 1, whole=True))
 
 
 def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:

@@ -28,11 +28,12 @@ from entropy_env.engines import (
     check_which,
     draw,
     episode_key,
+    read_draws,
 )
 from entropy_env.env import Swarm
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios.base import empty_layout
-from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params, narrow
+from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
 from entropy_env.vector import VectorState, VectorSwarm
 
 FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success")
@@ -111,7 +112,7 @@ class JaxEngine:
     def state(self, state: SwarmState) -> None:
         check_state(state, self.env, self.num_envs)
         check_fork()
-        worlds = narrow(jax.tree.map(jnp.array, state))
+        worlds = jax.tree.map(lambda like, leaf: jnp.array(leaf, like.dtype), self._empty.worlds, state)
         if self._vector_state is None:
             self._begin(state.layout)
         nothing = jnp.zeros(worlds.heading.shape, jnp.float32)
@@ -127,18 +128,25 @@ class JaxEngine:
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """See `Engine`."""
         check_fork()
-        like = jax.eval_shape(functools.partial(_empty_state, self._batch), self._on_device())
+        like = self._empty
         leaves = _named(like)
         check_names("snapshot", snapshot, {*leaves, "seed", "draws"})
         for name, leaf in leaves.items():
             check_shape(f"snapshot[{name!r}]", snapshot[name], leaf.shape)
+        seed, draws = read_draws(snapshot)
         arrays = [jnp.array(snapshot[name], leaf.dtype) for name, leaf in leaves.items()]
         self._vector_state = jax.tree.unflatten(jax.tree.structure(like), arrays)
-        self._seed, self._draws = np.array(snapshot["seed"]), int(snapshot["draws"])
+        self._seed, self._draws = seed, draws
+
+    @functools.cached_property
+    def _empty(self) -> VectorState:
+        """Shapes and types of a state."""
+        return jax.eval_shape(functools.partial(_empty_state, self._batch), self._on_device())
 
     def _begin(self, layout: Layout) -> np.ndarray:
         check_fork()
-        layouts = jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout)
+        like = self._empty.next_layout
+        layouts = jax.tree.map(lambda like, leaf: np.asarray(leaf, like.dtype)[None], like, layout)
         obs, self._vector_state = _reset_to(self._batch, layouts, self._on_device())
         return np.array(obs)
 

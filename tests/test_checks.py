@@ -426,3 +426,28 @@ def test_a_body_that_is_large_or_far_beside_its_arena_is_refused(bodies, named):
     with pytest.raises(ValueError, match=named + ".* than the arena's longer side, 8 m"):
         make_layout(size=(8, 6), spawns=[[1, 1]], goals=[[2, 2]], **bodies)
     make_layout(size=(16, 16), spawns=[[1, 1]], goals=[[2, 2]], **bodies)
+
+
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("goal", [np.nan, 0.5, -1, 8])
+def test_a_goal_that_is_none_is_refused(engine, goal):
+    worlds = make_engine(Swarm(SwarmSpec(num_agents=2, on_goal="respawn")), 1, engine=engine)
+    worlds.reset(seed=0)
+    index = np.full((1, 2), goal)
+    with pytest.raises(ValueError, match=r"state.goal_index\[0, 0\]=.* must be a whole number from 0 to 7"):
+        worlds.state = worlds.state.replace(goal_index=index)
+    worlds.step(np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize("engine", ["numba", "jax"])
+def test_states_of_other_types_are_cast_and_damaged_snapshots_refused(engine):
+    worlds = make_engine(Swarm(SwarmSpec(num_agents=2)), 1, engine=engine)
+    worlds.reset(seed=0)
+    state = worlds.state
+    worlds.state = state.replace(active=state.active.astype(float), goal_index=state.goal_index.astype(float))
+    worlds.step(np.zeros((1, 2, 2)))
+    snapshot = worlds.snapshot()
+    for name, value in (("seed", "a"), ("seed", np.zeros(2)), ("draws", None), ("draws", np.zeros(7))):
+        with pytest.raises(ValueError, match=rf"snapshot\['{name}'\]"):
+            worlds.restore(snapshot | {name: value})
+    worlds.step(np.zeros((1, 2, 2)))

@@ -28,6 +28,7 @@ from entropy_env.engines import (
     check_state,
     check_which,
     draw,
+    read_draws,
 )
 from entropy_env.env import Swarm
 from entropy_env.neighbours import uses_grid
@@ -211,8 +212,8 @@ class NumbaEngine:
         check_names("snapshot", snapshot, {*lasting, "spent", "seed", "draws"})
         for name, array in lasting.items():
             check_shape(f"snapshot[{name!r}]", snapshot[name], array.view(np.uint8).shape)
-        for name, shape in (("spent", self._spent.shape), ("seed", self._seed.shape), ("draws", ())):
-            check_shape(f"snapshot[{name!r}]", snapshot[name], shape)
+        check_shape("snapshot['spent']", snapshot["spent"], self._spent.shape)
+        seed, draws = read_draws(snapshot)
         goal = np.ascontiguousarray(snapshot["agents"]).view(self._w.agents.dtype)["goal_index"]
         if np.any((goal < 0) | (goal >= self.env.spec.num_goals)):
             raise ValueError(f"the snapshot has goals from {goal.min()} to {goal.max()}: it is damaged")
@@ -220,7 +221,7 @@ class NumbaEngine:
             for name, array in lasting.items():
                 array.view(np.uint8)[...] = snapshot[name]
             self._spent[...] = snapshot["spent"]
-            self._seed, self._draws, self._drawing = np.array(snapshot["seed"]), int(snapshot["draws"]), None
+            self._seed, self._draws, self._drawing = seed, draws, None
             self._begun = True
 
     def _lasting(self) -> dict[str, np.ndarray]:
