@@ -1,10 +1,14 @@
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 from hypothesis import settings
+
+MOST_MAPS = 20_000  # after which compiled functions are thrown away
 
 settings.register_profile("quick", deadline=None, max_examples=5, derandomize=True, database=None)
 settings.register_profile("thorough", deadline=None, max_examples=100)
@@ -13,6 +17,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "core: runs under strict dtype promotion and without implicit rank promotion")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Linux gives a process some 65,000 memory maps, compiled functions take them, and XLA crashes where none is left."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -69,7 +69,7 @@ def random_params(env, rng):
         motor_tau=pick(0.0, 0.05, 0.5),
         motor_force=pick(3.0, 10.0, 20.0),
         mass=pick(0.5, 1.0, 2.0),
-        damping=pick(0.1, 0.5, 0.9),
+        damping=pick(0.1, 0.5, 0.7),
         restitution=pick(0.0, 0.04, 0.5),
         wall_restitution=pick(0.0, 0.1, 1.0),
         friction=pick(0.0, 0.49, 1.0),
