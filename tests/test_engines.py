@@ -358,7 +358,7 @@ def wrong(worlds):
     return [
         (
             lambda: setattr(worlds, "state", state.replace(goal_index=goal)),
-            "goal_index is from 0 to 4294967296, not 0 to 0",
+            r"goal_index\[1, 2\]=4294967296 must be a whole number from 0 to 0",
         ),
         (lambda: setattr(worlds, "state", state.replace(heading=state.heading[0])), r"state.heading has shape \(3,\)"),
         (
