@@ -189,6 +189,7 @@ def read_draws(snapshot: Mapping[str, Any]) -> tuple[np.ndarray, int]:
     """The seed (2,) uint32 and the number of draws in a snapshot. ValueError where they are none."""
     seed, draws = np.asarray(snapshot["seed"]), snapshot["draws"]
     check_shape("snapshot['seed']", seed, (2,))
+    check_shape("snapshot['draws']", draws, ())
     if seed.dtype != np.uint32:
         raise ValueError(f"snapshot['seed']={snapshot['seed']!r} must be two uint32")
     return seed.copy(), checks.as_count("snapshot['draws']", draws, checks.COUNT)
