@@ -140,7 +140,8 @@ class Run:
             self.engine.reset_to(worlds)
         self.state = self.engine.state
         self.size = np.asarray(self.state.layout.size, np.float64)
-        self.target = None if crowd.target is None else self.size[:, None] * np.array(crowd.target)
+        self.roams = crowd.target is None
+        self.target = self.size[:, None] * np.array(crowd.target or (0.0, 0.0))
         self.steps, self.worst_gap, self.passed = 0, float(least_gap(self.state, self.params).min()), 0
         longest = float(longest_move(np.float32(self.params.dt), self.params, self.spec))
         self.margin = 0.0 if self.spec.substeps == 1 else longest
@@ -148,7 +149,7 @@ class Run:
     def motors(self, direction: float = 1.0) -> np.ndarray:
         """(E, N, 2): full speed forwards, or backwards, with the front to the target, and noise."""
         state, rng = self.state, self.rng
-        if self.target is None or (self.steps % ROAM == 0 and self.target.shape[1] > 1):
+        if self.roams and self.steps % ROAM == 0:
             self.target = self.size[:, None] * rng.uniform(size=state.position.shape)
         offset = self.target - state.position
         bearing = np.arctan2(offset[..., 1], offset[..., 0]) - state.heading

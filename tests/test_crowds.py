@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from worlds import RADIUS, SLOTS, crowded_world, make_world, random_world
+from worlds import RADIUS, SLOTS, crowded_world, make_world, numpy_tree, random_world, stack
 
 from benchmarks import crowds
 from benchmarks.crowds import Crowd, Run, least_gap
@@ -21,6 +19,11 @@ CORNER = (1.0, 1.0)  # where float32 is coarsest
 SPEC = SwarmSpec(num_agents=12, num_rays=1, on_goal="next_goal", num_goals=2, **SLOTS)
 CHOSEN = ("far", "wedge/0.1", "dt/3", "gap")
 PRESSED = {crowd.name: crowd for crowd in crowds.handmade() if crowd.name.startswith(CHOSEN)}
+
+
+def stacked(state):
+    """One world as a batch, NumPy."""
+    return numpy_tree(stack([state]))
 
 
 def gaps(state):
@@ -111,7 +114,7 @@ def test_robots_that_touch_come_no_nearer(engine, drive):
         x = np.minimum(x, np.float32(7.9))
         heading = rng.choice([0.0, np.pi, 0.3, -2.0], 12)
         state = make_world(env, np.stack([x, np.full(12, 3.0)], axis=-1), heading)
-        worlds.state = _stacked(state)
+        worlds.state = stacked(state)
         before = least_gap(worlds.state, worlds.params)[0]
         assert before >= 0
         for _ in range(50):
@@ -129,7 +132,7 @@ def test_a_robot_comes_back_only_where_a_gap_is_left(engine, gap):
     exact = np.float64(x) - 1 - 2 * RADIUS
     state = make_world(env, [[1, 1], [x, 1]], active=[True, False])
     worlds = make_engine(env, 1, engine=engine, autoreset=False)
-    worlds.state = _stacked(state)
+    worlds.state = stacked(state)
     assert worlds.step(np.zeros((1, 2, 2))).active[0].tolist() == [True, exact >= 5e-7]
 
 
@@ -152,7 +155,7 @@ def test_each_pair_that_touches_keeps_its_gap(engine):
     step, position = 2 * RADIUS + 1e-7, np.zeros((12, 2), np.float32)
     for i in range(12):
         position[i] = 3 + step * (i % 4), 2 + step * (i // 4)
-    worlds.state = _stacked(make_world(env, position, rng.uniform(-np.pi, np.pi, 12)))
+    worlds.state = stacked(make_world(env, position, rng.uniform(-np.pi, np.pi, 12)))
     before = gaps(worlds.state)
     assert before.min() >= 0
     for _ in range(50):
@@ -170,7 +173,7 @@ def test_the_gaps_that_are_looked_at_are_those_of_the_slow_reference(seed):
         active = np.asarray(state.active)
         fixed = reference.fixed_gap(points, world, RADIUS)[active].min()
         expected = min(fixed, reference.agent_gap(points, active, RADIUS)[active].min())
-        np.testing.assert_allclose(least_gap(_stacked(state), env.make_params())[0], expected, atol=1e-12)
+        np.testing.assert_allclose(least_gap(stacked(state), env.make_params())[0], expected, atol=1e-12)
 
 
 def test_a_move_through_a_wall_is_seen():
@@ -196,8 +199,3 @@ def test_the_normal_of_a_long_thin_wall_is_its_own_and_the_gap_is_within_its_bou
         np.testing.assert_allclose(np.stack([nx, ny], axis=-1), normal, atol=1e-6)
         exact = np.abs(np.sum((point.astype(np.float64) - start) * across, axis=-1))
         assert np.max(np.abs(np.asarray(gap) - exact)) < 8 * UNIT * size
-
-
-def _stacked(state):
-    """One world as a batch."""
-    return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf))[None], state)
