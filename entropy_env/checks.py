@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+NEVER = 2**31 - 1  # for `max_steps`: no time limit
 PLAIN = int | float | np.integer | np.floating  # what needs no look at its shape
 
 
@@ -70,7 +71,7 @@ BATCH = {"num_envs": Range(1, 1_000_000, whole=True), "num_threads": Range(1, 40
 DIFFICULTY = Range(1, 4, whole=True)
 PARAMS = {
     "dt": Range(1e-4, 10, "s"),
-    "max_steps": Range(1, 2**31 - 1, whole=True),
+    "max_steps": Range(1, NEVER, whole=True),
     "difficulty": DIFFICULTY,
     "agent_radius": Range(0.001, 10, "m"),
     "goal_radius": Range(1e-6, 1000, "m"),
@@ -134,6 +135,13 @@ def check_number(name: str, value: Any, *allowed: Range, where: np.ndarray | boo
         which = allowed[0 if len(allowed) == 1 else place[-1]]
         shown = f"{name}{list(place)}={given[place]:.10g}" if place else f"{name}={value!r}"
         raise ValueError(f"{shown} must be {which}")
+
+
+def as_time_limit(value: str) -> int:
+    """NEVER for "never". ValueError for any other text."""
+    if value != "never":
+        raise ValueError(f"max_steps={value!r} must be {PARAMS['max_steps']}, or 'never'")
+    return NEVER
 
 
 def check_params(values: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -234,6 +235,7 @@ def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
         "spawns": (spec.num_agents, spec.num_goals, 3),
         "goals": (spec.num_agents, spec.num_goals, 2),
         "valid": (),
+        "key": (2,),
     }
     for name, shape in shapes.items():
         check_shape(f"layout.{name}", getattr(layout, name), (num_envs, *shape))
@@ -295,6 +297,33 @@ def draw(
 def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
     k_layout, _ = jax.random.split(episode_key(seed, count))  # as `VectorSwarm.reset` has it
     return batch.draw(k_layout, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _fresh_rows(
+    env: Swarm, layouts: Layout, agents: jax.Array, goals_reached: jax.Array, params: SwarmParams
+) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(env.fresh_row)(layouts, agents, goals_reached, params)
+
+
+def draw_rows(
+    env: Swarm,
+    layouts: Layout,
+    agents: np.ndarray,
+    goals_reached: np.ndarray,
+    params: SwarmParams,
+    device: jax.Device | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spawns (K, G, 3) and goals (K, G, 2) of `Swarm.fresh_row`, for K agents.
+
+    layouts, params: (K, ...). agents, goals_reached: (K,). device: JAX's own for None.
+    """
+    given = layouts, agents.astype(np.int32), goals_reached.astype(np.int32), params
+    count, room = len(agents), 1 << (len(agents) - 1).bit_length()  # so that few sizes are compiled
+    padded = jax.tree.map(lambda array: np.concatenate([array, np.repeat(array[:1], room - count, axis=0)]), given)
+    with jax.default_device(device):
+        spawns, goals = _fresh_rows(env, *padded)
+    return np.asarray(spawns)[:count], np.asarray(goals)[:count]
 
 
 _draw = jax.jit(_drawn, static_argnums=0)

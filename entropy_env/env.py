@@ -19,6 +19,7 @@ from entropy_env.scenarios import Scenario, make_scenario
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
+ROUNDING = 1e-3  # m, more than two compilations of a generator differ by
 SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # what decides how many agents fit
 Info = dict[str, Any]
 
@@ -61,8 +62,9 @@ class Swarm:
     def make_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """Parameters with strong types. `reward` names a preset of weights; keywords override any field.
 
-        `max_steps` defaults to what the scenario needs at the given difficulty. Raises ValueError for an unknown name
-        or an impossible value, TypeError for a value that is no number; traced values are not checked.
+        `max_steps` defaults to what the scenario needs at the given difficulty; "never" is no time limit. Raises
+        ValueError for an unknown name or an impossible value, TypeError for a value that is no number; traced values
+        are not checked.
         """
         return cast_params(self.resolve_params(reward, **values))
 
@@ -76,6 +78,8 @@ class Swarm:
             if name not in names:
                 raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, names)}")
         values = {"difficulty": self.scenario.difficulty} | weights | values
+        if isinstance(values.get("max_steps"), str):
+            values["max_steps"] = checks.as_time_limit(values["max_steps"])
         concrete = {name: value for name, value in values.items() if not isinstance(value, jax.core.Tracer)}
         checks.check_params(concrete)
         if "difficulty" in concrete and np.any(np.asarray(concrete["difficulty"]) > self.scenario.difficulty):
@@ -121,7 +125,37 @@ class Swarm:
 
     def generate(self, key: jax.Array, params: SwarmParams) -> Layout:
         """A layout of this scenario, with `layout.valid` telling whether everything fitted."""
-        return narrow(self.scenario.generate(key, self.spec, cast_params(params)))
+        layout = self.scenario.generate(key, self.spec, cast_params(params))
+        return narrow(layout).replace(key=jax.random.key_data(key)[:2])
+
+    def uses_up_row(self, state: SwarmState, reached: jax.Array, params: SwarmParams) -> jax.Array:
+        """(N,) bool: who of those that have `reached` (N,) a goal in the step just made has no goal left in its row.
+
+        Only without a time limit, and where agents go on: otherwise rows are used again from their first column.
+        """
+        if self.spec.on_goal == "terminate" or not self.scenario.draws:
+            return jnp.zeros_like(reached)
+        last = state.goals_reached % self.spec.num_goals == 0
+        return reached & last & (jnp.asarray(params.max_steps) == checks.NEVER)
+
+    def fresh_row(
+        self, layout: Layout, agent: jax.Array, goals_reached: jax.Array, params: SwarmParams
+    ) -> tuple[jax.Array, jax.Array]:
+        """Spawns (G, 3) and goals (G, 2) for an agent that has used up its row, drawn for the walls there are.
+
+        agent, goals_reached: () int32. They follow from the layout's key, the agent and how many rows it has used, so
+        both engines draw the same. The row stays as it is where walls of that key are others, as after a change of
+        parameters.
+        """
+        row = goals_reached // self.spec.num_goals
+        again = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(layout.key, impl="threefry2x32"), row))
+        key = jax.random.wrap_key_data(jnp.concatenate([layout.key, again]), impl="rbg")  # the kind of four words
+        drawn = self.scenario.generate(key, self.spec, cast_params(params))
+        same = drawn.valid & _same_bodies(drawn, layout)
+        return (
+            jnp.where(same, drawn.spawns[agent], layout.spawns[agent]),
+            jnp.where(same, drawn.goals[agent], layout.goals[agent]),
+        )
 
     def reset_to(self, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """Start on a given layout: every agent on its first spawn, bound for its first goal."""
@@ -187,7 +221,7 @@ class Swarm:
             terminated = jnp.zeros_like(reached)
             goal_index = (goal_index + reached.astype(jnp.int32)) % self.spec.num_goals
         active = state.active & ~terminated
-        step = state.step + 1
+        step = jnp.minimum(state.step + 1, checks.NEVER - 1)  # which a world without a time limit may get to
         time_up = step >= params.max_steps
         done = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
         state = state.replace(
@@ -286,6 +320,15 @@ class Swarm:
                 f"num_agents={self.spec.num_agents} is more than scenario {self.scenario.name!r} holds at "
                 f"difficulty {level}: at most {capacity} fit{self.scenario.more_room if capacity else ''}"
             )
+
+
+def _same_bodies(one: Layout, other: Layout) -> jax.Array:
+    """() bool: whether two layouts are the same but for spawns and goals. Numbers may differ as compiled code does."""
+    same = jnp.array(True)
+    for name in ("size", "walls", "wall_mask", "boxes", "box_mask", "discs", "disc_mask"):
+        difference = getattr(one, name).astype(jnp.float32) - getattr(other, name).astype(jnp.float32)
+        same &= jnp.all(jnp.abs(difference) <= ROUNDING)
+    return same
 
 
 def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from entropy_env.checks import NEVER
 from entropy_env.window import Window, import_pygame
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ class _Scene:
         arrived = f"{(reached > 0).sum()}/{len(reached)}"
         words = [
             ("step  ", MUTED),
-            (f"{state.step}/{self._params.max_steps}", INK),
+            (f"{state.step}" if self._params.max_steps == NEVER else f"{state.step}/{self._params.max_steps}", INK),
             ("      reached  ", MUTED),
             (arrived if reached.max() <= 1 else f"{reached.sum()} ({arrived} robots)", INK),
             ("      collisions  ", MUTED),

@@ -80,7 +80,7 @@ class SwarmParams(struct.PyTreeNode):
     """
 
     dt: jax.Array | float = 0.1  # s, one control period
-    max_steps: jax.Array | int = 200  # control periods until the world's time limit
+    max_steps: jax.Array | int = 200  # control periods until the world's time limit; checks.NEVER for none
     difficulty: jax.Array | int = 1  # 1 to 4, read by the layout generators
     agent_radius: jax.Array | float = 0.10  # m
     goal_radius: jax.Array | float = 0.15  # m
@@ -146,6 +146,7 @@ class Layout(struct.PyTreeNode):
     spawns: jax.Array  # (N, G, 3) m, m, rad: poses an agent may start from
     goals: jax.Array  # (N, G, 2) m
     valid: jax.Array  # () bool; False where the generator could not fit everything
+    key: jax.Array  # (2,) uint32, what it was drawn from; zeros for a map given by hand
 
 
 class SwarmState(struct.PyTreeNode):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
-from entropy_env.checks import BATCH, as_count
+from entropy_env.checks import BATCH, NEVER, as_count
 from entropy_env.env import Info, Swarm
 from entropy_env.types import Layout, SwarmParams, SwarmState, narrow
 
@@ -78,10 +78,9 @@ class VectorSwarm:
         axes = _param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger and k_clock is not None:
-            clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32) * jnp.asarray(
-                params.max_steps, jnp.float32
-            )
-            worlds = worlds.replace(step=clock.astype(jnp.int32))
+            clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32)
+            clock = (clock * jnp.asarray(params.max_steps, jnp.float32)).astype(jnp.int32)
+            worlds = worlds.replace(step=jnp.where(jnp.asarray(params.max_steps) == NEVER, 0, clock))
         lanes = (self.num_envs, self.env.spec.num_agents)
         state = VectorState(
             worlds=worlds,
@@ -126,9 +125,13 @@ class VectorSwarm:
 
         over = worlds.done
         changed = jnp.zeros_like(over)
+        if self.env.spec.on_goal != "terminate" and self.env.scenario.draws:
+            used_up = jax.vmap(self.env.uses_up_row, (0, 0, axes))(worlds, info["reached"], params)
+            worlds = worlds.replace(layout=self.fresh_rows(worlds, used_up, params))
+            changed = jnp.any(used_up, axis=1)
         if self.env.spec.on_goal == "respawn":
             respawned = _select(over, worlds, jax.vmap(self.env.respawn, (0, axes))(worlds, params))
-            changed = jnp.any(respawned.active != worlds.active, axis=1)
+            changed |= jnp.any(respawned.active != worlds.active, axis=1)
             worlds = respawned
         info |= {"remains": worlds.active, "over": over}
         if self.autoreset:
@@ -145,6 +148,27 @@ class VectorSwarm:
         if self.autoreset and self.env.scenario.draws:
             state = self._redraw(key, state, over, params)
         return obs, state, reward, terminated, truncated, info
+
+    def fresh_rows(self, worlds: SwarmState, used_up: jax.Array, params: SwarmParams) -> Layout:
+        """The worlds' layouts with other spawns and goals for all agents of `used_up` (E, N) bool.
+
+        One after another, because there are few in any one step.
+        """
+        axes = _param_axes(params)
+        numbers = worlds.layout, worlds.goals_reached
+
+        def renew(carry):
+            pending, spawns, goals = carry
+            world, agent = jnp.unravel_index(jnp.argmax(pending), pending.shape)
+            layout, goals_reached = jax.tree.map(lambda x: x[world], numbers)
+            own = jax.tree.map(lambda value, axis: value if axis is None else value[world], params, axes)
+            row, goal = self.env.fresh_row(layout, agent, goals_reached[agent], own)
+            place = world, agent
+            return pending.at[place].set(False), spawns.at[place].set(row), goals.at[place].set(goal)
+
+        first = used_up, worlds.layout.spawns, worlds.layout.goals
+        _, spawns, goals = jax.lax.while_loop(lambda carry: jnp.any(carry[0]), renew, first)
+        return worlds.layout.replace(spawns=spawns, goals=goals)
 
     def reset_where(
         self, key: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams

@@ -31,6 +31,7 @@ def world(positions, goals=None, size=(8, 6), walls=(), boxes=(), discs=(), **fi
         spawns=np.zeros((n, 1, 3), np.float32),
         goals=np.array(positions if goals is None else goals, np.float32)[:, None],
         valid=np.array(True),
+        key=np.zeros(2, np.uint32),
     )
     state = SwarmState(
         layout=layout,

@@ -56,6 +56,7 @@ def make_world(env, position, heading=0.0, *, goal=None, size=(8.0, 6.0), walls=
         spawns=jnp.asarray(np.repeat(spawns[:, None], spec.num_goals, axis=1)),
         goals=jnp.asarray(np.broadcast_to(goal, (spec.num_agents, spec.num_goals, 2))),
         valid=jnp.array(True),
+        key=jnp.zeros(2, jnp.uint32),
     )
     state = env.start(layout)
     return state.replace(**{name: jnp.asarray(value, getattr(state, name).dtype) for name, value in fields.items()})

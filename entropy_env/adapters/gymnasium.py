@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -48,7 +48,7 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         difficulty: int = 1,
         on_goal: OnGoal = "terminate",
         render_mode: str | None = None,
-        max_steps: int | None = None,
+        max_steps: int | Literal["never"] | None = None,
         reward: str | None = None,
         layout: Layout | Mapping[str, Any] | None = None,
         engine: EngineName = "auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -49,7 +49,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         difficulty: int = 1,
         on_goal: OnGoal | None = None,
         render_mode: str | None = None,
-        max_steps: int | None = None,
+        max_steps: int | Literal["never"] | None = None,
         reward: str | None = None,
         layout: Layout | Mapping[str, Any] | None = None,
         engine: EngineName = "auto",
@@ -59,7 +59,8 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
     ) -> None:
         """scenario, difficulty (1 to 4): which layouts are drawn.
         on_goal: `terminate`, `respawn` or `next_goal`; None for `terminate`, or what the preset says.
-        max_steps: control periods until the time limit; None for what the scenario needs, or the preset says.
+        max_steps: control periods until the time limit; `never` for none, where robots that go on get other spawns and
+        goals on the same walls as often as they need; None for what the scenario needs, or the preset says.
         reward: weights of the reward's terms, `shaped` or `seed`; None for `shaped`, or what the preset says.
         layout: a map to use instead of the scenario's, as `make_layout` gives or takes it.
         engine: what steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class SwarmVecEnv(Adapter, VecEnv):
         difficulty: int = 1,
         on_goal: OnGoal = "respawn",
         render_mode: str | None = None,
-        max_steps: int | None = None,
+        max_steps: int | Literal["never"] | None = None,
         engine: EngineName = "auto",
         seed: int | None = None,
         num_threads: int | None = None,

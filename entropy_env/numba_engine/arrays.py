@@ -115,6 +115,7 @@ class Maps(NamedTuple):
     spawns: np.ndarray  # (E, N, G, 3) m, m, rad
     goals: np.ndarray  # (E, N, G, 2) m
     valid: np.ndarray  # (E,) bool
+    key: np.ndarray  # (E, 2) uint32
 
 
 class Swarms(NamedTuple):
@@ -151,6 +152,7 @@ def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
         spawns=np.zeros((*rows, 3), np.float32),
         goals=np.zeros((*rows, 2), np.float32),
         valid=np.zeros(num_envs, bool),
+        key=np.zeros((num_envs, 2), np.uint32),
     )
 
 

@@ -15,7 +15,7 @@ import jax
 import numba
 import numpy as np
 
-from entropy_env.checks import as_action
+from entropy_env.checks import NEVER, as_action
 from entropy_env.engines import (
     Transition,
     as_seed,
@@ -28,12 +28,14 @@ from entropy_env.engines import (
     check_state,
     check_which,
     draw,
+    draw_rows,
     read_draws,
 )
 from entropy_env.env import Swarm
 from entropy_env.neighbours import uses_grid
 from entropy_env.numba_engine import step
 from entropy_env.numba_engine.arrays import (
+    PARAMS,
     Swarms,
     empty_maps,
     empty_swarms,
@@ -102,6 +104,8 @@ class NumbaEngine:
     def params(self, params: SwarmParams) -> None:
         check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
+        goes_on = self.env.spec.on_goal != "terminate" and self.env.scenario.draws
+        self._rows_run_out = goes_on and bool(np.any(self._packed["max_steps"] == NEVER))
         self._params = params
         if not self.autoreset:
             self._spent[:] = True  # nothing of the old parameters is used any more
@@ -143,7 +147,12 @@ class NumbaEngine:
             self._check_begun()
             self._action[...] = action
             self._begun = False  # a step that is interrupted leaves no episode that could go on
-            ended = self._run(0, step.num_stages(self._choices), self._everywhere)
+            first, stop = 0, step.num_stages(self._choices)
+            if self._rows_run_out:
+                first = step.place_of(step.RETURN, self._choices)
+                self._run(0, first, self._everywhere)
+                self._renew_rows()
+            ended = self._run(first, stop, self._everywhere)
             if ended and self.autoreset:
                 over = self._over
                 over[...] = self._told.done  # kernels want it contiguous
@@ -286,6 +295,20 @@ class NumbaEngine:
             alone = step.of_a_world(k, self._choices)
             ended = share(agents, num_agents, num_agents if alone else CHUNK, self.num_threads)
         return int(ended > 0)
+
+    def _renew_rows(self) -> None:
+        """Draw other spawns and goals for the agents that have used up their row (`Swarm.uses_up_row`)."""
+        agents, maps, unlimited = self._w.agents, self._w.maps, self._packed["max_steps"] == NEVER
+        last = agents["goals_reached"] % self.env.spec.num_goals == 0
+        used_up = agents["reached"] & last & unlimited[:, None]
+        worlds, which = np.nonzero(used_up)
+        if not len(worlds):
+            return
+        check_fork()
+        layouts = Layout(**{name: array[worlds] for name, array in maps._asdict().items()})
+        own: dict[str, Any] = {name: self._packed[name][worlds] for name in PARAMS.names or ()}
+        rows = draw_rows(self.env, layouts, which, agents["goals_reached"][used_up], SwarmParams(**own), _cpu())
+        maps.spawns[worlds, which], maps.goals[worlds, which] = rows
 
     def _refill(self) -> None:
         """Give a fresh next map to every world whose own has been played."""

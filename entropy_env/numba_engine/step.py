@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from entropy_env.checks import NEVER
 from entropy_env.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.numba_engine.compilation import inlined, kernel
 from entropy_env.numba_engine.dynamics import (
@@ -81,7 +82,8 @@ def prepare(w, p, choices, action, e, i):
 @inlined
 def score(w, p, choices, e, i):
     """Reward, and what a goal reached or the time limit ends."""
-    me, time_up, num_goals = w.agents[e, i], w.worlds[e].step + 1 >= p.max_steps, w.maps.goals.shape[2]
+    me, num_goals = w.agents[e, i], w.maps.goals.shape[2]
+    time_up = min(w.worlds[e].step + 1, NEVER - 1) >= p.max_steps
     terms, reached, reward = me.reward_terms, False, ZERO
     for term in range(terms.shape[0]):
         terms[term] = ZERO
@@ -126,7 +128,7 @@ def end(w, p, choices, e):
         me = w.agents[e, i]
         me.remains = me.active
         going |= me.active
-    world.step += 1
+    world.step = min(world.step + 1, NEVER - 1)  # which a world without a time limit may get to
     world.done = world.step >= p.max_steps or not going
     world.over = world.done
 

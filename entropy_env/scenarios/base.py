@@ -38,6 +38,8 @@ class Purpose(enum.IntEnum):
     TILES = 12  # of cells with nearby goals: (column, row)
 
 
+PLACEMENT = frozenset({Purpose.CELLS, Purpose.SPAWNS, Purpose.GOALS, Purpose.HEADINGS, Purpose.TILES})  # not walls
+
 Shapes = dict[Purpose, tuple[int, ...]]
 Draws = Mapping[Purpose, jax.Array]
 
@@ -112,6 +114,7 @@ def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:
         spawns=jnp.zeros((spec.num_agents, spec.num_goals, 3), jnp.float32),
         goals=jnp.zeros((spec.num_agents, spec.num_goals, 2), jnp.float32),
         valid=jnp.array(True),
+        key=jnp.zeros(2, jnp.uint32),
     )
 
 
@@ -126,12 +129,25 @@ def uniforms(key: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
 
     A number follows from the key, its purpose and its place in the array alone, so the corner that two arrays share is
     equal whatever their shapes. One hash makes them all: each costs some 30 ms of compile time.
+
+    key: of any of JAX's kinds. Of one with four words the first two decide the walls and the last two the spawns and
+    goals, so that a map can be had again with others (`Swarm.fresh_row`).
     """
+    words = jax.random.key_data(key)
+    if len(words) == 2:
+        return _uniforms(words, shapes)
+    placement = {purpose: shape for purpose, shape in shapes.items() if purpose in PLACEMENT}
+    rest = {purpose: shape for purpose, shape in shapes.items() if purpose not in PLACEMENT}
+    return _uniforms(words[:2], rest) | _uniforms(words[-2:], placement)
+
+
+def _uniforms(words: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
+    """`uniforms` from the two words (2,) uint32 of a key."""
+    if not shapes:
+        return {}
     places = [_counters(purpose, shape) for purpose, shape in shapes.items()]
-    high, low = (jnp.concatenate(words) for words in zip(*places, strict=True))
-    # of the keys of other generators, too, the first words tell keys apart
-    first, second = jax.random.key_data(key)[:2]
-    bits, _ = jnp.split(threefry_2x32((first, second), jnp.concatenate([high, low])), 2)
+    high, low = (jnp.concatenate(counters) for counters in zip(*places, strict=True))
+    bits, _ = jnp.split(threefry_2x32((words[0], words[1]), jnp.concatenate([high, low])), 2)
     ones = jax.lax.bitcast_convert_type((bits >> 9) | jnp.uint32(0x3F800000), jnp.float32)  # in [1, 2)
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     parts = jnp.split(ones - 1.0, ends[:-1])

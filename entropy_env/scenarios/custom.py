@@ -70,6 +70,7 @@ def make_layout(
         "spawns": np.repeat(spawns, rows // spawns.shape[1], axis=1),
         "goals": np.repeat(goals, rows // goals.shape[1], axis=1),
         "valid": np.array(True),
+        "key": np.zeros(2, np.uint32),
     }
     layout = Layout(**fields)
     checks.check_layout(layout, "")

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from entropy_env import __version__
+from entropy_env.checks import NEVER
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmParams
 from trainers.common.episodes import Episode, episode_key
@@ -53,6 +54,8 @@ def evaluate_episodes(
     ValueError where a layout does not fit everyone.
     """
     check_counts(episodes, seed)
+    if int(params.max_steps) == NEVER:
+        raise ValueError("max_steps='never' has no end: evaluate with a time limit")
     keys = episode_keys(env, episodes, seed)
     started, played = time.perf_counter(), {}
     for sampled in (True, False):
