@@ -48,8 +48,8 @@ def chaser(env, steps):
         if env.spec.drive == "force":  # whose left motor turns the robot left, and ever faster
             turn = (state.angular_velocity - turn) / 10
         action = jnp.clip(1 + jnp.stack([-turn, turn], axis=-1), -1, 1)
-        motors = jax.random.uniform(k_motors, action.shape, minval=-2, maxval=2)
-        action = jnp.where(jax.random.uniform(k_wild, action.shape[:1])[:, None] < wild, motors, action)
+        motors = jax.random.uniform(k_motors, action.shape, jnp.float32, -2, 2)
+        action = jnp.where(jax.random.uniform(k_wild, action.shape[:1], jnp.float32)[:, None] < wild, motors, action)
         return env.step(key, state, action, params)[1]
 
     def run(state, seed, target, wild, params):

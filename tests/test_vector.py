@@ -219,7 +219,7 @@ def test_staggered_worlds_start_at_different_times_and_reach_the_limit_one_by_on
     assert clock.min() >= 0
     assert clock.max() < 40
     assert len(np.unique(clock)) > 20
-    truncated = compiled(env, 65, "step")(KEY(0), state, jnp.zeros((65, N, 2)), params)[4]
+    truncated = compiled(env, 65, "step")(KEY(0), state, jnp.zeros((65, N, 2), jnp.float32), params)[4]
     np.testing.assert_array_equal(np.all(truncated, axis=1), clock == 39)
     assert not np.any(compiled(env, 65, "reset")(KEY(0), params)[1].worlds.step)
 
@@ -240,7 +240,7 @@ def test_an_agent_waits_for_a_clear_pose_and_comes_back():
     state = state.replace(worlds=worlds)
     seen = []
     for t in range(5):
-        drive_off = jnp.zeros((7, N, 2)).at[0, 1].set(1.0 if t >= 2 else 0.0)
+        drive_off = jnp.zeros((7, N, 2), jnp.float32).at[0, 1].set(1.0 if t >= 2 else 0.0)
         obs, state, reward, terminated, _, info = compiled(env, 7, "step")(KEY(t), state, drive_off, params)
         back = bool(state.worlds.active[0, 0])
         seen.append((bool(terminated[0, 0]), bool(info["active"][0, 0]), back))
@@ -263,7 +263,7 @@ def test_steps_trace_once_whatever_the_params():
     env = swarm("terminate")
     _, state = compiled(env, 3, "reset")(KEY(0), make_params(env, 3))
     for values in ({}, {"max_steps": 5}, {"max_wheel_speed": np.float64(2)}, {"reward_time": jnp.float32(1)}):
-        action, params = jnp.zeros((3, N, 2)), make_params(env, 3, **values)
+        action, params = jnp.zeros((3, N, 2), jnp.float32), make_params(env, 3, **values)
         state = compiled(env, 3, "step")(KEY(0), state, action, params)[1]
     assert TRACES[env, 3, "step"] == TRACES[env, 3, "reset"] == 1
 
