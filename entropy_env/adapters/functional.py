@@ -100,16 +100,15 @@ def _begin_again(
         start, worlds, obs = carry
         index = jax.lax.dynamic_slice_in_dim(order, start, size)
         some_params = jax.tree.map(lambda value, axis: value if axis is None else value[index], params, axes)
-        fresh = jax.vmap(env.reset, (0, axes))(jax.vmap(reset_key)(keys[index]), some_params)
+        fresh_obs, fresh = jax.vmap(env.reset, (0, axes))(jax.vmap(_reset_key)(keys[index]), some_params)
         place = jnp.where(over[index], index, count)  # a part may hold worlds that go on
-        fresh_obs, fresh_worlds = fresh
-        worlds = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), worlds, fresh_worlds)
+        worlds = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), worlds, fresh)
         return start + size, worlds, obs.at[place].set(fresh_obs, mode="drop")
 
     total = jnp.sum(over, dtype=jnp.int32)
     return jax.lax.while_loop(lambda carry: carry[0] < total, renew, (jnp.int32(0), worlds, obs))[1:]
 
 
-def reset_key(key: jax.Array) -> jax.Array:
+def _reset_key(key: jax.Array) -> jax.Array:
     """What the base classes of gymnax and JaxMARL reset with, in a step that is given `key`."""
     return jax.random.split(key)[1]

@@ -41,7 +41,8 @@ class GymnaxParams(SwarmParams):
 
 
 def _replace(self: GymnaxParams, **values: Any) -> GymnaxParams:
-    """Other values, `max_steps_in_episode` among them. They are not checked: see `Swarm.make_params`."""
+    """Other values, `max_steps_in_episode` among them. They are not checked, as `Swarm.make_params` does: a difficulty, say,
+    must not be above the one that the environment was made with."""
     if "max_steps_in_episode" in values:
         values["max_steps"] = values.pop("max_steps_in_episode")
     return dataclasses.replace(self, **values)
