@@ -95,12 +95,27 @@ def test_the_simulator_knows_no_trainer(path):
     assert not [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
 
 
-def test_one_adapter_alone_knows_stable_baselines():
-    optional = {"torch", "stable_baselines3", "sb3_contrib"}
+@pytest.mark.parametrize(
+    ("libraries", "adapter"),
+    [
+        ({"torch", "stable_baselines3", "sb3_contrib"}, "sb3"),
+        ({"gymnax"}, "gymnax"),
+        ({"jaxmarl"}, "jaxmarl"),
+    ],
+)
+def test_one_adapter_alone_knows_an_optional_library_and_says_what_it_needs(libraries, adapter):
     users = [
-        path.name for path in PACKAGE.rglob("*.py") if optional & {name.split(".")[0] for name in imports_of(path)}
+        path.stem for path in PACKAGE.rglob("*.py") if libraries & {name.split(".")[0] for name in imports_of(path)}
     ]
-    assert users == ["sb3.py"]
+    assert users == [adapter]
+    absent = f"import sys; sys.modules |= dict.fromkeys({libraries}); "
+    try_it = f"""
+try:
+    import entropy_env.adapters.{adapter}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    assert {"needs", "pip", "install"} <= set(run(absent + try_it))
 
 
 @pytest.mark.parametrize("path", sorted(TRAINERS.rglob("*.py")), ids=name_of)

@@ -11,7 +11,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from entropy_env import checks
-from entropy_env.adapters.world import RENDER_MODES, Adapter, World, Worlds, check_action, check_keywords, draw_seed
+from entropy_env.adapters.world import (
+    RENDER_MODES,
+    Adapter,
+    World,
+    Worlds,
+    check_action,
+    check_keywords,
+    check_single,
+    draw_seed,
+)
 from entropy_env.engines import EngineName, Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
@@ -21,15 +30,6 @@ from entropy_env.types import Layout, OnGoal
 RESET_MODES = {mode.value.lower(): mode for mode in AutoresetMode}
 PER_WORLD = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
 METADATA = {"render_modes": list(RENDER_MODES), "render_fps": 10}
-
-
-def _check_single(on_goal: str, settings: Mapping[str, Any]) -> None:
-    if "num_agents" in settings:
-        raise ValueError(
-            f"num_agents={settings['num_agents']!r}: there is one robot here, swarm_v0.parallel_env has many"
-        )
-    if on_goal == "respawn":
-        raise ValueError("on_goal='respawn' is for swarms, whose world runs on: a single robot resets, use 'terminate'")
 
 
 class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
@@ -57,7 +57,7 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         **settings: Any,
     ) -> None:
         """The keywords are those of `swarm_v0.parallel_env`, but a preset leaves `on_goal` as it is: one robot resets."""
-        _check_single(on_goal, settings)
+        check_single(on_goal, settings)
         check_keywords(SwarmEnv, settings)
         self._world = self._simulator = World(
             1, layout, scenario=scenario, difficulty=difficulty, on_goal=on_goal, render_mode=render_mode,
@@ -126,7 +126,7 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         **settings: Any,
     ) -> None:
         """autoreset_mode: see above. settings: as for `SwarmEnv`, without `layout`."""
-        _check_single(on_goal, settings)
+        check_single(on_goal, settings)
         if "layout" in settings:
             raise ValueError("layout: a map of one's own needs make_vec(..., vectorization_mode='sync')")
         if render_mode not in (None, "rgb_array"):

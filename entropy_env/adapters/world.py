@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -311,13 +311,24 @@ class Worlds(_Simulator):
         return told
 
 
-def check_keywords(adapter: type, settings: Mapping[str, Any]) -> None:
-    """ValueError for a keyword among the `settings` of an adapter that it does not know, with the nearest one it does."""
-    own = inspect.signature(adapter).parameters.keys() | inspect.signature(_Simulator).parameters.keys() - SIZES
+def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callable[..., Any] = _Simulator) -> None:
+    """ValueError for a keyword among the `settings` of an adapter, which go to its `simulator`, that neither knows, with the
+    nearest one they do."""
+    own = inspect.signature(adapter).parameters.keys() | inspect.signature(simulator).parameters.keys() - SIZES
     known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | {"reward"}
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown keyword {name!r}{checks.suggest(name, sorted(known))}")
+
+
+def check_single(on_goal: str, settings: Mapping[str, Any]) -> None:
+    """ValueError for what an adapter of one robot cannot have."""
+    if "num_agents" in settings:
+        raise ValueError(
+            f"num_agents={settings['num_agents']!r}: there is one robot here, swarm_v0.parallel_env has many"
+        )
+    if on_goal == "respawn":
+        raise ValueError("on_goal='respawn' is for swarms, whose world runs on: a single robot resets, use 'terminate'")
 
 
 def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,114 @@
+"""What the gymnax and JaxMARL adapters share: their keywords, and one world that begins again in the step that ends it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropy_env.adapters.presets import with_preset
+from entropy_env.adapters.world import SPEC_FIELDS
+from entropy_env.env import Info, Swarm
+from entropy_env.scenarios import Scenario
+from entropy_env.types import SwarmParams, SwarmSpec, SwarmState, cast_params
+from entropy_env.vector import REDRAW_PERIOD, VectorSwarm
+
+Told = tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]
+
+
+def make_swarm(
+    num_agents: int, scenario: str | Scenario = "open", difficulty: int = 1, preset: str | None = None, **settings: Any
+) -> tuple[Swarm, SwarmParams]:
+    """The simulator and its parameters as plain numbers. settings: fields of SwarmSpec and SwarmParams, and the name of a
+    `reward` preset; None leaves what the `preset` says, or the default."""
+    settings = with_preset(preset, settings)
+    spec = SwarmSpec(num_agents, **{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()})
+    swarm = Swarm(spec, scenario, difficulty)
+    params = swarm.resolve_params(**settings)
+    return swarm, jax.tree.map(lambda value: np.asarray(value).item(), params)
+
+
+def step(
+    env: Swarm, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams, autoreset: bool
+) -> Told:
+    """One control period of one world, with what `VectorSwarm.step` does and tells, but for the sums over an episode.
+
+    With `autoreset` a world that is over begins again, on a layout drawn from the second half of `key`. `vmap` makes one
+    batch of it, in which only the worlds that are over draw: a plain `lax.cond` would draw for all of them in every step.
+    """
+    one = jax.tree.map(lambda leaf: leaf[None], (key, state, action))
+    told = _many(env, autoreset)(*one, cast_params(params))
+    return jax.tree.map(lambda leaf: leaf[0], told)
+
+
+def _many(env: Swarm, autoreset: bool) -> Callable[..., Told]:
+    """`_step_many`, of which `vmap` makes one larger batch."""
+    run = jax.custom_batching.custom_vmap(functools.partial(_step_many, env, autoreset))
+
+    @run.def_vmap
+    def rule(times: int, batched: Any, keys: jax.Array, worlds: SwarmState, actions: jax.Array, params: SwarmParams):
+        count = actions.shape[int(batched[2])]
+
+        def merge(leaf: jax.Array, batched: bool) -> jax.Array:
+            leaf = leaf if batched else jnp.broadcast_to(leaf, (times, *leaf.shape))
+            return leaf.reshape(times * count, *leaf.shape[2:])
+
+        def merge_param(leaf: jax.Array, batched: bool) -> jax.Array:
+            if leaf.ndim == 0:
+                return leaf
+            one_for_all = leaf.ndim == 1 and batched
+            return merge(jnp.broadcast_to(leaf[:, None], (times, count)) if one_for_all else leaf, batched)
+
+        merged = jax.tree.map(merge, (keys, worlds, actions), tuple(batched[:3]))
+        told = _many(env, autoreset)(*merged, jax.tree.map(merge_param, params, batched[3]))
+        told = jax.tree.map(lambda leaf: leaf.reshape(times, count, *leaf.shape[1:]), told)
+        return told, jax.tree.map(lambda _: True, told)
+
+    return run
+
+
+def _step_many(
+    env: Swarm, autoreset: bool, keys: jax.Array, worlds: SwarmState, actions: jax.Array, params: SwarmParams
+) -> Told:
+    """`step` of E worlds."""
+    batch = VectorSwarm(env, len(actions), autoreset=False)
+    _, state = batch.reset_to(jax.tree.map(lambda leaf: leaf[None], worlds.layout), params)
+    obs, state, reward, terminated, truncated, info = batch.step(keys[0], state.replace(worlds=worlds), actions, params)
+    worlds = state.worlds
+    for name in ("episode_return", "episode_length"):
+        del info[name]
+    if autoreset:
+        worlds, obs = _begin_again(env, keys, worlds, obs, info["over"], params)
+    return obs, worlds, reward, terminated, truncated, info
+
+
+def _begin_again(
+    env: Swarm, keys: jax.Array, worlds: SwarmState, obs: jax.Array, over: jax.Array, params: SwarmParams
+) -> tuple[SwarmState, jax.Array]:
+    """Reset the worlds that are `over` (E,) bool, a part of the batch at a time: few are in any one step."""
+    count = len(over)
+    size = -(-count // REDRAW_PERIOD)
+    order = jnp.argsort(~over, stable=True).astype(jnp.int32)
+    order = jnp.concatenate([order, order[: -count % size]])
+    axes = jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
+
+    def renew(carry):
+        start, worlds, obs = carry
+        index = jax.lax.dynamic_slice_in_dim(order, start, size)
+        some_params = jax.tree.map(lambda value, axis: value if axis is None else value[index], params, axes)
+        fresh_obs, fresh = jax.vmap(env.reset, (0, axes))(jax.vmap(_reset_key)(keys[index]), some_params)
+        place = jnp.where(over[index], index, count)  # a part may hold worlds that go on
+        worlds = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), worlds, fresh)
+        return start + size, worlds, obs.at[place].set(fresh_obs, mode="drop")
+
+    total = jnp.sum(over, dtype=jnp.int32)
+    return jax.lax.while_loop(lambda carry: carry[0] < total, renew, (jnp.int32(0), worlds, obs))[1:]
+
+
+def _reset_key(key: jax.Array) -> jax.Array:
+    """What the base classes of gymnax and JaxMARL reset with, in a step that is given `key`."""
+    return jax.random.split(key)[1]
