@@ -503,7 +503,7 @@ def test_workers_play_what_this_process_plays(context):
         there.close()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork", "ignore:.*the following error", "ignore:.*Raising the last exception")
 def test_workers_forked_too_late_say_why():
     """Those forked before this process uses JAX play: see test_engines."""
     gymnasium.make(ENV_ID).reset(seed=0)
