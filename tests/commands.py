@@ -1,4 +1,4 @@
-"""Commands that documentation tells its reader to type, held against what is there."""
+"""Code and commands in documentation, the commands held against what is there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OTHER_PROGRAMS = {"cd", "git", "pytest", "ruff", "mypy", "tensorboard", "source", "nvidia-smi"}
+
+
+def code_blocks(text, *languages):
+    """(language, code, lines before it) of every fenced block of Markdown, or of those in some languages."""
+    blocks = [(match[1], match[2], text[: match.start(2)].count("\n")) for match in FENCE.finditer(text)]
+    return [block for block in blocks if not languages or block[0] in languages]
+
+
+def prose_of(text):
+    """Markdown without its fenced blocks."""
+    return FENCE.sub("", text)
 
 
 def split_commands(text):

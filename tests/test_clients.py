@@ -174,6 +174,16 @@ def test_supersuit_still_fails_when_an_agent_leaves_alone():
             obs, *_ = envs.step(steer(obs))
 
 
+def test_black_death_of_supersuit_still_tells_of_one_end_too_late():
+    skip_without("supersuit", "stable_baselines3")
+    import supersuit
+
+    envs = wrap(1, world=supersuit.black_death_v3(swarm_v0.parallel_env(num_agents=2, max_steps=4)))
+    envs.reset()
+    ends = [envs.step(np.zeros((2, 2), np.float32))[2].tolist() for _ in range(5)]
+    assert ends == [[False, False]] * 4 + [[True, True]]
+
+
 def test_supersuit_still_counts_no_episode():
     model = make_ppo(wrap()).learn(64)
     assert len(model.ep_info_buffer) == 0
@@ -221,6 +231,46 @@ def test_torchrl_acts_for_those_who_have_left_as_well():
     mask = env.rollout(200, act)["agent", "mask"]
     assert mask[0].all()
     assert not mask[-1].all()
+
+
+def test_skrl_still_refuses_its_own_defaults():
+    skip_without("skrl")
+    from skrl.multi_agents.torch.mappo import MAPPO_CFG
+
+    with pytest.raises(ValueError, match="do not match possible agents"):
+        MAPPO_CFG().expand(possible_agents=["agent_0", "agent_1"])
+
+
+def make_turns():
+    """Two robots in turns, as Tianshou sees them."""
+    skip_without("tianshou")
+    from tianshou.env.pettingzoo_env import PettingZooEnv
+
+    return PettingZooEnv(swarm_v0.env(num_agents=2, on_goal="respawn"))
+
+
+def test_tianshou_still_pays_only_the_last_of_a_round():
+    env = make_turns()
+    env.reset(seed=0)
+    paid = [list(env.step(np.ones(2, np.float32))[1]) for _ in range(6)]
+    assert not np.any(paid[::2])
+    assert np.all(paid[1::2])
+
+
+def test_tianshou_still_gives_many_agents_no_continuous_actions():
+    env = make_turns()
+    import torch
+    from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
+    from tianshou.algorithm.multiagent.marl import MultiAgentPolicy
+    from tianshou.data import Batch
+    from tianshou.utils.net.common import Net
+    from tianshou.utils.net.continuous import ContinuousActorProbabilistic
+
+    actor = ContinuousActorProbabilistic(preprocess_net=Net(state_shape=(36,), hidden_sizes=[8]), action_shape=(2,))
+    policy = ProbabilisticActorPolicy(actor=actor, dist_fn=torch.distributions.Normal, action_space=env.action_space)
+    swarm = MultiAgentPolicy(dict.fromkeys(env.agents, policy))
+    with pytest.raises(AttributeError, match="obs_next"):
+        swarm(Batch(obs=[env.reset()[0]], info=[{}]))
 
 
 def test_rllib_still_misses_an_end_of_both_kinds():

@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import gymnasium
+import imageio_ffmpeg
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -472,6 +473,46 @@ def test_a_video_shows_the_end_of_an_episode(tmp_path):
         worlds.step(SPEEDS)
     worlds.close()
     assert list(tmp_path.glob("*.mp4"))
+
+
+@pytest.mark.filterwarnings("ignore:.*Overwriting existing videos:UserWarning")
+def test_a_video_of_one_robot_shows_its_episode(tmp_path):
+    pytest.importorskip("moviepy", reason="RecordVideo wants moviepy")
+    robot = gymnasium.make(ENV_ID, layout=AHEAD, render_mode="rgb_array")
+    robot = gymnasium.wrappers.RecordVideo(robot, str(tmp_path), episode_trigger=lambda k: k == 0)
+    robot.reset(seed=0)
+    for _ in range(3):
+        *_, terminated, _, _ = robot.step(FORWARD)
+    assert terminated
+    robot.close()
+    [video] = tmp_path.glob("*.mp4")
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(video))
+    assert (frames, seconds) == (4, pytest.approx(0.4))
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_workers_play_what_this_process_plays(context):
+    settings = {"num_envs": 2, "max_steps": 3}
+    here = gymnasium.make_vec(ENV_ID, vectorization_mode="sync", **settings)
+    there = gymnasium.make_vec(ENV_ID, vectorization_mode="async", vector_kwargs={"context": context}, **settings)
+    try:
+        same(there.reset(seed=0), here.reset(seed=0), 0)
+        for _ in range(5):
+            same(there.step(SPEEDS[:2]), here.step(SPEEDS[:2]), 0)
+    finally:
+        there.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork", "ignore:.*the following error", "ignore:.*Raising the last exception")
+def test_workers_forked_too_late_say_why():
+    """Those forked before this process uses JAX play: see test_engines."""
+    gymnasium.make(ENV_ID).reset(seed=0)
+    workers = gymnasium.make_vec(ENV_ID, 2, vectorization_mode="async", vector_kwargs={"context": "fork"})
+    try:
+        with pytest.raises(RuntimeError, match="forked from one that had already used JAX"):
+            workers.reset(seed=0)
+    finally:
+        workers.close(terminate=True)
 
 
 def test_the_last_state_of_a_world_can_be_drawn():

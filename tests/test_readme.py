@@ -4,17 +4,16 @@ import re
 import runpy
 
 import pytest
-from commands import ROOT, check_command, flags_in, run_help, split_commands
+from commands import ROOT, check_command, code_blocks, flags_in, prose_of, run_help, split_commands
 
 from entropy_env.scenarios import SCENARIOS
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROSE = FENCE.sub("", TEXT)
-BLOCKS = [(match[1], match[2], TEXT[: match.start(2)].count("\n")) for match in FENCE.finditer(TEXT)]
-PYTHON = [pytest.param(code, line, id=f"line {line + 1}") for language, code, line in BLOCKS if language == "python"]
-SHELL = [code for language, code, _ in BLOCKS if language in ("console", "bash", "sh")]
+PROSE = prose_of(TEXT)
+BLOCKS = code_blocks(TEXT)
+PYTHON = [pytest.param(code, line, id=f"line {line + 1}") for _, code, line in code_blocks(TEXT, "python")]
+SHELL = [code for _, code, _ in code_blocks(TEXT, "console", "bash", "sh")]
 INLINE = re.findall(r"`((?:python|make|pip) [^`]+)`", PROSE)
 COMMANDS = [command for text in [*SHELL, *INLINE] for command in split_commands(text)]
 OURS = "https://raw.githubusercontent.com/entropy-env/entropy-env/main/"

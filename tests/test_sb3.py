@@ -8,6 +8,7 @@ import warnings
 
 import cloudpickle
 import gymnasium
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -19,7 +20,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize, VecVideoRecorder
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecVideoRecorder,
+)
 
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from entropy_env.adapters.world import draw_seed
@@ -500,14 +508,15 @@ def test_a_spawned_process_steps_an_environment_it_is_given():
     assert process.exitcode == 0
 
 
-def make_single():
+def make_single(**settings):
     import entropy_env  # noqa: F401
 
-    return gymnasium.make("entropy_env/Swarm-v0", max_steps=3)
+    return gymnasium.make("entropy_env/Swarm-v0", max_steps=3, **settings)
 
 
-def test_single_robots_run_in_spawned_workers():
-    robots = SubprocVecEnv([make_single] * 2, start_method="spawn")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_single_robots_run_in_workers(method):
+    robots = SubprocVecEnv([make_single] * 2, start_method=method)
     try:
         robots.seed(0)
         assert robots.reset().shape == (2, 36)
@@ -625,7 +634,14 @@ def test_stacked_frames_end_with_the_last_observation_and_begin_afresh():
     assert ends > LANES
 
 
-def test_a_video_is_recorded(tmp_path, monkeypatch):
+FILMED = {
+    "SwarmVecEnv": lambda: make(max_steps=25, seed=0, render_mode="rgb_array"),
+    "DummyVecEnv": lambda: DummyVecEnv([lambda: make_single(render_mode="rgb_array")] * 2),
+}
+
+
+@pytest.mark.parametrize("make_env", FILMED.values(), ids=FILMED)
+def test_a_video_is_recorded(make_env, tmp_path, monkeypatch):
     """Without moviepy, whose place is taken at the one call that writes."""
     written = []
 
@@ -640,8 +656,7 @@ def test_a_video_is_recorded(tmp_path, monkeypatch):
         module = types.ModuleType(name)
         module.ImageSequenceClip = Clip
         monkeypatch.setitem(sys.modules, name, module)
-    env, _ = begun(render_mode="rgb_array")
-    recorder = VecVideoRecorder(env, str(tmp_path), lambda step: step == 0, video_length=3)
+    recorder = VecVideoRecorder(make_env(), str(tmp_path), lambda step: step == 0, video_length=3)
     roam(recorder, recorder.reset(), 4)
     recorder.close()
     [(path, frames, fps)] = written
@@ -650,6 +665,16 @@ def test_a_video_is_recorded(tmp_path, monkeypatch):
     assert len(frames) == 4
     assert frames.dtype == np.uint8
     assert all(np.any(one != other) for one, other in itertools.pairwise(frames))
+
+
+def test_a_recorded_video_plays(tmp_path):
+    pytest.importorskip("moviepy", reason="VecVideoRecorder wants moviepy")
+    env, _ = begun(render_mode="rgb_array")
+    recorder = VecVideoRecorder(env, str(tmp_path), lambda step: step == 0, video_length=3)
+    roam(recorder, recorder.reset(), 4)
+    recorder.close()
+    [video] = tmp_path.glob("*.mp4")
+    assert imageio_ffmpeg.count_frames_and_secs(str(video)) == (4, pytest.approx(0.4))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
