@@ -237,7 +237,7 @@ def crowds(rows: list[Row]) -> str:
 `python -m benchmarks.crowds` presses {min(robots)} to {max(robots)} robots into corners, wedges, gaps and each other, in \
 arenas of up to 1,000 m, and looks at every step in float64. In {world_steps:,} world steps of \
 {len({(row["case"], row["num_agents"]) for row in rows})} cases, with both engines and both drives, the least gap between any \
-two bodies was {1e6 * least:.2g} um, and {passed or "no"} robots passed a wall.
+two bodies was {1e6 * least:.2g} um, and {f"{passed} robots" if passed else "no robot"} passed a wall.
 """
 
 
