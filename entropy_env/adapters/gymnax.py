@@ -48,7 +48,7 @@ def _replace(self: GymnaxParams, **values: Any) -> GymnaxParams:
     return dataclasses.replace(self, **values)
 
 
-GymnaxParams.replace = _replace  # type: ignore[method-assign]  # flax puts its own in place of one in the class
+GymnaxParams.replace = _replace  # type: ignore[assignment]  # flax puts its own in place of one in the class
 
 
 class GymnaxSwarm(Environment):
