@@ -96,8 +96,8 @@ class GymnaxSwarm(Environment):
 
     def step_env(self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams) -> Any:
         """`step` without the reset, and without `truncated`, which `is_truncated` tells of the state."""
-        obs, state, reward, terminated, truncated, info = self._step(key, state, action, params, False)
-        return obs, state, reward, terminated if SIX_RESULTS else terminated | truncated, info
+        _, state, reward, terminated, truncated, info = self._step(key, state, action, params, False)
+        return info["final_observation"], state, reward, terminated if SIX_RESULTS else terminated | truncated, info
 
     def reset_env(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """A new world."""
