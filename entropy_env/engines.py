@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from entropy_env.vector import VectorSwarm
 
 EngineName = Literal["auto", "numba", "jax"]
+ROWS = 8  # agents whose spawns and goals are drawn anew at a time
+QUICK = {"xla_backend_optimization_level": 0}  # to compile
 LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
 STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,), "sunk": (2,)}
 
@@ -162,7 +163,7 @@ def _numba_works(required: bool) -> bool:
 
 
 def as_seed(seed: int | np.ndarray) -> np.ndarray:
-    """(2,) uint32. ValueError for what is no seed."""
+    """(2,) uint32. ValueError for anything else."""
     if isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0:
         return np.random.SeedSequence(int(seed)).generate_state(2)
     array = np.asarray(seed)
@@ -299,7 +300,6 @@ def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmP
     return batch.draw(k_layout, params)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _fresh_rows(
     env: Swarm, layouts: Layout, agents: jax.Array, goals_reached: jax.Array, params: SwarmParams
 ) -> tuple[jax.Array, jax.Array]:
@@ -316,19 +316,22 @@ def draw_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spawns (K, G, 3) and goals (K, G, 2) of `Swarm.fresh_row`, for K agents.
 
-    layouts, params: (K, ...). agents, goals_reached: (K,). device: JAX's own for None.
+    layouts, params: (K, ...). agents, goals_reached: (K,) int32. device: JAX's own for None.
     """
-    given = layouts, agents.astype(np.int32), goals_reached.astype(np.int32), params
-    count, room = len(agents), 1 << (len(agents) - 1).bit_length()  # so that few sizes are compiled
-    padded = jax.tree.map(lambda array: np.concatenate([array, np.repeat(array[:1], room - count, axis=0)]), given)
-    with jax.default_device(device):
-        spawns, goals = _fresh_rows(env, *padded)
-    return np.asarray(spawns)[:count], np.asarray(goals)[:count]
+    rows, count = [], len(agents)
+    for start in range(0, count, ROWS):  # always as many, so that one size is compiled
+        index = np.minimum(np.arange(start, start + ROWS), count - 1)
+        some = jax.tree.map(lambda array, index=index: array[index], (layouts, agents, goals_reached, params))
+        with jax.default_device(device):
+            rows.append(jax.tree.map(np.asarray, _draw_rows(env, *some)))
+    spawns, goals = (np.concatenate(arrays)[:count] for arrays in zip(*rows, strict=True))
+    return spawns, goals
 
 
 _draw = jax.jit(_drawn, static_argnums=0)
 # one small world waits longer for good code than for slow code to run
-_draw_little = jax.jit(_drawn, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+_draw_little = jax.jit(_drawn, static_argnums=0, compiler_options=QUICK)
+_draw_rows = jax.jit(_fresh_rows, static_argnums=0, compiler_options=QUICK)
 
 
 _forked_from_jax = False

@@ -16,7 +16,7 @@ from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
+from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 ROUNDING = 1e-3  # m, more than two compilations of a generator differ by
@@ -128,13 +128,16 @@ class Swarm:
         layout = self.scenario.generate(key, self.spec, cast_params(params))
         return narrow(layout).replace(key=jax.random.key_data(key)[:2])
 
+    @property
+    def rows_run_out(self) -> bool:
+        """Whether agents go on for as long as the time limit lets them, on maps that are drawn."""
+        return self.spec.on_goal != "terminate" and self.scenario.draws
+
     def uses_up_row(self, state: SwarmState, reached: jax.Array, params: SwarmParams) -> jax.Array:
         """(N,) bool: who of those that have `reached` (N,) a goal in the step just made has no goal left in its row.
 
-        Only without a time limit, and where agents go on: otherwise rows are used again from their first column.
+        Only without a time limit, and where `rows_run_out`: otherwise rows are used again from their first column.
         """
-        if self.spec.on_goal == "terminate" or not self.scenario.draws:
-            return jnp.zeros_like(reached)
         last = state.goals_reached % self.spec.num_goals == 0
         return reached & last & (jnp.asarray(params.max_steps) == checks.NEVER)
 
@@ -144,14 +147,14 @@ class Swarm:
         """Spawns (G, 3) and goals (G, 2) for an agent that has used up its row, drawn for the walls there are.
 
         agent, goals_reached: () int32. They follow from the layout's key, the agent and how many rows it has used, so
-        both engines draw the same. The row stays as it is where walls of that key are others, as after a change of
-        parameters.
+        both engines draw the same. The row stays as it is on a map given by hand, and where walls of that key are
+        others, as after a change of parameters. Of `circle`, whose places are fixed, headings alone change.
         """
         row = goals_reached // self.spec.num_goals
         again = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(layout.key, impl="threefry2x32"), row))
         key = jax.random.wrap_key_data(jnp.concatenate([layout.key, again]), impl="rbg")  # the kind of four words
         drawn = self.scenario.generate(key, self.spec, cast_params(params))
-        same = drawn.valid & _same_bodies(drawn, layout)
+        same = drawn.valid & jnp.any(layout.key != jnp.uint32(NO_KEY)) & _same_bodies(drawn, layout)
         return (
             jnp.where(same, drawn.spawns[agent], layout.spawns[agent]),
             jnp.where(same, drawn.goals[agent], layout.goals[agent]),

@@ -114,6 +114,7 @@ class SwarmParams(struct.PyTreeNode):
         return self.agent_radius + self.goal_radius
 
 
+NO_KEY = 2**32 - 1
 INT_PARAMS = frozenset({"max_steps", "difficulty"})
 
 
@@ -146,7 +147,7 @@ class Layout(struct.PyTreeNode):
     spawns: jax.Array  # (N, G, 3) m, m, rad: poses an agent may start from
     goals: jax.Array  # (N, G, 2) m
     valid: jax.Array  # () bool; False where the generator could not fit everything
-    key: jax.Array  # (2,) uint32, what it was drawn from; zeros for a map given by hand
+    key: jax.Array  # (2,) uint32, what it was drawn from; NO_KEY for a map given by hand
 
 
 class SwarmState(struct.PyTreeNode):

@@ -125,7 +125,7 @@ class VectorSwarm:
 
         over = worlds.done
         changed = jnp.zeros_like(over)
-        if self.env.spec.on_goal != "terminate" and self.env.scenario.draws:
+        if self.env.rows_run_out:
             used_up = jax.vmap(self.env.uses_up_row, (0, 0, axes))(worlds, info["reached"], params)
             worlds = worlds.replace(layout=self.fresh_rows(worlds, used_up, params))
             changed = jnp.any(used_up, axis=1)

@@ -1,12 +1,14 @@
 """`max_steps="never"`: nothing is truncated, and an agent's goals never run out."""
 
+import copy
 import functools
 
 import jax
 import numpy as np
 import pytest
 
-from entropy_env import Swarm, SwarmSpec, make_engine, swarm_v0
+from entropy_env import Swarm, SwarmSpec, make_engine, make_layout, swarm_v0
+from entropy_env.checks import NEVER
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.scenarios.custom import check_layout
 from entropy_env.types import Layout
@@ -21,6 +23,15 @@ def fresh_layout(env: Swarm, layout: Layout, goals_reached: int, params) -> Layo
     return layout.replace(spawns=np.array(spawns), goals=np.array(goals))
 
 
+def arrive(worlds, times):
+    """Bring everybody to its goal, so many times."""
+    for _ in range(times):
+        state = worlds.state
+        worlds.state = state.replace(position=np.asarray(jax.vmap(type(state).goal.fget)(state)))
+        obs = worlds.step(np.zeros((*state.heading.shape, 2))).obs.copy()
+        np.testing.assert_allclose(obs, worlds.observe(), atol=1e-6, err_msg="other goals are seen than there are")
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _fresh_rows(env, layout, agents, goals_reached, params):
     return jax.vmap(env.fresh_row, (None, 0, None, None))(layout, agents, goals_reached, params)
@@ -32,12 +43,16 @@ def test_fresh_rows_stand_clear_of_the_walls_there_are(scenario):
     for level in (1, 2, 3):
         params = env.make_params(difficulty=level)
         layout = jax.device_get(env.generate(jax.random.key(level), params))
-        seen = [layout.spawns]
+        seen = [layout]
         for turn in (1, 2):
             fresh = fresh_layout(env, layout, turn * env.spec.num_goals, params)
             check_layout(fresh, params)
-            assert all(np.abs(fresh.spawns - rows).max() > 0.01 for rows in seen), "the same row again"
-            seen.append(fresh.spawns)
+            for before in seen:
+                assert np.abs(fresh.spawns[..., 2] - before.spawns[..., 2]).max() > 0.01, "the same headings again"
+                if scenario != "circle":  # whose places are fixed
+                    assert np.abs(fresh.spawns[..., :2] - before.spawns[..., :2]).max() > 0.01, "the same places again"
+                    assert np.abs(fresh.goals - before.goals).max() > 0.01, "the same goals again"
+            seen.append(fresh)
 
 
 @pytest.mark.parametrize("engine", ["jax", "numba"])
@@ -49,11 +64,8 @@ def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal)
     worlds.reset(0)
     first, num_goals, turns = worlds.state.layout, env.spec.num_goals, 0
     for _ in range(2 * num_goals + 4):
-        state = worlds.state
-        worlds.state = state.replace(position=np.asarray(jax.vmap(type(state).goal.fget)(state)))
-        obs = worlds.step(np.zeros((2, 3, 2))).obs.copy()
+        arrive(worlds, 1)
         after = worlds.state
-        np.testing.assert_allclose(obs, worlds.observe(), atol=1e-6, err_msg="other goals are seen than there are")
         for name in BODIES:
             np.testing.assert_array_equal(getattr(after.layout, name), getattr(first, name))
         for e, i in np.ndindex(2, 3):
@@ -69,15 +81,38 @@ def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal)
 @pytest.mark.parametrize("engine", ["jax", "numba"])
 def test_with_a_time_limit_rows_come_again(engine):
     env = Swarm(SwarmSpec(2, num_rays=4, on_goal="next_goal"))
-    worlds = make_engine(env, 1, env.make_params(max_steps=1000), engine)
+    worlds = make_engine(env, 2, env.make_params(max_steps=np.array([1000, NEVER])), engine)
     worlds.reset(0)
     first = worlds.state.layout
-    for _ in range(env.spec.num_goals + 1):
-        state = worlds.state
-        worlds.state = state.replace(position=np.asarray(jax.vmap(type(state).goal.fget)(state)))
-        worlds.step(np.zeros((1, 2, 2)))
+    arrive(worlds, env.spec.num_goals + 1)
     assert np.all(worlds.state.goals_reached > env.spec.num_goals)
-    np.testing.assert_array_equal(worlds.state.layout.goals, first.goals)
+    np.testing.assert_array_equal(worlds.state.layout.goals[0], first.goals[0])
+    assert np.all(np.any(worlds.state.layout.goals[1] != first.goals[1], axis=(-1, -2)))
+
+
+@pytest.mark.parametrize("engine", ["jax", "numba"])
+def test_goals_given_by_hand_come_again(engine):
+    env = Swarm(SwarmSpec(1, num_rays=4, on_goal="next_goal", num_goals=2))
+    layout = make_layout((8, 6), spawns=[[1, 1]], goals=[[[3, 1], [5, 1]]])
+    worlds = make_engine(env, 1, env.make_params(max_steps="never"), engine)
+    worlds.reset_to(jax.tree.map(lambda leaf: np.asarray(leaf)[None], layout))
+    arrive(worlds, 5)
+    assert worlds.state.goals_reached == 5
+    np.testing.assert_array_equal(worlds.state.layout.goals[0], layout.goals)
+
+
+@pytest.mark.parametrize("engine", ["jax", "numba"])
+def test_copies_and_snapshots_draw_the_same_rows(engine):
+    env = Swarm(SwarmSpec(2, num_rays=4, on_goal="respawn"), "obstacles")
+    worlds = make_engine(env, 1, env.make_params(max_steps="never"), engine)
+    worlds.reset(0)
+    arrive(worlds, 3)
+    others = [copy.deepcopy(worlds), make_engine(env, 1, worlds.params, engine)]
+    others[1].restore(worlds.snapshot())
+    arrive(worlds, env.spec.num_goals)
+    for other in others:
+        arrive(other, env.spec.num_goals)
+        jax.tree.map(np.testing.assert_array_equal, other.state, worlds.state)
 
 
 @pytest.mark.parametrize("engine", ["jax", "numba"])
@@ -87,10 +122,7 @@ def test_other_parameters_leave_rows_that_would_not_fit(engine):
     worlds.reset(0)
     first = worlds.state.layout
     worlds.params = env.make_params(max_steps="never", difficulty=2)  # whose walls are others
-    for _ in range(env.spec.num_goals):
-        state = worlds.state
-        worlds.state = state.replace(position=np.asarray(jax.vmap(type(state).goal.fget)(state)))
-        worlds.step(np.zeros((1, 2, 2)))
+    arrive(worlds, env.spec.num_goals)
     assert np.all(worlds.state.goals_reached == env.spec.num_goals)
     np.testing.assert_array_equal(worlds.state.layout.goals, first.goals)
 

@@ -102,9 +102,23 @@ def test_runs_within_a_second_take_the_next_free_name(tmp_path, monkeypatch):
 
 
 def test_a_run_that_died_before_its_first_checkpoint_may_begin_again(tmp_path):
+    (tmp_path / ".lock").write_text("1")
     (tmp_path / "config.yaml").write_text("seed: 1")
     with prepare_run_folder(tmp_path) as folder:
         assert folder.checkpoints.is_dir()
+
+
+def test_a_config_that_no_run_has_left_is_somebodys_own(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with pytest.raises(FileExistsError, match="already holds"):
+        prepare_run_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_where_no_folder_can_be_made_no_other_name_is_tried(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "missing")
+    with pytest.raises(FileExistsError):
+        begin_run_folder("open", tmp_path / "runs")
 
 
 DIE = """

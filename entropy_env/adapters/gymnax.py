@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ class GymnaxSwarm(Environment):
         scenario: str | Scenario = "open",
         difficulty: int = 1,
         on_goal: OnGoal = "terminate",
-        max_steps: int | None = None,
+        max_steps: int | Literal["never"] | None = None,
         reward: str | None = None,
         preset: str | None = None,
         **settings: Any,

@@ -64,7 +64,7 @@ class JaxMARLSwarm(MultiAgentEnv):
         scenario: str | Scenario = "open",
         difficulty: int = 1,
         on_goal: OnGoal | None = None,
-        max_steps: int | None = None,
+        max_steps: int | Literal["never"] | None = None,
         reward: str | None = None,
         preset: str | None = None,
         actions: Actions = "continuous",

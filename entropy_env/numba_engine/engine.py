@@ -104,8 +104,7 @@ class NumbaEngine:
     def params(self, params: SwarmParams) -> None:
         check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
-        goes_on = self.env.spec.on_goal != "terminate" and self.env.scenario.draws
-        self._rows_run_out = goes_on and bool(np.any(self._packed["max_steps"] == NEVER))
+        self._rows_run_out = self.env.rows_run_out and bool(np.any(self._packed["max_steps"] == NEVER))
         self._params = params
         if not self.autoreset:
             self._spent[:] = True  # nothing of the old parameters is used any more
@@ -155,7 +154,7 @@ class NumbaEngine:
             ended = self._run(first, stop, self._everywhere)
             if ended and self.autoreset:
                 over = self._over
-                over[...] = self._told.done  # kernels want it contiguous
+                over[...] = self._told.done  # the kernels need it contiguous
                 if self.env.scenario.draws and (self._spent & over).any():
                     self._refill()
                 self._start(over)
@@ -307,6 +306,7 @@ class NumbaEngine:
         check_fork()
         layouts = Layout(**{name: array[worlds] for name, array in maps._asdict().items()})
         own: dict[str, Any] = {name: self._packed[name][worlds] for name in PARAMS.names or ()}
+        which = which.astype(np.int32)
         rows = draw_rows(self.env, layouts, which, agents["goals_reached"][used_up], SwarmParams(**own), _cpu())
         maps.spawns[worlds, which], maps.goals[worlds, which] = rows
 

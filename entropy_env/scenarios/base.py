@@ -75,7 +75,11 @@ class Scenario:
         raise NotImplementedError
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        """One layout for `params.difficulty`, which may be traced and above what this generator is sized for."""
+        """One layout for `params.difficulty`, which may be traced and above what this generator is sized for.
+
+        Draw with `uniforms`: then the map can be had again with other spawns and goals, which `max_steps="never"` needs.
+        With walls drawn otherwise, an agent's row of spawns and goals comes again instead.
+        """
         raise NotImplementedError
 
     def row(self, table: Any, params: SwarmParams) -> jax.Array:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from entropy_env import checks
 from entropy_env.scenarios.base import Scenario
-from entropy_env.types import Layout, SwarmParams, SwarmSpec
+from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec
 
 PAIRS = 1_000_000  # of points and bodies that are looked at together
 BODIES = (("walls", "wall_mask"), ("boxes", "box_mask"), ("discs", "disc_mask"))
@@ -70,7 +70,7 @@ def make_layout(
         "spawns": np.repeat(spawns, rows // spawns.shape[1], axis=1),
         "goals": np.repeat(goals, rows // goals.shape[1], axis=1),
         "valid": np.array(True),
-        "key": np.zeros(2, np.uint32),
+        "key": np.full(2, NO_KEY, np.uint32),
     }
     layout = Layout(**fields)
     checks.check_layout(layout, "")

@@ -27,7 +27,7 @@ Play = Callable[[jax.Array, bool], Episode]  # episodes (E, N) of keys (E,), wit
 
 
 def check_counts(episodes: int, seed: int) -> None:
-    """ValueError for no episodes and for what is no seed."""
+    """ValueError for fewer than one episode and for anything but a seed."""
     if episodes < 1:
         raise ValueError(f"{episodes=} must be at least 1")
     if not 0 <= seed < 2**32:

@@ -97,8 +97,12 @@ def begin_run_folder(scenario: str, root: str | os.PathLike[str] = "runs") -> Ru
     name = f"{scenario}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     while True:
-        with contextlib.suppress(FileExistsError, BlockingIOError):
-            return prepare_run_folder(Path(root, next(names)))
+        path = Path(root, next(names))
+        try:
+            return prepare_run_folder(path)
+        except (FileExistsError, BlockingIOError):
+            if not path.exists():  # `root` itself cannot be made, so no other name would do
+                raise
 
 
 def make_folders(*paths: Path) -> tuple[Path, ...]:
@@ -117,7 +121,9 @@ def _files(path: Path) -> list[str]:
 def _check(path: Path, resume: bool) -> None:
     if resume and latest_step(path / "checkpoints") is None:
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {path / 'checkpoints'}")
-    if not resume and not all(map(BARE.fullmatch, _files(path))):
+    files = _files(path)
+    bare = LOCK_FILE in files and all(map(BARE.fullmatch, files))  # without a lock a `config.yaml` is somebody's own
+    if not resume and files and not bare:
         raise FileExistsError(f"{path} already holds a run: continue it with --resume, or choose another --run-dir")
 
 

@@ -158,7 +158,7 @@ class Checkpoints(BetweenUpdates):
             self._patience.try_to(self.save_now, f"the checkpoint at {self.steps:,} steps", TRY_AGAIN)
 
     def save_now(self) -> bool:
-        """Write the latest state; False if there is none yet. OSError where the disk takes it not."""
+        """Write the latest state; False if there is none yet. OSError where the disk refuses it."""
         if self._latest is None:
             return False
         self._write(self._latest)
