@@ -6,6 +6,7 @@ so a second engine compiles nothing, and neither does a new parameter value.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.checks import as_action
+from entropy_env.checks import NEVER, as_action
 from entropy_env.engines import (
     Transition,
     as_seed,
@@ -59,6 +60,7 @@ class JaxEngine:
     @params.setter
     def params(self, params: SwarmParams) -> None:
         check_params(params, self.env, self.num_envs)
+        self._batch = dataclasses.replace(self._batch, fresh_rows=bool(np.any(np.asarray(params.max_steps) == NEVER)))
         self._params = params
         self._device_params: SwarmParams | None = None
 

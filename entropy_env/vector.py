@@ -31,12 +31,16 @@ class VectorState(struct.PyTreeNode):
     episode_length: jax.Array  # (E, N) int32, so far
 
 
-def batch(env: Swarm, num_envs: int, stagger: bool = False, autoreset: bool = True) -> VectorSwarm:
+def batch(
+    env: Swarm, num_envs: int, stagger: bool = False, autoreset: bool = True, fresh_rows: bool = False
+) -> VectorSwarm:
     """The same simulator over `num_envs` worlds; `stagger` starts their clocks at random times.
 
-    Without `autoreset` a world that is over stays as it is until `reset_where`.
+    Without `autoreset` a world that is over stays as it is until `reset_where`. With `fresh_rows`, in worlds with
+    `max_steps="never"`, an agent that has used up its spawns and goals gets others instead of the same again, which makes
+    the step compile a second or two longer.
     """
-    return VectorSwarm(env, num_envs, stagger, autoreset)
+    return VectorSwarm(env, num_envs, stagger, autoreset, fresh_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class VectorSwarm:
     num_envs: int
     stagger: bool = False  # so that the time limits do not fall together, which would make batches of one kind
     autoreset: bool = True
+    fresh_rows: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_envs", as_count("num_envs", self.num_envs, BATCH["num_envs"]))
@@ -125,9 +130,9 @@ class VectorSwarm:
 
         over = worlds.done
         changed = jnp.zeros_like(over)
-        if self.env.rows_run_out:
+        if self.fresh_rows and self.env.rows_run_out:
             used_up = jax.vmap(self.env.uses_up_row, (0, 0, axes))(worlds, info["reached"], params)
-            worlds = worlds.replace(layout=self.fresh_rows(worlds, used_up, params))
+            worlds = worlds.replace(layout=self._renew_rows(worlds, used_up, params))
             changed = jnp.any(used_up, axis=1)
         if self.env.spec.on_goal == "respawn":
             respawned = _select(over, worlds, jax.vmap(self.env.respawn, (0, axes))(worlds, params))
@@ -149,7 +154,7 @@ class VectorSwarm:
             state = self._redraw(key, state, over, params)
         return obs, state, reward, terminated, truncated, info
 
-    def fresh_rows(self, worlds: SwarmState, used_up: jax.Array, params: SwarmParams) -> Layout:
+    def _renew_rows(self, worlds: SwarmState, used_up: jax.Array, params: SwarmParams) -> Layout:
         """The worlds' layouts with other spawns and goals for all agents of `used_up` (E, N) bool.
 
         One after another, because there are few in any one step.
