@@ -106,7 +106,7 @@ def test_the_log_wrapper_sums_up_episodes():
     over = np.asarray(info["returned_episode"])
     total = np.zeros(WORLDS)
     for t in range(STEPS):
-        total += expected[2][t]
+        total += np.asarray(expected[2][t])
         np.testing.assert_allclose(info["returned_episode_returns"][t][over[t]], total[over[t]], atol=1e-4)
         total[over[t]] = 0
     assert over.sum() >= 2 * WORLDS
