@@ -35,7 +35,7 @@ from entropy_env.env import Swarm
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios.base import empty_layout
 from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
-from entropy_env.vector import VectorState, VectorSwarm
+from entropy_env.vector import VectorState, VectorSwarm, param_axes
 
 FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success")
 COUNTS = ("goals_reached", "episode_length")
@@ -195,8 +195,7 @@ def _reset_to(batch: VectorSwarm, layouts: Layout, params: SwarmParams) -> tuple
 
 @functools.partial(jax.jit, static_argnums=0)
 def _observe(env: Swarm, worlds: SwarmState, params: SwarmParams) -> jax.Array:
-    axes = jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
-    return jax.vmap(env.observe, (0, axes))(worlds, params)
+    return jax.vmap(env.observe, (0, param_axes(params)))(worlds, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -114,7 +114,7 @@ class SwarmParams(struct.PyTreeNode):
         return self.agent_radius + self.goal_radius
 
 
-NO_KEY = 2**32 - 1
+NO_KEY = 2**32 - 1  # both words of the key of a layout that was not drawn
 INT_PARAMS = frozenset({"max_steps", "difficulty"})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from entropy_env.types import Layout, SwarmParams, SwarmState, narrow
 
 REDRAW_PERIOD = 64  # steps in which every world's next layout is drawn again once
 REFRESH_SHARE = 8  # worlds that changed are observed again this part of the batch at a time
+Carry = TypeVar("Carry")
 
 
 class VectorState(struct.PyTreeNode):
@@ -69,7 +70,7 @@ class VectorSwarm:
         world = 2 * jnp.arange(self.num_envs, dtype=jnp.uint32)  # numbered, not split: a world's are those of any batch
         episode = jnp.arange(2 if self.autoreset else 1, dtype=jnp.uint32)
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, world[None] + episode[:, None])
-        return jax.vmap(jax.vmap(self.env.generate, (0, _param_axes(params))), (0, None))(keys, params)
+        return jax.vmap(jax.vmap(self.env.generate, (0, param_axes(params))), (0, None))(keys, params)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
         """Observations (E, N, obs_dim) and the state of new worlds."""
@@ -80,7 +81,7 @@ class VectorSwarm:
         self, layouts: Layout, params: SwarmParams, k_clock: jax.Array | None = None
     ) -> tuple[jax.Array, VectorState]:
         """As `reset`, on layouts (S, E, ...): the first for now, the last for the next episode. k_clock: to stagger."""
-        axes = _param_axes(params)
+        axes = param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger and k_clock is not None:
             clock = jax.random.uniform(k_clock, (self.num_envs,), jnp.float32)
@@ -109,7 +110,7 @@ class VectorSwarm:
         reset, `active` and `remains` (E, N) bool: who took this step, and who is in the world after it and before any
         reset, and `over` (E,) bool: which worlds are.
         """
-        axes = _param_axes(params)
+        axes = param_axes(params)
         active = state.worlds.active
         step = jax.vmap(self.env.step, (None, 0, 0, axes))
         final_obs, worlds, reward, terminated, truncated, info = step(key, state.worlds, action, params)
@@ -159,15 +160,13 @@ class VectorSwarm:
 
         One after another, because there are few in any one step.
         """
-        axes = _param_axes(params)
         numbers = worlds.layout, worlds.goals_reached
 
         def renew(carry):
             pending, spawns, goals = carry
             world, agent = jnp.unravel_index(jnp.argmax(pending), pending.shape)
             layout, goals_reached = jax.tree.map(lambda x: x[world], numbers)
-            own = jax.tree.map(lambda value, axis: value if axis is None else value[world], params, axes)
-            row, goal = self.env.fresh_row(layout, agent, goals_reached[agent], own)
+            row, goal = self.env.fresh_row(layout, agent, goals_reached[agent], pick_params(params, world))
             place = world, agent
             return pending.at[place].set(False), spawns.at[place].set(row), goals.at[place].set(goal)
 
@@ -185,7 +184,7 @@ class VectorSwarm:
         self, layouts: Layout, state: VectorState, which: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, VectorState]:
         """As `reset_where`, on the first of layouts (S, E, ...)."""
-        axes = _param_axes(params)
+        axes = param_axes(params)
         fresh = jax.tree.map(lambda x: x[0], layouts)
         state = state.replace(
             worlds=_select(which, jax.vmap(self.env.start)(fresh), state.worlds),
@@ -196,24 +195,18 @@ class VectorSwarm:
 
     def _observe_again(self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array) -> jax.Array:
         """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
-        size = -(-self.num_envs // REFRESH_SHARE)
-        order = jnp.argsort(~changed, stable=True).astype(jnp.int32)
-        order = jnp.concatenate([order, order[: size * REFRESH_SHARE - self.num_envs]])
-        count = jnp.sum(changed, dtype=jnp.int32)
-        axes = _param_axes(params)
+        axes = param_axes(params)
 
-        def refresh(carry):
-            start, obs = carry
-            index = jax.lax.dynamic_slice_in_dim(order, start, size)
-            some_params = jax.tree.map(lambda x, axis: x if axis is None else x[index], params, axes)
+        def refresh(obs, index):
             some = jax.tree.map(lambda x: x[index], worlds)
-            return start + size, obs.at[index].set(jax.vmap(self.env.observe, (0, axes))(some, some_params))
+            seen = jax.vmap(self.env.observe, (0, axes))(some, pick_params(params, index))
+            return obs.at[index].set(seen)
 
-        return jax.lax.while_loop(lambda carry: carry[0] < count, refresh, (jnp.int32(0), obs))[1]
+        return in_parts(changed, REFRESH_SHARE, refresh, obs)
 
     def _redraw(self, key: jax.Array, state: VectorState, over: jax.Array, params: SwarmParams) -> VectorState:
         """Count the layouts that worlds that are `over` (E,) bool have used, and draw one chunk of such again."""
-        axes = _param_axes(params)
+        axes = param_axes(params)
         state = state.replace(
             spent=state.spent | over,
             layout_reuses=state.layout_reuses + (state.spent & over).astype(jnp.int32),
@@ -222,8 +215,8 @@ class VectorSwarm:
         index = first + jnp.arange(self.chunk, dtype=jnp.int32)
 
         def draw(state):
-            some_params = jax.tree.map(lambda x, axis: x if axis is None else x[index], params, axes)
-            layouts = jax.vmap(self.env.generate, (0, axes))(jax.random.split(key, self.chunk), some_params)
+            keys, some_params = jax.random.split(key, self.chunk), pick_params(params, index)
+            layouts = jax.vmap(self.env.generate, (0, axes))(keys, some_params)
             return state.replace(
                 next_layout=jax.tree.map(lambda old, new: old.at[index].set(new), state.next_layout, layouts),
                 spent=state.spent.at[index].set(False),
@@ -295,9 +288,31 @@ class SpreadSwarm:
         return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=returned, check_vma=False)
 
 
-def _param_axes(params: SwarmParams) -> SwarmParams:
+def param_axes(params: SwarmParams) -> SwarmParams:
     """`vmap` axes: 0 for a parameter given per world, None for a shared one."""
     return jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
+
+
+def pick_params(params: SwarmParams, index: jax.Array) -> SwarmParams:
+    """The parameters of one world or several, by their index."""
+    return jax.tree.map(lambda value: value[index] if jnp.ndim(value) else value, params)
+
+
+def in_parts(which: jax.Array, parts: int, visit: Callable[[Carry, jax.Array], Carry], carry: Carry) -> Carry:
+    """What `visit(carry, index)` makes of `carry`, for the worlds of `which` (E,) bool, a part of the batch at a time.
+
+    index: (M,) int32, M being E / `parts`, rounded up. The last ones may be of worlds that are not in `which`.
+    """
+    size = -(-len(which) // parts)
+    order = jnp.argsort(~which, stable=True).astype(jnp.int32)
+    order = jnp.concatenate([order, order[: -len(which) % size]])
+    count = jnp.sum(which, dtype=jnp.int32)
+
+    def next_part(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
+        start, carry = state
+        return start + size, visit(carry, jax.lax.dynamic_slice_in_dim(order, start, size))
+
+    return jax.lax.while_loop(lambda state: state[0] < count, next_part, (jnp.int32(0), carry))[1]
 
 
 def _select(mask: jax.Array, new: SwarmState, old: SwarmState) -> SwarmState:

@@ -9,10 +9,8 @@ import sys
 
 import pytest
 from commands import ROOT, check_command, code_blocks, prose_of, split_commands
+from recipes import PAGE, SECTIONS, TEXT
 
-PAGE = ROOT / "examples" / "clients.md"
-TEXT = PAGE.read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^## (.*?)$(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 PYTHON = [
     pytest.param(code, id=f"{title} line {line + 1}")
     for title, body in SECTIONS.items()

@@ -1,13 +1,12 @@
 """One robot under gymnax's own wrappers and base class. In an environment of its own: see examples/clients.md."""
 
 import functools
-import runpy
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import recipe
+from recipes import run_recipe
 from worlds import KEY, Lanes
 
 gymnax = pytest.importorskip("gymnax")
@@ -131,16 +130,12 @@ def test_gymnasium_and_rollout_wrappers_run():
 @FROM_1_0
 def test_the_recipe_trains(capsys, tmp_path):
     pytest.importorskip("optax")
-    script = tmp_path / "recipe.py"
-    script.write_text(recipe("gymnax").replace("UPDATES = 64, 128, 60", "UPDATES = 4, 8, 2"), encoding="utf-8")
-    runpy.run_path(str(script))
+    run_recipe("gymnax", tmp_path, "UPDATES = 64, 128, 60", "UPDATES = 4, 8, 2")
     assert "mean return" in capsys.readouterr().out
 
 
 @FROM_1_0
 def test_rejax_trains(capsys, tmp_path):
     pytest.importorskip("rejax")
-    script = tmp_path / "recipe.py"
-    script.write_text(recipe("rejax").replace("total_timesteps=500_000", "total_timesteps=1024"), encoding="utf-8")
-    runpy.run_path(str(script))
+    run_recipe("rejax", tmp_path, "total_timesteps=500_000", "total_timesteps=1024")
     assert "mean return" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import recipe
+from recipes import run_recipe
 from worlds import KEY, Lanes
 
 jaxmarl = pytest.importorskip("jaxmarl")
@@ -201,7 +200,5 @@ def test_jaxmarl_s_training_code_runs_as_it_is(name, monkeypatch):
 
 
 def test_the_recipe_runs(capsys, tmp_path):
-    script = tmp_path / "recipe.py"
-    script.write_text(recipe("JaxMARL").replace("WORLDS, STEPS = 256, 200", "WORLDS, STEPS = 2, 3"), encoding="utf-8")
-    runpy.run_path(str(script))
+    run_recipe("JaxMARL", tmp_path, "WORLDS, STEPS = 256, 200", "WORLDS, STEPS = 2, 3")
     assert "agent steps/s" in capsys.readouterr().out

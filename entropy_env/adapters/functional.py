@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.adapters.presets import with_preset
-from entropy_env.adapters.world import SPEC_FIELDS
+from entropy_env.adapters.world import split_settings
 from entropy_env.env import Info, Swarm
 from entropy_env.scenarios import Scenario
-from entropy_env.types import SwarmParams, SwarmSpec, SwarmState, cast_params
-from entropy_env.vector import REDRAW_PERIOD, VectorSwarm
+from entropy_env.types import SwarmParams, SwarmState, cast_params
+from entropy_env.vector import REDRAW_PERIOD, VectorSwarm, in_parts, param_axes, pick_params
 
 Told = tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]
 
@@ -25,8 +24,7 @@ def make_swarm(
 ) -> tuple[Swarm, SwarmParams]:
     """The simulator and its parameters as plain numbers. settings: fields of SwarmSpec and SwarmParams, and the name of a
     `reward` preset; None leaves what the `preset` says, or the default."""
-    settings = with_preset(preset, settings)
-    spec = SwarmSpec(num_agents, **{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()})
+    spec, settings = split_settings(num_agents, preset, settings)
     swarm = Swarm(spec, scenario, difficulty)
     params = swarm.resolve_params(**settings)
     return swarm, jax.tree.map(lambda value: np.asarray(value).item(), params)
@@ -90,23 +88,17 @@ def _begin_again(
     env: Swarm, keys: jax.Array, worlds: SwarmState, obs: jax.Array, over: jax.Array, params: SwarmParams
 ) -> tuple[SwarmState, jax.Array]:
     """Reset the worlds that are `over` (E,) bool, a part of the batch at a time: few are in any one step."""
-    count = len(over)
-    size = -(-count // REDRAW_PERIOD)
-    order = jnp.argsort(~over, stable=True).astype(jnp.int32)
-    order = jnp.concatenate([order, order[: -count % size]])
-    axes = jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
+    axes = param_axes(params)
 
-    def renew(carry):
-        start, worlds, obs = carry
-        index = jax.lax.dynamic_slice_in_dim(order, start, size)
-        some_params = jax.tree.map(lambda value, axis: value if axis is None else value[index], params, axes)
-        fresh_obs, fresh = jax.vmap(env.reset, (0, axes))(jax.vmap(_reset_key)(keys[index]), some_params)
-        place = jnp.where(over[index], index, count)  # a part may hold worlds that go on
+    def renew(carry, index):
+        worlds, obs = carry
+        reset_keys = jax.vmap(_reset_key)(keys[index])
+        fresh_obs, fresh = jax.vmap(env.reset, (0, axes))(reset_keys, pick_params(params, index))
+        place = jnp.where(over[index], index, len(over))  # a part may hold worlds that go on
         worlds = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), worlds, fresh)
-        return start + size, worlds, obs.at[place].set(fresh_obs, mode="drop")
+        return worlds, obs.at[place].set(fresh_obs, mode="drop")
 
-    total = jnp.sum(over, dtype=jnp.int32)
-    return jax.lax.while_loop(lambda carry: carry[0] < total, renew, (jnp.int32(0), worlds, obs))[1:]
+    return in_parts(over, REDRAW_PERIOD, renew, (worlds, obs))
 
 
 def _reset_key(key: jax.Array) -> jax.Array:

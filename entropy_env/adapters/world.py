@@ -57,10 +57,8 @@ class _Simulator:
             raise ValueError(f"{render_mode=} must be None or one of {', '.join(RENDER_MODES)}")
         self.render_mode = render_mode
         self._renderer: Any = None
-        settings = with_preset(preset, settings)
-        self._spec = SwarmSpec(num_agents, **{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()})
+        self._spec, self._settings = split_settings(num_agents, preset, settings)
         self._scenario = scenario
-        self._settings = settings
         self._largest = 1
         level = _as_level(difficulty)
         self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else level
@@ -309,6 +307,14 @@ class Worlds(_Simulator):
         if told.done.any():
             self._check_valid()
         return told
+
+
+def split_settings(
+    num_agents: int, preset: str | None, settings: Mapping[str, Any]
+) -> tuple[SwarmSpec, dict[str, Any]]:
+    """The specification, and what else is set, of an adapter's settings over those of a preset."""
+    settings = with_preset(preset, settings)
+    return SwarmSpec(num_agents, **{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()}), settings
 
 
 def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callable[..., Any] = _Simulator) -> None:

@@ -80,10 +80,15 @@ def prepare(w, p, choices, action, e, i):
 
 
 @inlined
+def next_step(world):
+    """Of the clock, which without a time limit stops where an int32 would run over."""
+    return min(world.step + 1, NEVER - 1)
+
+
+@inlined
 def score(w, p, choices, e, i):
     """Reward, and what a goal reached or the time limit ends."""
-    me, num_goals = w.agents[e, i], w.maps.goals.shape[2]
-    time_up = min(w.worlds[e].step + 1, NEVER - 1) >= p.max_steps
+    me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
     terms, reached, reward = me.reward_terms, False, ZERO
     for term in range(terms.shape[0]):
         terms[term] = ZERO
@@ -128,7 +133,7 @@ def end(w, p, choices, e):
         me = w.agents[e, i]
         me.remains = me.active
         going |= me.active
-    world.step = min(world.step + 1, NEVER - 1)  # which a world without a time limit may get to
+    world.step = next_step(world)
     world.done = world.step >= p.max_steps or not going
     world.over = world.done
 
