@@ -30,7 +30,7 @@ import tyro
 from benchmarks.measure import Row, progress
 from benchmarks.report import save_rows
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout
-from entropy_env.dynamics import longest_move
+from entropy_env.physics import longest_move
 from entropy_env.scenarios import Open
 from entropy_env.scenarios.custom import Custom, pad_layout, spec_for
 from entropy_env.types import SwarmState

@@ -14,7 +14,7 @@ import tyro
 
 from benchmarks.measure import Row
 from benchmarks.report import RESULTS, load_rows
-from trainers.common.files import write_atomic
+from trainers.run.files import write_atomic
 
 PEERS = {"vmas": "VMAS `navigation`", "jaxnav": "JaxMARL JaxNav", "camar": "CAMAR `random_grid`"}
 V2 = {"stepping": 53_000, "rollouts": 6_400, "updates": 307, "both": 293}  # Entropy V2 on two cores, torch on the CPU

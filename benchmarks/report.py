@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from entropy_env.numba_engine.threads import num_cores
-from trainers.common.files import to_json, write_atomic
+from entropy_env.engines.numba_engine.threads import num_cores
+from trainers.run.files import to_json, write_atomic
 
 PACKAGES = (
     "jax",

@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.measure import Row, Run
 from entropy_env import vector
+from entropy_env.engines.numba_engine.threads import num_cores
 from entropy_env.env import Swarm
-from entropy_env.numba_engine.threads import num_cores
 from entropy_env.scenarios.open import Open
 from entropy_env.types import SwarmSpec
 

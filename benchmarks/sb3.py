@@ -31,8 +31,8 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from benchmarks.measure import Effort, Row, Run, measure, progress, python
 from benchmarks.report import save_rows
 from entropy_env.adapters.sb3 import SwarmVecEnv
-from entropy_env.numba_engine.threads import num_cores
-from trainers.common.sb3.lstm import LstmPolicy
+from entropy_env.engines.numba_engine.threads import num_cores
+from trainers.sb3.lstm import LstmPolicy
 from trainers.sb3_lstm import LstmConfig, make_model
 
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.dynamics import PARTING_SPEED, advance, apart, clearance
 from entropy_env.geometry import Pair
 from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
+from entropy_env.physics import PARTING_SPEED, advance, apart, clearance
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
 from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow

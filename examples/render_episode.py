@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 
 from entropy_env.render import Renderer
+from entropy_env.render.video import write_video
 from entropy_env.scenarios import Open
-from entropy_env.video import write_video
-from trainers.common.policy import Task, load_policy
+from trainers.policies.jax import Task, load_policy
 
 GOAL_SCALE, LIDAR_RANGE = 10.0, 3.0  # m, what observations are over by default
 

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-import reference
-from worlds import RADIUS, SLOTS, crowded_world, make_world, numpy_tree, random_world, stack
+from helpers import reference
+from helpers.worlds import RADIUS, SLOTS, crowded_world, make_world, numpy_tree, random_world, stack
 
 from benchmarks import crowds
 from benchmarks.crowds import Crowd, Run, least_gap
 from entropy_env import Swarm, SwarmSpec, make_engine
-from entropy_env.dynamics import LEAST_GAP, UNIT
 from entropy_env.geometry import separation_capsule
+from entropy_env.physics import LEAST_GAP, UNIT
 from entropy_env.scenarios.custom import Custom
 
 DRIVES = ("kinematic", "force")

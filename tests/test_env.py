@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from worlds import KEY, Lanes, make_world, stack
+from helpers.worlds import KEY, Lanes, make_world, stack
 
 from entropy_env.env import Swarm
 from entropy_env.rewards import PRESETS, TERMS

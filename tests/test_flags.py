@@ -19,8 +19,8 @@ from entropy_env.scenarios import SCENARIOS
 from entropy_env.types import SwarmSpec
 from entropy_env.vector import batch
 from trainers import jax_ppo
-from trainers.common.checkpoint import load_arrays
 from trainers.evaluate import evaluate
+from trainers.run.checkpoint import load_arrays
 
 TESTS = Path(__file__).parent
 WIDE = {"JAX_ENABLE_X64": "1"}

@@ -1,6 +1,8 @@
-"""Who may import whom: checks <- types <- geometry <- neighbours <- {dynamics, lidar, comms, rewards, scenarios} <- env <- vector.
+"""Who may import whom.
 
-`double_float` is arithmetic, which dynamics alone uses.
+The simulator: checks <- types <- geometry <- neighbours <- {physics, lidar, rewards, scenarios} <- env <- vector <- engines
+<- adapters. The trainers: rooms that know those in their row of `ROOMS` alone, and commands on top, which know no other
+command.
 """
 
 import ast
@@ -15,11 +17,10 @@ import entropy_env
 
 PACKAGE = Path(entropy_env.__file__).parent
 TRAINERS = PACKAGE.parent / "trainers"
-SIDE_BY_SIDE = ("dynamics", "lidar", "comms", "rewards", "scenarios")
+SIDE_BY_SIDE = ("physics", "lidar", "rewards", "scenarios")
 BELOW = {"checks": (), "types": ("checks",), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))
-BELOW |= {"double_float": (), "dynamics": ("types", "double_float", "geometry", "neighbours")}
 BELOW |= {"env": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
@@ -42,12 +43,12 @@ def imports_of(path):
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def core_files():
-    files = {name: [PACKAGE / f"{name}.py"] for name in BELOW if (PACKAGE / f"{name}.py").exists()}
-    return files | {"scenarios": sorted((PACKAGE / "scenarios").glob("*.py"))}
+def files_of(name):
+    """The file of a module, or those of a package."""
+    return [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").exists() else sorted((PACKAGE / name).rglob("*.py"))
 
 
-CORE = [(name, path) for name, files in core_files().items() for path in files]
+CORE = [(name, path) for name in BELOW for path in files_of(name)]
 
 
 @pytest.mark.parametrize(("name", "path"), CORE, ids=[name_of(path) for _, path in CORE])
@@ -55,29 +56,17 @@ def test_core_modules_import_only_what_is_below_them(name, path):
     for imported in imports_of(path):
         root, *rest = imported.split(".")
         if root == "entropy_env":
-            assert rest[0] in (*BELOW[name], *(["scenarios"] if name == "scenarios" else [])), imported
+            assert rest[0] in (*BELOW[name], name), imported
         else:
             assert root in LIBRARIES | sys.stdlib_module_names, imported
         assert root != "flax" or imported.startswith("flax.struct"), imported
 
 
 def test_the_whole_core_is_looked_at():
-    assert {
-        "checks",
-        "types",
-        "geometry",
-        "neighbours",
-        "double_float",
-        "dynamics",
-        "lidar",
-        "rewards",
-        "scenarios",
-        "env",
-        "vector",
-    } <= {name for name, _ in CORE}
+    assert all(files_of(name) for name in BELOW)
 
 
-ENGINES = [PACKAGE / "engines.py", PACKAGE / "jax_engine.py", *sorted((PACKAGE / "numba_engine").glob("*.py"))]
+ENGINES = files_of("engines")
 
 
 @pytest.mark.parametrize("path", ENGINES, ids=name_of)
@@ -85,7 +74,7 @@ def test_engines_import_the_core_and_each_other_alone(path):
     for imported in imports_of(path):
         root, *rest = imported.split(".")
         if root == "entropy_env":
-            assert rest[0] in (*BELOW["vector"], "vector", "cache", "engines", "jax_engine", "numba_engine"), imported
+            assert rest[0] in (*BELOW["vector"], "vector", "cache", "engines"), imported
         else:
             assert root in LIBRARIES | {"numba"} | sys.stdlib_module_names, imported
 
@@ -118,21 +107,39 @@ except ModuleNotFoundError as error:
     assert {"needs", "pip", "install"} <= set(run(absent + try_it))
 
 
+ROOMS = {
+    "learn": (),
+    "networks": (),
+    "run": (),
+    "track": ("run",),
+    "policies": ("learn", "networks", "run"),
+    "evaluation": ("policies", "run"),
+    "sb3": ("policies", "evaluation", "run", "track"),
+}
+
+
 @pytest.mark.parametrize("path", sorted(TRAINERS.rglob("*.py")), ids=name_of)
-def test_trainers_share_code_through_common_alone(path):
-    others = [name for name in imports_of(path) if name.split(".")[0] == "trainers"]
-    assert all(name.startswith("trainers.common.") for name in others), others
+def test_rooms_of_the_trainers_know_those_below_them_alone(path):
+    _, *room = name_of(path).split(".")
+    allowed = (*ROOMS[room[0]], room[0]) if room and room[0] in ROOMS else tuple(ROOMS)
+    for imported in imports_of(path):
+        root, *rest = imported.split(".")
+        assert root != "trainers" or rest[0] in allowed, imported
+
+
+def test_every_room_of_the_trainers_is_in_the_table():
+    assert ROOMS.keys() == {path.parent.name for path in TRAINERS.glob("*/__init__.py")}
 
 
 TORCH = {"torch", "stable_baselines3", "sb3_contrib", "supersuit"}
-WITH_TORCH = {"entropy_env.adapters.sb3", "trainers.sb3_lstm"}  # and the package trainers.common.sb3
+WITH_TORCH = {"entropy_env.adapters.sb3", "trainers.sb3_lstm"}  # and the package trainers.sb3
 
 
 @pytest.mark.parametrize("path", [*sorted(PACKAGE.rglob("*.py")), *sorted(TRAINERS.rglob("*.py"))], ids=name_of)
 def test_torch_is_imported_where_it_is_needed_alone(path):
     name = name_of(path)
-    if name not in WITH_TORCH and not f"{name}.".startswith("trainers.common.sb3."):
-        needed = {*WITH_TORCH, "trainers.common.sb3"}
+    if name not in WITH_TORCH and not f"{name}.".startswith("trainers.sb3."):
+        needed = {*WITH_TORCH, "trainers.sb3"}
         for imported in imports_of(path):
             assert imported.split(".")[0] not in TORCH, imported
             assert not any(f"{imported}.".startswith(f"{module}.") for module in needed), imported

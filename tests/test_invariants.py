@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import symmetry
-from hypothesis import given
-from hypothesis import strategies as st
-from worlds import (
+from helpers import symmetry
+from helpers.worlds import (
     KEY,
     SLOTS,
     check_nobody_passed_a_wall,
@@ -21,9 +19,11 @@ from worlds import (
     stack,
     wrapped,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
-from entropy_env.dynamics import top_speed
 from entropy_env.env import Swarm
+from entropy_env.physics import top_speed
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.types import SwarmSpec
 

@@ -3,7 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from worlds import brute_force, check_readings, make_world, random_world, stack
+from helpers.worlds import brute_force, check_readings, make_world, random_world, stack
 
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec

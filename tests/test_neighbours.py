@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.worlds import KEY, Lanes, make_world, stack
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import KEY, Lanes, make_world, stack
 
 from entropy_env import neighbours, vector
-from entropy_env.dynamics import touching_neighbours
 from entropy_env.env import Swarm
 from entropy_env.neighbours import find_neighbours, uses_grid
+from entropy_env.physics import touching_neighbours
 from entropy_env.scenarios.custom import Custom
 from entropy_env.types import SwarmSpec
 

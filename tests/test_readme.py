@@ -4,7 +4,7 @@ import re
 import runpy
 
 import pytest
-from commands import ROOT, check_command, code_blocks, flags_in, prose_of, run_help, split_commands
+from helpers.commands import ROOT, check_command, code_blocks, flags_in, prose_of, run_help, split_commands
 
 from entropy_env.scenarios import SCENARIOS
 

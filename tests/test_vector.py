@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from worlds import KEY, Lanes, numpy_tree, take
+from helpers.worlds import KEY, Lanes, numpy_tree, take
 
 from entropy_env import vector
 from entropy_env.env import Swarm
@@ -278,7 +278,7 @@ SPREAD = """
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
-from worlds import Lanes
+from helpers.worlds import Lanes
 from entropy_env import vector
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec

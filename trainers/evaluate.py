@@ -30,23 +30,23 @@ from rich.console import Console
 
 from entropy_env.env import Swarm
 from entropy_env.render import Renderer
+from entropy_env.render.video import check_video_path
 from entropy_env.types import SwarmParams
-from entropy_env.video import check_video_path
-from trainers.common import episodes as feed_forward
-from trainers.common.checkpoint import CheckpointError
-from trainers.common.compilation import cache_compilations
-from trainers.common.episodes import episode_key
-from trainers.common.evaluation import Report, check_counts, episode_keys, evaluate_episodes, results_table
-from trainers.common.files import to_json, write_atomic
-from trainers.common.film import write_film
-from trainers.common.player import Player, Side
-from trainers.common.policy import Policy, load_policy
-from trainers.common.terminal import say, warnings_as_lines
+from trainers.evaluation import play as feed_forward
+from trainers.evaluation.figures import Report, check_counts, episode_keys, evaluate_episodes, results_table
+from trainers.evaluation.film import write_film
+from trainers.evaluation.play import episode_key
+from trainers.evaluation.player import Player, Side
+from trainers.policies.jax import Policy, load_policy
+from trainers.run.checkpoint import CheckpointError
+from trainers.run.compilation import cache_compilations
+from trainers.run.files import to_json, write_atomic
+from trainers.run.terminal import say, warnings_as_lines
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
 OVERRIDES = ("scenario", "difficulty", "num_agents")  # of the worlds of the run
-AnyPolicy = Any  # a Policy, or a LanePolicy of trainers.common.sb3, which needs torch
+AnyPolicy = Any  # a Policy, or a LanePolicy of trainers.sb3, which needs torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def home(policy: AnyPolicy) -> ModuleType:
 
 def recurrent() -> ModuleType:
     """Imported where needed, since it needs torch. ModuleNotFoundError names the extra."""
-    return importlib.import_module("trainers.common.sb3.policy")
+    return importlib.import_module("trainers.sb3.policy")
 
 
 def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:

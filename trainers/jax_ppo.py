@@ -25,26 +25,26 @@ import optax
 from flax import struct
 
 from entropy_env import vector
-from trainers.common.advantages import gae
-from trainers.common.checkpoint import TRY_AGAIN, CheckpointError, latest_step, load_checkpoint, save_checkpoint
-from trainers.common.compilation import cache_compilations
-from trainers.common.config import check_numbers, load_config, parse_config, save_config
-from trainers.common.files import Patience
-from trainers.common.interrupt import Interrupt
-from trainers.common.loggers import MetricsLogger, Progress, system_metrics
-from trainers.common.losses import (
+from trainers.learn.advantages import gae
+from trainers.learn.losses import (
     clipped_policy_loss,
     explained_variance,
     masked_mean,
     masked_standardize,
     value_loss,
 )
-from trainers.common.networks import Critic, GaussianActor, gaussian_entropy, gaussian_log_prob
-from trainers.common.normalize import RunningMoments, init_moments, normalize, update_moments
-from trainers.common.policy import ActorSpec, Task, describe_policy
-from trainers.common.rollout import BatchedEnv, Transitions, collect
-from trainers.common.run_folder import begin_run_folder, prepare_run_folder
-from trainers.common.terminal import say, warnings_as_lines
+from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
+from trainers.learn.rollout import BatchedEnv, Transitions, collect
+from trainers.networks.mlp import Critic, GaussianActor, gaussian_entropy, gaussian_log_prob
+from trainers.policies.jax import ActorSpec, Task, describe_policy
+from trainers.run.checkpoint import TRY_AGAIN, CheckpointError, latest_step, load_checkpoint, save_checkpoint
+from trainers.run.compilation import cache_compilations
+from trainers.run.config import check_numbers, load_config, parse_config, save_config
+from trainers.run.files import Patience
+from trainers.run.folder import begin_run_folder, prepare_run_folder
+from trainers.run.interrupt import Interrupt
+from trainers.run.terminal import say, warnings_as_lines
+from trainers.track.loggers import MetricsLogger, Progress, system_metrics
 
 
 @dataclasses.dataclass(frozen=True)

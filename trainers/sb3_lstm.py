@@ -26,23 +26,23 @@ from typing import Any, Literal, cast
 import numpy as np
 from rich.console import Console
 
+from entropy_env.render.video import side_by_side
 from entropy_env.types import SwarmParams
-from entropy_env.video import side_by_side
-from trainers.common.checkpoint import CheckpointError
-from trainers.common.config import check_numbers, parse_config
-from trainers.common.curriculum import HARDEST, Curriculum
-from trainers.common.dashboard import Dashboard
-from trainers.common.episodes import episode_key
-from trainers.common.evaluation import episode_keys, evaluate_episodes, results_table
-from trainers.common.files import to_json, write_atomic
-from trainers.common.film import write_film
-from trainers.common.loggers import MetricsLogger
-from trainers.common.policy import Task
-from trainers.common.terminal import say, warnings_as_lines
-from trainers.common.tracking import Tracker
+from trainers.evaluation.figures import episode_keys, evaluate_episodes, results_table
+from trainers.evaluation.film import write_film
+from trainers.evaluation.play import episode_key
+from trainers.policies.jax import Task
+from trainers.run.checkpoint import CheckpointError
+from trainers.run.config import check_numbers, parse_config
+from trainers.run.curriculum import HARDEST, Curriculum
+from trainers.run.files import to_json, write_atomic
+from trainers.run.terminal import say, warnings_as_lines
+from trainers.track.dashboard import Dashboard
+from trainers.track.loggers import MetricsLogger
+from trainers.track.wandb import Tracker
 
 try:
-    import trainers.common.sb3  # noqa: F401 - says which extra is missing
+    import trainers.sb3  # noqa: F401 - says which extra is missing
 except ModuleNotFoundError as error:
     if __name__ == "__main__":
         print(f"error: {error}", file=sys.stderr)
@@ -56,8 +56,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from entropy_env.adapters.presets import with_preset
 from entropy_env.adapters.sb3 import SwarmVecEnv
-from trainers.common.sb3.callbacks import Checkpoints, EntropySchedule, Figures, Levels, TrainingDivergedError
-from trainers.common.sb3.checkpoint import (
+from trainers.sb3.callbacks import Checkpoints, EntropySchedule, Figures, Levels, TrainingDivergedError
+from trainers.sb3.checkpoint import (
     Saved,
     fit_goals_of_v2,
     load_state,
@@ -68,9 +68,9 @@ from trainers.common.sb3.checkpoint import (
     set_normalizer,
     unpack,
 )
-from trainers.common.sb3.lstm import LstmPolicy
-from trainers.common.sb3.policy import LanePolicy, film, load_policy, player
-from trainers.common.sb3.workspace import NAME, Workspace, open_workspace
+from trainers.sb3.lstm import LstmPolicy
+from trainers.sb3.policy import LanePolicy, film, load_policy, player
+from trainers.sb3.workspace import NAME, Workspace, open_workspace
 
 PRESETS: dict[str, dict[str, int]] = {
     "multi": {"num_worlds": 8, "n_steps": 512, "batch_size": 4096},

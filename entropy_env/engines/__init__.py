@@ -1,0 +1,77 @@
+"""The engines that step many worlds from Python, by name, and the choice between them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import warnings
+from typing import TYPE_CHECKING, get_args
+
+import jax
+
+from entropy_env import checks
+from entropy_env.engines.interface import EngineName
+
+if TYPE_CHECKING:
+    from entropy_env.engines.interface import Engine
+    from entropy_env.env import Swarm
+    from entropy_env.types import SwarmParams
+
+
+def make_engine(
+    env: Swarm,
+    num_envs: int,
+    params: SwarmParams | None = None,
+    engine: EngineName = "auto",
+    autoreset: bool = True,
+    num_threads: int | None = None,
+) -> Engine:
+    """Worlds of a simulator, to be stepped from Python.
+
+    params: as `env.make_params()` gives them, the default. engine: `auto` is Numba's on a CPU, as long as Numba works,
+    and JAX's on an accelerator. num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS
+    says, else OMP_NUM_THREADS, else for all cores. ValueError for an unknown name or a number below one, RuntimeError
+    where Numba is asked for and does not work.
+    """
+    if engine not in get_args(EngineName):
+        raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
+    num_envs = checks.as_count("num_envs", num_envs, checks.BATCH["num_envs"])
+    if num_threads is not None:
+        num_threads = checks.as_count("num_threads", num_threads, checks.BATCH["num_threads"])
+    params = env.resolve_params() if params is None else params
+    if (engine == "numba" or (engine == "auto" and on_cpu())) and _numba_works(required=engine == "numba"):
+        from entropy_env.engines.numba_engine.engine import NumbaEngine
+
+        return NumbaEngine(env, num_envs, params, autoreset, num_threads)
+    from entropy_env.engines.jax_engine import JaxEngine
+
+    return JaxEngine(env, num_envs, params, autoreset)
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on a CPU, found out without starting a device where none but the CPU can be meant."""
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms:
+        return platforms.split(",")[0] == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    if not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        return True
+    return jax.default_backend() == "cpu"
+
+
+def _numba_works(required: bool) -> bool:
+    """Load the compiled step, compiling it the first time. Where that fails, a warning, or RuntimeError if required."""
+    try:
+        from entropy_env.engines.numba_engine.engine import load_kernels
+
+        load_kernels()
+    except Warning:  # where warnings are errors
+        raise
+    except Exception as error:  # whatever an installation of Numba and LLVM can do wrong
+        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not work here ({error!r})"
+        advice = "pip install --upgrade numba, or choose engine='jax'"
+        if required:
+            raise RuntimeError(f"engine='numba', but Numba {reason}: {advice}") from error
+        warnings.warn(f"Numba {reason}, so the slower JAX engine steps the worlds: {advice}", stacklevel=3)
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""Who is near whom: active agents sorted into square cells, so that a look at 3 x 3 of them misses nobody.
+
+With a single cell everybody is near everybody, which is quickest for small swarms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from entropy_env.engines.numba_engine.compilation import inlined
+
+GROWTH = np.float32(1.1)
+ROOMY = np.float32(1.001)  # times the reach, so that rounding puts nobody a cell too far
+
+
+@inlined
+def lay_grid(w, e, reach):
+    """Choose the cells of world e, more than `reach` m wide.
+
+    Not more of them than there is room for in `cell_end`: larger cells are as right.
+    """
+    world, width, height, most = w.worlds[e], w.maps.size[e, 0], w.maps.size[e, 1], w.cell_end.shape[1]
+    world.columns, world.rows, world.side = 1, 1, reach
+    if most == 1:
+        return
+    side = max(reach * ROOMY, np.float32(math.sqrt(width * height / np.float32(most))))
+    while True:
+        columns, rows = max(math.ceil(width / side), 1), max(math.ceil(height / side), 1)
+        if columns * rows <= most:
+            world.columns, world.rows, world.side = columns, rows, side
+            return
+        side *= GROWTH
+
+
+@inlined
+def line_of(value, side, count):
+    """Which of `count` columns or rows; those outside the arena belong to the outermost."""
+    return min(max(int(value / side), 0), count - 1)
+
+
+@inlined
+def sort_into_cells(w, e, reach):
+    """Sort the active agents of world e by cell (counting sort, stable)."""
+    lay_grid(w, e, reach)
+    columns, rows, side = w.worlds[e].columns, w.worlds[e].rows, w.worlds[e].side
+    ends, num_agents = w.cell_end[e], w.agents.shape[1]
+    for cell in range(columns * rows):
+        ends[cell] = 0
+    for i in range(num_agents):
+        me = w.agents[e, i]
+        if me.active:
+            column, row = line_of(me.position[0], side, columns), line_of(me.position[1], side, rows)
+            me.cell = row * columns + column
+            ends[me.cell] += 1
+    total = 0
+    for cell in range(columns * rows):
+        start, total = total, total + ends[cell]
+        ends[cell] = start
+    for i in range(num_agents):
+        me = w.agents[e, i]
+        if me.active:
+            k = ends[me.cell]
+            w.sorted_agent[e, k], w.sorted_x[e, k], w.sorted_y[e, k] = i, me.position[0], me.position[1]
+            ends[me.cell] = k + 1
+
+
+@inlined
+def rows_around(w, e, y):
+    """First row and the row after the last, of the cells that may hold neighbours."""
+    rows = w.worlds[e].rows
+    row = line_of(y, w.worlds[e].side, rows)
+    return max(row - 1, 0), min(row + 1, rows - 1) + 1
+
+
+@inlined
+def run_in_row(w, e, row, x):
+    """Start and end in the sorted order of a row's agents, in the cells that may hold neighbours."""
+    columns = w.worlds[e].columns
+    column = line_of(x, w.worlds[e].side, columns)
+    first, last = row * columns + max(column - 1, 0), row * columns + min(column + 1, columns - 1)
+    return (w.cell_end[e, first - 1] if first > 0 else np.int32(0)), w.cell_end[e, last]

@@ -1,0 +1,69 @@
+"""How this engine's functions are compiled, and where the compiled code is kept.
+
+Numba keeps a function's machine code under the name and date of the function's own file, and would go on using it
+after a change in a file that it calls. So the folder is named after the text of all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import config as numba_config
+
+from entropy_env.cache import make_writable, user_cache
+
+config: Any = numba_config
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "_nrt": False,
+    "error_model": "numpy",
+    "fastmath": {"contract", "nsz", "arcp"},
+}
+# `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
+CONSTANTS = ("physics/__init__.py", "types.py", "checks.py")  # of the package, of which compiled code holds numbers
+NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
+
+
+def inlined(function: Callable) -> Any:
+    """A compiled function that kernels call."""
+    return numba.njit(forceinline=True, **OPTIONS)(function)
+
+
+def kernel(function: Callable) -> Any:
+    """A compiled function that Python calls, kept on disk."""
+    folder, _ = cache_folder()
+    if folder is None:
+        return numba.njit(**OPTIONS)(function)
+    before, config.CACHE_DIR = config.CACHE_DIR, folder  # read once, by the decorator
+    try:
+        return numba.njit(cache=True, **OPTIONS)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+@functools.cache
+def cache_folder() -> tuple[str | None, str]:
+    """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder.
+
+    None where nothing can be written, and why.
+    """
+    here = Path(__file__).parent
+    package = here.parents[1]
+    text = hashlib.sha256()
+    files = [path for path in sorted(here.glob("*.py")) if path.name not in NOT_COMPILED]
+    for path in [*files, *(package / name for name in CONSTANTS)]:
+        text.update(path.read_bytes())
+    name = f"entropy_env-{text.hexdigest()[:12]}"
+    try:
+        folder = make_writable(Path(config.CACHE_DIR or user_cache("numba"), name))
+    except (OSError, RuntimeError) as error:  # the latter for a user without a home
+        return None, (
+            f"compiled code cannot be kept ({error}), so every process compiles for some seconds: set NUMBA_CACHE_DIR to "
+            "a folder that can be written"
+        )
+    return str(folder), ""

@@ -1,0 +1,407 @@
+"""Many worlds on the cores of a CPU, in NumPy arrays."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numba
+import numpy as np
+
+from entropy_env.checks import NEVER, as_action
+from entropy_env.engines.interface import (
+    Transition,
+    as_seed,
+    check_draws,
+    check_fork,
+    check_names,
+    check_params,
+    check_shape,
+    check_start,
+    check_state,
+    check_which,
+    draw,
+    draw_rows,
+    read_draws,
+)
+from entropy_env.engines.numba_engine import step
+from entropy_env.engines.numba_engine.arrays import (
+    PARAMS,
+    Swarms,
+    empty_maps,
+    empty_swarms,
+    map_bytes,
+    pack_params,
+    read_state,
+    write_maps,
+    write_state,
+)
+from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
+from entropy_env.engines.numba_engine.step import Choices
+from entropy_env.engines.numba_engine.threads import default_threads, share
+from entropy_env.env import Swarm
+from entropy_env.neighbours import uses_grid
+from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.vector import VectorSwarm
+
+CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
+CELLS_PER_AGENT = 4
+TEAM_FROM = 4096  # agents of a world whose stages several threads share, where there are few worlds
+CHUNK = 64  # agents worth a call of a kernel: 20 us
+SHARED_FROM = 256  # agents of all worlds, whom one thread has moved before another would have woken up
+
+
+class NumbaEngine:
+    """`entropy_env.engines.interface.Engine` in compiled loops, which allocate nothing.
+
+    Layouts come from the scenario, for all worlds at a time, and the next are being drawn while these are played.
+    """
+
+    def __init__(
+        self,
+        env: Swarm,
+        num_envs: int,
+        params: SwarmParams,
+        autoreset: bool = True,
+        num_threads: int | None = None,
+    ) -> None:
+        self._kernels = load_kernels()
+        self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
+        self.num_threads = default_threads() if num_threads is None else num_threads
+        spec = env.spec
+        num_cells = CELLS_PER_AGENT * spec.num_agents if uses_grid(spec, CELLS_FROM) else 1
+        self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
+        self._next_maps = empty_maps(spec, num_envs)
+        self._map_pairs = list(zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True))
+        self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
+        self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
+        self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
+        on_goal, world_frame = step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world"
+        self._choices = Choices(spec.substeps, spec.drive == "force", on_goal, world_frame, autoreset)
+        self._told = _transition(self._w)
+        self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
+        self._seed, self._draws = np.zeros(2, np.uint32), 0
+        self._drawing: Layout | None = None  # (S, E, ...), on their way
+        self._begun = False
+        self._alone = threading.Lock()  # two threads in one engine would write each other's lists
+        self.params = params
+        given = self._w, self._packed, self._action, self._choices
+        assert tuple(map(numba.typeof, given)) == self._kernels.types, "the kernels are compiled for other arrays"
+
+    @property
+    def params(self) -> SwarmParams:
+        """See `Engine`."""
+        return self._params
+
+    @params.setter
+    def params(self, params: SwarmParams) -> None:
+        check_params(params, self.env, self.num_envs)
+        self._packed = pack_params(params, self.num_envs)
+        self._rows_run_out = self.env.rows_run_out and bool(np.any(self._packed["max_steps"] == NEVER))
+        self._params = params
+        if not self.autoreset:
+            self._spent[:] = True  # nothing of the old parameters is used any more
+
+    def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
+        """See `Engine`."""
+        check_draws(self.env)
+        if which is not None:
+            self._check_begun()
+        where = check_which(which, self.num_envs)
+        seed = None if seed is None else as_seed(seed)
+        with self._alone:
+            if seed is not None:
+                self._seed, self._draws, self._drawing = seed, 0, None
+            elif which is not None and not self.autoreset:
+                if (self._spent & where).any():
+                    self._refill()
+                self._start(where)
+                return self._observe(self._everywhere)
+            layouts = self._draw()
+            write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
+            self._start(where)
+            write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
+            self._spent[:] = not self.autoreset
+            return self._observe(self._everywhere)
+
+    def reset_to(self, layout: Layout) -> np.ndarray:
+        """See `Engine`."""
+        check_start(layout, self.env, self.num_envs)
+        with self._alone:
+            write_maps(self._next_maps, layout)
+            self._start(self._everywhere)
+            return self._observe(self._everywhere)
+
+    def step(self, action: np.ndarray) -> Transition:
+        """See `Engine`."""
+        action = as_action("action", action, self._action.shape)
+        with self._alone:
+            self._check_begun()
+            self._action[...] = action
+            self._begun = False  # a step that is interrupted leaves no episode that could go on
+            first, stop = 0, step.num_stages(self._choices)
+            if self._rows_run_out:
+                first = step.place_of(step.RETURN, self._choices)
+                self._run(0, first, self._everywhere)
+                self._renew_rows()
+            ended = self._run(first, stop, self._everywhere)
+            if ended and self.autoreset:
+                over = self._over
+                over[...] = self._told.done  # the kernels need it contiguous
+                if self.env.scenario.draws and (self._spent & over).any():
+                    self._refill()
+                self._start(over)
+                self._observe(over)
+            self._begun = True
+            return self._told
+
+    def observe(self) -> np.ndarray:
+        """See `Engine`."""
+        with self._alone:
+            self._check_begun()
+            return self._observe(self._everywhere)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """See `Engine`."""
+        self._check_begun()
+        return self._w.maps.valid.copy()
+
+    def global_state(self) -> np.ndarray:
+        """See `Engine`."""
+        self._check_begun()
+        agents, motions, goals = self._w.agents, self._w.motions, self._w.maps.goals
+        heading, (left, right) = agents["heading"], np.moveaxis(agents["wheel_speed"], -1, 0)
+        table = np.empty((*agents.shape, self.env.spec.state_dim), np.float32)
+        table[..., :2] = agents["position"]
+        table[..., 2], table[..., 3] = np.cos(heading), np.sin(heading)
+        if self._choices.force:
+            table[..., 4:6], table[..., 6] = motions["velocity"], motions["angular_velocity"]
+        else:
+            table[..., 4], table[..., 5] = (left + right) / 2, right - left
+        table[..., -2:] = np.take_along_axis(goals, agents["goal_index"][..., None, None], axis=2)[:, :, 0]
+        table[~agents["active"]] = 0
+        return table.reshape(self.num_envs, -1)
+
+    @property
+    def state(self) -> SwarmState:
+        """See `Engine`."""
+        self._check_begun()
+        return read_state(self._w)
+
+    @state.setter
+    def state(self, state: SwarmState) -> None:
+        check_state(state, self.env, self.num_envs)
+        with self._alone:
+            write_state(self._w, state)
+            if not self.env.scenario.draws:
+                write_maps(self._next_maps, state.layout)
+            self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
+            self._begun = True
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """See `Engine`."""
+        self._check_begun()
+        draws = self._draws - (self._drawing is not None)  # what is being drawn is drawn again
+        arrays = {name: np.ascontiguousarray(array).view(np.uint8) for name, array in self._lasting().items()}
+        rest = {"spent": self._spent.copy(), "seed": self._seed, "draws": np.array(draws)}
+        return {name: array.copy() for name, array in arrays.items()} | rest
+
+    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
+        """See `Engine`."""
+        lasting = self._lasting()
+        check_names("snapshot", snapshot, {*lasting, "spent", "seed", "draws"})
+        for name, array in lasting.items():
+            check_shape(f"snapshot[{name!r}]", snapshot[name], array.view(np.uint8).shape)
+        check_shape("snapshot['spent']", snapshot["spent"], self._spent.shape)
+        seed, draws = read_draws(snapshot)
+        goal = np.ascontiguousarray(snapshot["agents"]).view(self._w.agents.dtype)["goal_index"]
+        if np.any((goal < 0) | (goal >= self.env.spec.num_goals)):
+            raise ValueError(f"the snapshot has goals from {goal.min()} to {goal.max()}: it is damaged")
+        with self._alone:
+            for name, array in lasting.items():
+                array.view(np.uint8)[...] = snapshot[name]
+            self._spent[...] = snapshot["spent"]
+            self._seed, self._draws, self._drawing = seed, draws, None
+            self._begun = True
+
+    def _lasting(self) -> dict[str, np.ndarray]:
+        """The arrays that hold an episode and the maps of the next, by name."""
+        w = self._w
+        maps = {f"maps/{name}": array for name, array in w.maps._asdict().items()}
+        next_maps = {f"next_maps/{name}": array for name, array in self._next_maps._asdict().items()}
+        agents = {"agents": w.agents, "motions": w.motions, "obs": w.obs, "final_obs": w.final_obs}
+        return agents | {"worlds": w.worlds} | maps | next_maps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the views, which would not be views of the copy, and without what is being drawn."""
+        made_with = self.env, self.num_envs, self.params, self.autoreset, self.num_threads
+        return {"made_with": made_with, "snapshot": self.snapshot() if self._begun else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["made_with"])  # type: ignore[misc]
+        if state["snapshot"] is not None:
+            self.restore(state["snapshot"])
+
+    def _check_begun(self) -> None:
+        if not self._begun:
+            raise RuntimeError("no episode has begun: call reset()")
+
+    def _start(self, which: np.ndarray) -> None:
+        """Begin episodes in the worlds of `which` (E,) bool on their next maps."""
+        for target, source in self._map_pairs:
+            self._kernels.copy_rows(target, source, which)
+        self._kernels.start(self._w, which)
+        self._spent |= which
+        self._begun = True
+
+    def _observe(self, which: np.ndarray) -> np.ndarray:
+        """Look at the worlds of `which` (E,) bool as they stand."""
+        for stage in (step.SORT, step.SEE):
+            k = step.place_of(stage, self._choices)
+            self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
+        return self._w.obs
+
+    def _run(self, first: int, stop: int, which: np.ndarray, choices: Choices | None = None) -> int:
+        """Stages of a step, in the worlds of `which` (E,) bool, on all threads. How many of the worlds are over."""
+        args, run = (self._w, self._packed, self._action, choices or self._choices), self._kernels.run
+        num_agents = self.env.spec.num_agents
+        if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
+            return sum(self._run_as_team(args, first, stop, which, e) for e in range(self.num_envs) if which[e])
+        chunk = max(CHUNK // num_agents, 1)
+        num_threads = self.num_threads if self.num_envs * num_agents >= SHARED_FROM else 1
+
+        def worlds(slot: int, part: tuple[int, int]) -> int:
+            return run(*args, slot, which, part, (first, stop), (0, num_agents))
+
+        return share(worlds, self.num_envs, chunk, num_threads)
+
+    def _run_as_team(self, args: tuple, first: int, stop: int, which: np.ndarray, e: int) -> int:
+        """As `_run`, in one world, stage by stage, each shared out by agents where it can be."""
+        num_agents, world, run, ended = self.env.spec.num_agents, (e, e + 1), self._kernels.run, 0
+        for k in range(first, stop):
+
+            def agents(slot: int, part: tuple[int, int], stage: tuple[int, int] = (k, k + 1)) -> int:
+                return run(*args, slot, which, world, stage, part)
+
+            alone = step.of_a_world(k, self._choices)
+            ended = share(agents, num_agents, num_agents if alone else CHUNK, self.num_threads)
+        return int(ended > 0)
+
+    def _renew_rows(self) -> None:
+        """Draw other spawns and goals for the agents that have used up their row (`Swarm.uses_up_row`)."""
+        agents, maps, unlimited = self._w.agents, self._w.maps, self._packed["max_steps"] == NEVER
+        last = agents["goals_reached"] % self.env.spec.num_goals == 0
+        used_up = agents["reached"] & last & unlimited[:, None]
+        worlds, which = np.nonzero(used_up)
+        if not len(worlds):
+            return
+        check_fork()
+        layouts = Layout(**{name: array[worlds] for name, array in maps._asdict().items()})
+        own: dict[str, Any] = {name: self._packed[name][worlds] for name in PARAMS.names or ()}
+        which = which.astype(np.int32)
+        rows = draw_rows(self.env, layouts, which, agents["goals_reached"][used_up], SwarmParams(**own), _cpu())
+        maps.spawns[worlds, which], maps.goals[worlds, which] = rows
+
+    def _refill(self) -> None:
+        """Give a fresh next map to every world whose own has been played."""
+        layouts = jax.tree.map(lambda x: x[0][self._spent], self._draw())
+        write_maps(self._next_maps, layouts, self._spent)
+        self._spent[:] = False
+
+    def _draw(self) -> Layout:
+        """Layouts (S, E, ...), and have more drawn meanwhile, in JAX's own thread."""
+        check_fork()
+        layouts = self._begin_drawing() if self._drawing is None else self._drawing
+        self._drawing = self._begin_drawing() if self.autoreset else None
+        return jax.tree.map(np.asarray, layouts)
+
+    def _begin_drawing(self) -> Layout:
+        """In JAX's own thread, on the CPU whatever else there is."""
+        self._draws += 1
+        return draw(self._batch, self._seed, self._draws - 1, self.params, _cpu())
+
+
+class Kernels(NamedTuple):
+    """The machine code of `step.run`, `step.start` and `step.copy_rows`.
+
+    Called without Numba's look at the types of forty arrays, which took longer than the step of a small world. So all
+    that they are given must be of the types, and contiguous, that `load_kernels` compiles them for.
+    """
+
+    run: Callable[..., int]
+    start: Callable[..., None]
+    copy_rows: Callable[..., None]
+    types: tuple  # of the first arguments of `run`: Swarms, parameters, actions and Choices
+
+
+@functools.cache
+def load_kernels() -> Kernels:
+    """Have the step compiled, or read from the cache on disk, by running it over no world.
+
+    A damaged cache, or a disk without room for one, is no reason to fail: the code is compiled all the same, and a
+    damaged cache is thrown away.
+    """
+    if config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set")
+    folder, reason = cache_folder()
+    if folder is None:
+        warnings.warn(reason, stacklevel=2)
+    elif not any(Path(folder).rglob("*.nbc")) and sys.stderr.isatty():
+        print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
+    try:
+        return _compile(step.run, step.start, step.copy_rows)
+    except Exception as error:
+        if folder is None:
+            raise
+        kernels = _compile(*(numba.njit(**OPTIONS)(f.py_func) for f in (step.run, step.start, step.copy_rows)))
+        if not isinstance(error, OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+        return kernels
+
+
+def _compile(run: Any, start: Any, copy_rows: Any) -> Kernels:
+    spec = Swarm().spec
+    w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
+    action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
+    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, False, 0, False, False)
+    run(*given, 0, nowhere, (0, 0), (0, 0), (0, 0))
+    start(w, nowhere)
+    copy_rows(row, row, nowhere)
+    codes = [next(iter(kernel.overloads.values())).entry_point for kernel in (run, start, copy_rows)]
+    return Kernels(codes[0], codes[1], codes[2], tuple(map(numba.typeof, given)))
+
+
+def _transition(w: Swarms) -> Transition:
+    """Views of what a step leaves."""
+    agents = w.agents
+    return Transition(
+        obs=w.obs,
+        final_obs=w.final_obs,
+        done=w.worlds["over"],
+        active=agents["remains"],
+        goals_reached=agents["total_reached"],
+        **{
+            name: agents[name]
+            for name in (
+                "reward", "terminated", "truncated", "acted", "reached", "collision", "success", "episode_return",
+                "episode_length", "reward_terms",
+            )
+        },
+    )  # fmt: skip
+
+
+@functools.cache
+def _cpu() -> jax.Device | None:
+    """None where JAX has been told to use other platforms alone."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None

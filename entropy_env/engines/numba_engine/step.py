@@ -1,0 +1,357 @@
+"""One control period of one world, as a list of what happens, and the kernels that run it.
+
+A stage works on a range of agents and leaves what others need in their records. A small world goes through all stages
+in one call; a large one goes through each on several threads, which meet in between.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from entropy_env.checks import NEVER
+from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
+from entropy_env.engines.numba_engine.compilation import inlined, kernel
+from entropy_env.engines.numba_engine.dynamics import (
+    IMPULSE_ROUNDS,
+    apply_impulses,
+    collide,
+    contact_reach,
+    count_contacts,
+    find_neighbours,
+    glide,
+    propose,
+    resolve_contacts,
+    set_command,
+    set_limits,
+    set_thrust,
+    settle,
+    settle_pair,
+)
+from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
+from entropy_env.engines.numba_engine.lidar import scan
+
+TEN = np.float32(10)
+TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
+ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
+MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE, COUNT, COLLIDE = range(12)  # the stages
+PERIOD, FORCE_PERIOD = 2, 3 + IMPULSE_ROUNDS  # stages of a substep: DRIVE, TOUCH; by force COUNT, COLLIDEs between
+
+
+class Choices(NamedTuple):
+    """What is fixed for an engine."""
+
+    substeps: int
+    force: bool  # the force drive
+    on_goal: int
+    world_frame: bool  # velocities are observed in the world's frame
+    autoreset: bool  # a world that is over is not looked at again before its reset
+
+
+@inlined
+def distance_to_goal(me):
+    """m."""
+    dx, dy = me.goal[0] - me.position[0], me.goal[1] - me.position[1]
+    return np.float32(math.sqrt(dx * dx + dy * dy))
+
+
+@inlined
+def lidar_reach(p):
+    """m, between the centres of an agent and of one that it may see."""
+    return p.lidar_range + TWO * p.agent_radius
+
+
+@inlined
+def prepare(w, p, choices, action, e, i):
+    """Note what an agent is about to do, and what it may run into."""
+    me = w.agents[e, i]
+    me.acted, me.collided = me.active, False
+    if me.active:
+        goal = w.maps.goals[e, i, me.goal_index]
+        me.goal[0], me.goal[1] = goal[0], goal[1]
+        me.distance = distance_to_goal(me)
+        if choices.force:
+            set_thrust(me, w.motions[e, i], action[e, i], p, choices)
+        else:
+            set_command(me, action[e, i], p)
+        find_neighbours(w, p, e, i)
+
+
+@inlined
+def next_step(world):
+    """Of the clock, which without a time limit stops where an int32 would run over."""
+    return min(world.step + 1, NEVER - 1)
+
+
+@inlined
+def score(w, p, choices, e, i):
+    """Reward, and what a goal reached or the time limit ends."""
+    me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
+    terms, reached, reward = me.reward_terms, False, ZERO
+    for term in range(terms.shape[0]):
+        terms[term] = ZERO
+    if me.acted:
+        if choices.force:
+            settle_pair(me, w.motions[e, i])
+        else:
+            settle(me)
+        distance = distance_to_goal(me)
+        reached = distance < p.agent_radius + p.goal_radius
+        terms[0] = p.reward_distance * -distance / TEN
+        terms[1] = p.reward_progress * (me.distance - distance)
+        terms[2] = p.reward_reached if reached else ZERO
+        terms[3] = -p.reward_collision if me.collided else ZERO
+        terms[4] = -p.reward_time
+        for term in range(terms.shape[0]):
+            reward += terms[term]
+        me.length_so_far += 1
+    if reached:
+        me.goals_reached += 1
+        if choices.on_goal == NEXT_GOAL:
+            me.goal_index = (me.goal_index + 1) % num_goals
+        else:
+            me.active = False
+    me.return_so_far += reward
+    me.reward, me.reached, me.collision, me.total_reached = reward, reached, me.collided, me.goals_reached
+    me.terminated = reached and choices.on_goal != NEXT_GOAL
+    me.truncated = me.active and time_up
+    me.success = me.terminated
+    if choices.on_goal == NEXT_GOAL:
+        me.success = me.truncated and me.goals_reached > 0
+    me.episode_return, me.episode_length = me.return_so_far, me.length_so_far
+    if me.terminated or me.truncated:
+        me.return_so_far, me.length_so_far = ZERO, 0
+
+
+@inlined
+def end(w, p, choices, e):
+    """Advance the clock, and tell whether the world is over."""
+    world, going = w.worlds[e], choices.on_goal != TERMINATE
+    for i in range(w.agents.shape[1]):
+        me = w.agents[e, i]
+        me.remains = me.active
+        going |= me.active
+    world.step = next_step(world)
+    world.done = world.step >= p.max_steps or not going
+    world.over = world.done
+
+
+@inlined
+def observe(w, p, choices, row, slot, e, i):
+    """Lidar, velocity and goal of one agent into row (obs_dim,)."""
+    me, num_rays = w.agents[e, i], w.rays.shape[1]
+    cos, sin = cos_sin(me.heading)
+    scan(w, p, row, cos, sin, slot, e, i)
+    if choices.force:
+        motion = w.motions[e, i]
+        vx, vy, turn_rate = motion.velocity[0], motion.velocity[1], motion.angular_velocity
+        speed = vx * cos + vy * sin
+    else:
+        left, right = me.wheel_speed[0], me.wheel_speed[1]
+        speed, turn_rate = (left + right) / TWO, (right - left) / p.wheel_base
+        vx, vy = speed * cos, speed * sin
+    if choices.world_frame:
+        row[num_rays], row[num_rays + 1] = vx, vy
+    else:
+        max_turn_rate = TWO * p.max_wheel_speed / p.wheel_base
+        row[num_rays] = speed / p.max_wheel_speed
+        row[num_rays + 1] = turn_rate / max_turn_rate
+    goal = w.maps.goals[e, i, me.goal_index]
+    dx, dy = (goal[0] - me.position[0]) / p.goal_scale, (goal[1] - me.position[1]) / p.goal_scale
+    row[num_rays + 2], row[num_rays + 3] = dx * cos + dy * sin, dy * cos - dx * sin
+
+
+@inlined
+def is_clear(w, e, pose):
+    """Whether an agent at a pose touches none of those sorted into cells."""
+    x, y, wide = pose[0], pose[1], w.worlds[e].apart
+    for row in range(*rows_around(w, e, y)):
+        start, stop = run_in_row(w, e, row, x)
+        for k in range(start, stop):
+            dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
+            if dx * dx + dy * dy < wide * wide:
+                return False
+    return True
+
+
+@inlined
+def ask(w, p, e, i):
+    """The first column of an agent's row with a clear pose that is not at the goal it would go to, or -1."""
+    num_goals, near = w.maps.goals.shape[2], p.agent_radius + p.goal_radius
+    next_goal = (w.agents[e, i].goal_index + 1) % num_goals
+    goal = w.maps.goals[e, i, next_goal]
+    for k in range(num_goals):
+        column = (next_goal + k) % num_goals
+        pose = w.maps.spawns[e, i, column]
+        dx, dy = goal[0] - pose[0], goal[1] - pose[1]
+        if dx * dx + dy * dy >= near * near and is_clear(w, e, pose):
+            return column
+    return -1
+
+
+@inlined
+def gives_way(w, e, i):
+    """Whether a lower index asks for a place too near."""
+    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], w.worlds[e].apart
+    for j in range(i):
+        asked = w.agents[e, j].asked
+        if asked >= 0:
+            other = w.maps.spawns[e, j, asked]
+            dx, dy = other[0] - pose[0], other[1] - pose[1]
+            if dx * dx + dy * dy < wide * wide:
+                return True
+    return False
+
+
+@inlined
+def stand(w, e, i, column):
+    """Put an agent at a pose of its row, at rest."""
+    me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
+    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
+    me.wheel_speed[0], me.wheel_speed[1] = ZERO, ZERO
+    motion = w.motions[e, i]
+    motion.velocity[0], motion.velocity[1], motion.angular_velocity = ZERO, ZERO, ZERO
+    for k in range(6):
+        motion.rounding[k] = ZERO
+    motion.sunk[0], motion.sunk[1] = ZERO, ZERO
+    me.collided, me.active = False, True
+
+
+@inlined
+def respawn(w, p, e):
+    """Bring inactive agents back where there is room (`Swarm.respawn`); whether anybody came."""
+    came = False
+    for i in range(w.agents.shape[1]):
+        w.agents[e, i].asked = -1 if w.agents[e, i].active else ask(w, p, e, i)
+    for i in range(w.agents.shape[1]):
+        me = w.agents[e, i]
+        if me.asked >= 0 and not gives_way(w, e, i):
+            stand(w, e, i, me.asked)
+            me.goal_index, me.remains = (me.goal_index + 1) % w.maps.goals.shape[2], True
+            came = True
+    return came
+
+
+@inlined
+def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
+    """One stage of a step of world e, for the agents from first to last where it works on agents.
+
+    turn: how often this stage has come in a substep.
+    """
+    p = params[e]
+    h = p.dt / np.float32(choices.substeps)
+    if stage == MEET:
+        set_limits(w.worlds[e], w.maps.size[e], p, choices)
+        sort_into_cells(w, e, contact_reach(w.worlds[e], p))
+    elif stage == PREPARE:
+        for i in range(first, last):
+            prepare(w, p, choices, action, e, i)
+    elif stage == DRIVE:
+        lost, longest = w.worlds[e].lost, w.worlds[e].longest
+        for i in range(first, last):
+            if choices.force:
+                glide(w.agents[e, i], w.motions[e, i], p, choices, lost, longest)
+            else:
+                propose(w.agents[e, i], p, h, longest)
+    elif stage == COUNT:
+        for i in range(first, last):
+            count_contacts(w, p, choices, w.contacts[slot], e, i)
+    elif stage == COLLIDE:
+        for i in range(first, last):
+            collide(w, p, choices, w.contacts[slot], 3 * (turn % 2), e, i)
+    elif stage == TOUCH:
+        for i in range(first, last):
+            if choices.force:
+                apply_impulses(w.agents[e, i], w.motions[e, i])
+            resolve_contacts(w, p, choices, w.contacts[slot], e, i)
+    elif stage == SCORE:
+        for i in range(first, last):
+            score(w, p, choices, e, i)
+    elif stage == END:
+        end(w, p, choices, e)
+    elif stage == SORT:
+        sort_into_cells(w, e, lidar_reach(p))
+    elif stage == RETURN:
+        if choices.on_goal == RESPAWN and not w.worlds[e].done and respawn(w, p, e):
+            sort_into_cells(w, e, lidar_reach(p))
+    elif stage == SEE_LAST or not (w.worlds[e].done and choices.autoreset):
+        for i in range(first, last):
+            me = w.agents[e, i]
+            seeing = me.active if stage == SEE else me.terminated or me.truncated
+            row = w.obs[e, i] if stage == SEE else w.final_obs[e, i]
+            if seeing:
+                observe(w, p, choices, row, slot, e, i)
+            elif stage == SEE:
+                row[:] = ZERO
+
+
+@inlined
+def stage_at(k, choices):
+    """The k-th stage, and how often it has come in a substep: those of a substep come once in each."""
+    period = FORCE_PERIOD if choices.force else PERIOD
+    later = k - DRIVE - period * choices.substeps
+    if k < DRIVE:
+        return k, 0
+    if later >= 0:
+        return SCORE + later, 0
+    place = (k - DRIVE) % period
+    if place == 0:
+        return DRIVE, 0
+    if place == period - 1:
+        return TOUCH, 0
+    return (COUNT, 0) if place == 1 else (COLLIDE, place - 2)
+
+
+def place_of(stage: int, choices: Choices) -> int:
+    """Where a stage that comes once, after the substeps, stands: the inverse of `stage_at`."""
+    return DRIVE + (FORCE_PERIOD if choices.force else PERIOD) * choices.substeps + stage - SCORE
+
+
+def num_stages(choices: Choices) -> int:
+    """How many stages a step goes through."""
+    return place_of(SEE, choices) + 1
+
+
+def of_a_world(k: int, choices: Choices) -> bool:
+    """Whether the k-th stage cannot be shared out by agents."""
+    return stage_at.py_func(k, choices)[0] in (MEET, END, SORT, RETURN)
+
+
+@kernel
+def run(w, params, action, choices, slot, which, worlds, stages, agents):
+    """The stages of a step from the first to the last, for as many worlds and agents; how many worlds are over.
+
+    which: (E,) bool, worlds that are not left out. worlds, stages, agents: pairs, the first and the one after the last.
+    slot: which thread this is.
+    """
+    over = 0
+    for e in range(worlds[0], worlds[1]):
+        if which[e]:
+            for k in range(stages[0], stages[1]):
+                stage, turn = stage_at(k, choices)
+                run_stage(stage, turn, w, params, action, choices, slot, e, agents[0], agents[1])
+            over += w.worlds[e].done
+    return over
+
+
+@kernel
+def start(w, which):
+    """Begin a new episode in each world of `which` (E,) bool, everybody at the first pose of the row."""
+    for e in range(which.shape[0]):
+        if which[e]:
+            w.worlds[e].step, w.worlds[e].done = 0, False
+            for i in range(w.agents.shape[1]):
+                stand(w, e, i, 0)
+                me = w.agents[e, i]
+                me.goal_index, me.goals_reached, me.return_so_far, me.length_so_far = 0, 0, ZERO, 0
+
+
+@kernel
+def copy_rows(target, source, which):
+    """Copy the rows (E, bytes) of `which` (E,) bool."""
+    for e in range(which.shape[0]):
+        if which[e]:
+            for k in range(target.shape[1]):
+                target[e, k] = source[e, k]

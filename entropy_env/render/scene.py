@@ -1,0 +1,404 @@
+"""Draw one world with pygame: off-screen into an array, or in a window.
+
+pygame is imported when the first `Renderer` is made. `rgb_array` never touches the video system, so it works
+on machines without a display.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from entropy_env.checks import NEVER
+from entropy_env.render.window import Window, import_pygame
+
+if TYPE_CHECKING:
+    from entropy_env.types import SwarmParams, SwarmState
+
+RenderMode = Literal["rgb_array", "human"]
+
+SUPERSAMPLE = 3  # everything is drawn this many times larger, then averaged down
+CROWD = 300  # agents above which goal lines, rings, lidar and labels would hide the scene
+CLOSE_UP = 4.0  # m of the arena around an agent in focus, at most; half of what fits otherwise
+REACH = 6  # px around a robot that still count as a click on it
+TRAIL_LINES = 50_000  # that a crowd may leave in one frame, a microsecond or two each
+
+CANVAS = (246, 247, 249)
+FLOOR = (255, 255, 255)
+GRID = (240, 242, 245)
+WALL = (71, 85, 105)
+OBSTACLE = (148, 163, 184)
+SHADE = (226, 230, 236)
+INK = (30, 41, 59)
+MUTED = (123, 135, 152)
+ALERT = (225, 29, 46)
+
+BORDERS = np.array([2, 4])  # margins around the arena, both sides together; the status line takes two of them
+
+# Forward is +x and the rim of the robot is at 1.
+ARROW = np.array([[0.72, 0.0], [-0.52, 0.50], [-0.26, 0.0], [-0.52, -0.50]])
+
+
+@functools.lru_cache(maxsize=16)
+def agent_colours(num_agents: int) -> np.ndarray:
+    """(N, 3) uint8, one colour per agent index, whatever the number of agents.
+
+    Golden-ratio hues at even lightness in OKLCH (Ottosson 2020), with a gap at red, which is kept for contacts.
+    """
+    index = np.arange(num_agents)
+    hue = 2 * np.pi * (0.15 + 0.88 * ((0.5 + index * 0.6180339887) % 1.0))
+    lightness = np.array([0.64, 0.72, 0.54])[index % 3]
+    lab = np.stack([lightness, 0.145 * np.cos(hue), 0.145 * np.sin(hue)], axis=-1)
+    cone = lab @ np.array([[1.0, 1.0, 1.0], [0.3963378, -0.1055613, -0.0894842], [0.2158038, -0.0638542, -1.2914855]])
+    linear = cone**3 @ np.array(
+        [[4.0767417, -1.2684380, -0.0041961], [-3.3077116, 2.6097574, -0.7034186], [0.2309699, -0.3413194, 1.7076147]]
+    )
+    colours = np.rint(255 * np.clip(linear, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
+    colours.setflags(write=False)
+    return colours
+
+
+class Renderer:
+    """Draws worlds, one frame a call.
+
+    Of more than `CROWD` robots it shows places and contacts, and their goals as a shade on the floor: lines to goals,
+    lidar and labels would hide everything else, and trails have fewer corners the more robots leave them.
+
+    The first arena drawn sets the size of the frame, both sides even; later ones are fitted into it, so that the
+    frames of a curriculum still make one video.
+
+    mode: `rgb_array` returns frames, `human` shows them in a window of its own.
+    max_size: px, the largest width and height of a frame.
+    show_lidar: draw the readings given to `draw`.
+    trails: how many past positions to join behind each agent.
+    fps: pace of `human`, frames/s; None for real time, 1 / dt.
+    """
+
+    def __init__(
+        self,
+        mode: RenderMode = "rgb_array",
+        max_size: tuple[int, int] = (960, 720),
+        show_lidar: bool = False,
+        trails: int = 0,
+        fps: float | None = None,
+    ) -> None:
+        if mode not in get_args(RenderMode):
+            raise ValueError(f"{mode=} must be one of {', '.join(get_args(RenderMode))}")
+        if min(max_size) < 80:
+            raise ValueError(f"{max_size=} must be at least 80 px each way")
+        if trails < 0:
+            raise ValueError(f"{trails=} must not be negative")
+        if fps is not None and not fps > 0:
+            raise ValueError(f"{fps=} must be positive")
+        self.mode, self.show_lidar, self.fps = mode, show_lidar, fps
+        self._max_size = np.array(max_size) // 2 * 2
+        self._margin = int(self._max_size.min()) // 40
+        self._history: deque[tuple[int, np.ndarray]] = deque(maxlen=operator.index(trails) + 1)
+        self._canvas: Any = None
+        self._clock: Any = None
+        self._scene: _Scene | None = None
+        self._window: Window | None = None
+        self._pygame = import_pygame()
+        if mode == "human":
+            try:
+                self._window = Window("entropy-env")
+            except RuntimeError as error:
+                raise RuntimeError(f'mode="human": {error}; mode="rgb_array" draws without one') from error
+
+    @property
+    def closed(self) -> bool:
+        """True once its window is closed."""
+        return self._window is not None and self._window.closed
+
+    def draw(
+        self,
+        state: SwarmState,
+        params: SwarmParams,
+        lidar: Any = None,
+        labels: Sequence[str] | None = None,
+        title: str = "",
+        focus: int | None = None,
+    ) -> np.ndarray | None:
+        """One frame (H, W, 3) uint8, or None in `human`, where a closed window stays closed.
+
+        state, params: of a single world, NumPy or JAX leaves. lidar: (N, R) in [0, 1]. labels: N short strings,
+        written above the robots. title: written at the top right. focus: index of an agent to look at from close by.
+        """
+        if self.closed:
+            return None
+        self._pygame.font.init()  # again, where someone has ended pygame
+        state, params = _as_numpy(state), _as_numpy(params)
+        if state.position.ndim != 2:
+            raise ValueError(f"one world is drawn at a time: position has shape {state.position.shape}, not (N, 2)")
+        if lidar is not None and (np.ndim(lidar) != 2 or len(lidar) != len(state.position)):
+            raise ValueError(f"lidar has shape {np.shape(lidar)}, not ({len(state.position)}, R)")
+        if self._canvas is None:
+            self._canvas = self._pygame.Surface(SUPERSAMPLE * self._frame_size(np.asarray(state.layout.size)), 0, 32)
+        scene = self._scene = _Scene(self._pygame, self._canvas, state, params, SUPERSAMPLE * self._margin, focus)
+        self._remember(int(state.step), scene.seen)
+
+        scene.draw_floor()
+        scene.draw_links()
+        scene.draw_obstacles()
+        if self.show_lidar and lidar is not None:
+            scene.draw_lidar(np.asarray(lidar))
+        scene.draw_trails(self._history)
+        scene.draw_goals()
+        scene.draw_robots()
+        if labels is not None:
+            scene.write_labels(labels)
+        scene.write_status(title)
+
+        frame = self._pygame.transform.smoothscale(self._canvas, np.array(self._canvas.get_size()) // SUPERSAMPLE)
+        if self._window is not None:
+            self._show(self._window, frame, self.fps or 1 / float(params.dt))
+            return None
+        return np.ascontiguousarray(self._pygame.surfarray.array3d(frame).swapaxes(0, 1))
+
+    def close(self) -> None:
+        """Close the window, if there is one. May be called again."""
+        if self._window is not None:
+            self._window.close()
+
+    def retrace(self, states: Iterable[SwarmState]) -> None:
+        """Take the trails of the next frame from these, oldest first, instead of what was drawn before."""
+        self._history.clear()
+        for state in map(_as_numpy, states):
+            self._remember(int(state.step), _seen(state))
+
+    def agent_at(self, x: int, y: int) -> int | None:
+        """The active agent at a pixel of the last frame, the nearest where several are close, or None."""
+        return None if self._scene is None else self._scene.agent_at(np.array([x, y]) * SUPERSAMPLE)
+
+    def _frame_size(self, arena: np.ndarray) -> np.ndarray:
+        border = self._margin * BORDERS
+        tight = np.ceil(arena * ((self._max_size - border) / arena).min()) + border
+        size = np.clip(tight, self._max_size // [2, 4], self._max_size).astype(int)
+        return size + size % 2
+
+    def _remember(self, step: int, points: np.ndarray) -> None:
+        if self._history:
+            last_step, last_points = self._history[-1]
+            if step < last_step or points.shape != last_points.shape:
+                self._history.clear()
+            elif step == last_step:
+                self._history.pop()
+        self._history.append((step, points))
+
+    def _show(self, window: Window, frame: Any, fps: float) -> None:
+        window.events()
+        window.show(frame)
+        if not window.closed:
+            self._clock = self._clock or self._pygame.time.Clock()
+            self._clock.tick(fps)
+
+
+class _Scene:
+    """One world, with NumPy leaves, on the canvas. `px` are pixels of the frame, all others of the larger canvas."""
+
+    def __init__(
+        self, pygame: ModuleType, canvas: Any, state: Any, params: Any, margin: int, focus: int | None = None
+    ) -> None:
+        self._state, self._params, self._canvas, self._margin = state, params, canvas, margin
+        self._font = lambda size: pygame.font.Font(None, max(1, size))
+        self._line, self._circle, self._polygon, self._rect = (
+            functools.partial(shape, canvas)
+            for shape in (pygame.draw.line, pygame.draw.circle, pygame.draw.polygon, pygame.draw.rect)
+        )
+        size = state.layout.size.astype(float)
+        room = np.array(canvas.get_size()) - margin * BORDERS
+        self._scale, centre, self._view, self._focus = (room / size).min(), size / 2, canvas.get_rect(), focus
+        if focus is not None:
+            self._scale = max(2 * self._scale, room.min() / CLOSE_UP)
+            centre = state.position[focus].astype(float)
+            self._view = pygame.Rect((margin, 3 * margin), room)
+        self._origin = [margin, 3 * margin] + room / 2 + centre * [-self._scale, self._scale]
+        (left, bottom), (right, top) = self._pixels([[0, 0], size]).tolist()
+        self._floor = pygame.Rect(left, top, right - left, bottom - top)
+
+        self.seen = _seen(state)
+        alive = np.isfinite(self.seen).all(axis=-1)
+        self._agents = np.flatnonzero(alive)  # (M,), rows of what follows
+        self._hits = state.collided[self._agents]
+        self._crowd = len(alive) > CROWD
+        self._robots = self._pixels(state.position[self._agents])
+        self._goals = self._pixels(state.layout.goals[self._agents, state.goal_index[self._agents]])
+        self._robot_radius = self._length(params.agent_radius, px=2)
+
+    def _pixels(self, points: Any) -> np.ndarray:
+        """(..., 2) m as canvas coordinates, int, y down."""
+        return np.rint(self._origin + np.asarray(points, float) * [self._scale, -self._scale]).astype(int)
+
+    def _length(self, metres: Any, px: float) -> int:
+        """At least `px`, so that nothing vanishes in a large arena."""
+        return round(max(float(metres) * self._scale, px * SUPERSAMPLE))
+
+    def _tint(self, strength: float, agents: np.ndarray) -> np.ndarray:
+        """(M, 3) int, the colours of agents (M,) as if drawn on the floor with this opacity."""
+        colours = agent_colours(len(self.seen))[agents]
+        return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int)
+
+    def draw_floor(self) -> None:
+        self._canvas.set_clip(None)
+        self._canvas.fill(CANVAS)
+        self._canvas.set_clip(self._view)
+        edge = 3 * SUPERSAMPLE
+        self._rect(WALL, self._floor.inflate(2 * edge, 2 * edge), border_radius=edge)
+        self._rect(FLOOR, self._floor)
+        steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+        spacing = next(step for step in steps if step * self._scale >= 40 * SUPERSAMPLE)
+        width, height = self._state.layout.size
+        grid = [[(x, 0), (x, height)] for x in np.arange(spacing, width, spacing)]
+        grid += [[(0, y), (width, y)] for y in np.arange(spacing, height, spacing)]
+        for line in grid:
+            self._line(GRID, *self._pixels(line).tolist(), SUPERSAMPLE)
+
+    def draw_links(self) -> None:
+        """A thin line from each robot to its goal."""
+        if self._crowd:
+            return
+        colours = self._tint(max(0.3, 0.6 - len(self.seen) / CROWD), self._agents)
+        for colour, robot, goal in _rows(colours, self._robots, self._goals):
+            self._line(colour, robot, goal, SUPERSAMPLE)
+
+    def draw_obstacles(self) -> None:
+        layout = self._state.layout
+        self._canvas.set_clip(self._floor.clip(self._view))
+        for x, y, radius in layout.discs[layout.disc_mask]:
+            self._circle(OBSTACLE, self._pixels([x, y]).tolist(), self._length(radius, px=1))
+        for x, y, half_width, half_height in layout.boxes[layout.box_mask]:
+            sides = self._length(2 * half_width, px=2), self._length(2 * half_height, px=2)
+            self._rect(OBSTACLE, (self._pixels([x - half_width, y + half_height]).tolist(), sides))
+        radius = self._length(self._params.wall_half_thickness, px=0.75)
+        for start, end in self._pixels(layout.walls[layout.wall_mask]):
+            along = (end - start) / max(np.linalg.norm(end - start), 1e-9)
+            side = radius * np.array([-along[1], along[0]])
+            self._polygon(WALL, [start + side, end + side, end - side, start - side])
+            for centre in (start, end):
+                self._circle(WALL, centre.tolist(), radius)
+        self._canvas.set_clip(self._view)
+
+    def draw_lidar(self, lidar: np.ndarray) -> None:
+        """Rays from the centres, paler where they meet nothing, with a dot where they end on something."""
+        if self._crowd:
+            return
+        turn = 2 * np.pi * np.arange(lidar.shape[1]) / lidar.shape[1]
+        angle = self._state.heading[:, None] + turn
+        distance = self._params.agent_radius + lidar * self._params.lidar_range
+        ends = self.seen[:, None] + distance[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        colours = (self._tint(strength, self._agents) for strength in (0.15, 0.32, 0.85))
+        for (agent,), robot, free, blocked, dot in _rows(self._agents[:, None], self._robots, *colours):
+            hit, pixels = lidar[agent] < 1, self._pixels(ends[agent]).tolist()
+            for ray in np.argsort(hit, kind="stable"):
+                self._line(blocked if hit[ray] else free, robot, pixels[ray], SUPERSAMPLE)
+                if hit[ray]:
+                    self._circle(dot, pixels[ray], 2 * SUPERSAMPLE)
+
+    def draw_trails(self, history: Sequence[tuple[int, np.ndarray]]) -> None:
+        width = self._length(0.5 * self._params.agent_radius, px=1)
+        fastest = max(self._params.max_wheel_speed, np.max(np.linalg.norm(self._state.velocity, axis=-1)))
+        speed, slack = 2 * fastest * self._params.dt, 2 * self._params.agent_radius
+        stride = -(-len(history) * len(self.seen) // TRAIL_LINES) if self._crowd else 1
+        corners = list(history)[::-stride][::-1]
+        for age, ((step, start), (next_step, end)) in enumerate(itertools.pairwise(corners), start=1):
+            # Further than its drive could take it, an agent was put there. An inactive one is NaN: not joined.
+            joined = np.linalg.norm(end - start, axis=-1) <= speed * (next_step - step) + slack
+            colours = self._tint(0.5 * age / len(corners), np.flatnonzero(joined))
+            for colour, tail, head in _rows(colours, self._pixels(start[joined]), self._pixels(end[joined])):
+                self._line(colour, tail, head, width)
+
+    def draw_goals(self) -> None:
+        radius = self._length(self._params.goal_radius, px=2.5)
+        if self._crowd:
+            for (goal,) in _rows(self._goals):
+                self._circle(SHADE, goal, radius)
+            return
+        for fill, ring, goal in _rows(self._tint(0.16, self._agents), self._tint(0.9, self._agents), self._goals):
+            self._circle(fill, goal, radius)
+            self._circle(ring, goal, radius, max(SUPERSAMPLE, radius // 6))
+
+    def draw_robots(self) -> None:
+        """Rims first, so that none hides a neighbour: red in contact, floor otherwise."""
+        radius = self._robot_radius
+        for (robot,) in _rows(self._robots[self._agents == self._focus]):
+            self._circle(INK, robot, radius + 5 * SUPERSAMPLE, 2 * SUPERSAMPLE)
+        alert = round(np.clip(0.3 * radius, 2 * SUPERSAMPLE, 3 * SUPERSAMPLE))
+        for colour, rim, hit in ((FLOOR, SUPERSAMPLE, False), (ALERT, alert, True)):
+            for (robot,) in _rows(self._robots[self._hits == hit]):
+                self._circle(colour, robot, radius + rim)
+        arrows = self._arrows() if radius >= 3.5 * SUPERSAMPLE else itertools.repeat(None)
+        for (colour, robot), arrow in zip(_rows(self._tint(1.0, self._agents), self._robots), arrows, strict=False):
+            self._circle(colour, robot, radius)
+            if arrow:
+                self._polygon(FLOOR, arrow)
+
+    def _arrows(self) -> list[Any]:
+        """Four corners on the canvas for each robot."""
+        heading = self._state.heading[self._agents]
+        cos, sin = np.cos(heading), np.sin(heading)
+        turn = np.stack([cos, sin, -sin, cos], axis=-1).reshape(-1, 2, 2)
+        corners = self.seen[self._agents, None] + self._params.agent_radius * ARROW @ turn
+        return self._pixels(corners).tolist()
+
+    def agent_at(self, place: np.ndarray) -> int | None:
+        if not len(self._agents):
+            return None
+        distance = np.linalg.norm(self._robots - place, axis=-1)
+        nearest = distance.argmin()
+        return int(self._agents[nearest]) if distance[nearest] <= self._robot_radius + REACH * SUPERSAMPLE else None
+
+    def write_labels(self, labels: Sequence[str]) -> None:
+        if self._crowd:
+            return
+        font = self._font(self._margin * 5 // 6)
+        for (agent,), (x, y) in _rows(self._agents[:, None], self._robots):
+            place = x - font.size(labels[agent])[0] // 2, y - self._robot_radius - font.get_height()
+            self._canvas.blit(font.render(labels[agent], True, INK), place)
+
+    def write_status(self, title: str) -> None:
+        self._canvas.set_clip(None)
+        if self._focus is not None:
+            self._rect(SHADE, self._view, 2 * SUPERSAMPLE)
+        state, reached, collisions = self._state, self._state.goals_reached, self._hits.sum()
+        arrived = f"{(reached > 0).sum()}/{len(reached)}"
+        words = [
+            ("step  ", MUTED),
+            (f"{state.step}" if self._params.max_steps == NEVER else f"{state.step}/{self._params.max_steps}", INK),
+            ("      reached  ", MUTED),
+            (arrived if reached.max() <= 1 else f"{reached.sum()} ({arrived} robots)", INK),
+            ("      collisions  ", MUTED),
+            (f"{collisions}", ALERT if collisions else INK),
+        ]
+        left, right = self._margin, self._canvas.get_width() - self._margin
+        size, text = self._margin * 6 // 5, "".join(word for word, _ in words) + "      " * bool(title) + title
+        font = self._font(min(size, size * (right - left) // self._font(size).size(text)[0]))
+        y = (3 * self._margin - font.get_height()) // 2
+        self._canvas.blit(font.render(title, True, MUTED), (right - font.size(title)[0], y))
+        for word, colour in words:
+            self._canvas.blit(font.render(word, True, colour), (left, y))
+            left += font.size(word)[0]
+
+
+def _seen(state: Any) -> np.ndarray:
+    """(N, 2) m, places of a state with NumPy leaves; NaN where there is nothing to draw."""
+    return np.where((state.active & np.isfinite(state.position).all(axis=-1))[:, None], state.position, np.nan)
+
+
+def _rows(*tables: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """A tuple for each row of several arrays (M, K). Lists of ten thousand rows would wake the garbage collector."""
+    return zip(*(zip(*table.T.tolist(), strict=True) for table in tables), strict=True)
+
+
+def _as_numpy(node: Any) -> Any:
+    """The same flax struct with NumPy leaves."""
+    fields = getattr(node, "__dataclass_fields__", None)
+    if fields is None:
+        return np.asarray(node)
+    return node.replace(**{name: _as_numpy(getattr(node, name)) for name in fields})

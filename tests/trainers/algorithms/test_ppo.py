@@ -1,0 +1,392 @@
+"""PPO on probes whose values and best actions are known, and the command line around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.disk import full_disk
+
+from trainers import jax_ppo
+from trainers.jax_ppo import PPO, PPOConfig, Runner, TrainingDivergedError, main, make_ppo, train
+from trainers.learn.advantages import gae
+from trainers.run.checkpoint import load_arrays, save_checkpoint
+from trainers.run.config import load_config
+
+PROBE = PPOConfig(
+    num_envs=16, num_agents=2, num_steps=8, num_minibatches=2, num_epochs=4, learning_rate=5e-3,
+    anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), total_steps=1, normalize_obs=False,
+)  # fmt: skip
+TINY = PPOConfig(num_envs=4, num_agents=2, num_steps=4, num_minibatches=2, hidden_sizes=(8,), total_steps=4 * 2 * 4 * 6)
+FLAGS = ["--num-envs", "4", "--num-agents", "2", "--num-steps", "4", "--num-minibatches", "2", "--hidden-sizes", "8",
+         "--total-steps", "192"]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A world of lanes that all do the same: `length` steps, the observation is the step's number, then an ending.
+
+    The reward is 1 at the end, or how near the first action is to 0.5. With `idle`, lane 1 takes no part, and what it
+    says is nonsense.
+    """
+
+    length: int = 1
+    truncates: bool = False
+    rewards_action: bool = False
+    idle: bool = False
+
+    def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+        clock = jnp.zeros((PROBE.num_envs, PROBE.num_agents), jnp.int32)
+        return self.obs(clock), clock
+
+    def obs(self, clock: jax.Array) -> jax.Array:
+        obs = clock[..., None].astype(jnp.float32)
+        return obs.at[:, 1].set(1000.0) if self.idle else obs
+
+    def step(self, key: jax.Array, clock: jax.Array, action: jax.Array, params: Any) -> tuple:
+        ended = clock + 1 == self.length
+        reward = ended.astype(jnp.float32)
+        if self.rewards_action:
+            reward = -jnp.square(action[..., 0] - 0.5)
+        active = jnp.ones_like(ended)
+        if self.idle:
+            active, reward = active.at[:, 1].set(False), reward.at[:, 1].set(1000.0)
+        no = jnp.zeros_like(ended)
+        terminated, truncated = (no, ended) if self.truncates else (ended, no)
+        zero = jnp.zeros_like(reward)
+        info = {
+            "final_obs": self.obs(clock + 1 - self.length if self.truncates else clock + 1),
+            "active": active, "collision": no, "success": no, "goals_reached": no.astype(jnp.int32),
+            "episode_return": zero, "episode_length": clock + 1,
+        }  # fmt: skip
+        clock = jnp.where(ended, 0, clock + 1)
+        return self.obs(clock), clock, reward, terminated, truncated, info
+
+
+def learn(probe: Probe, updates: int = 150, **changes: Any) -> tuple[PPO, Runner, dict[str, jax.Array]]:
+    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1)
+    runner = ppo.init(jax.random.key(0), None)
+    for _ in range(updates):
+        runner, metrics = ppo.update(runner, None)
+    return ppo, runner, metrics
+
+
+def value_of(ppo: PPO, runner: Runner, obs: float) -> float:
+    return float(ppo.value(runner.params, runner.moments, jnp.array([obs])))
+
+
+def test_the_critic_learns_the_value_of_a_constant() -> None:
+    ppo, runner, _ = learn(Probe())
+    assert value_of(ppo, runner, 0.0) == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_reward_two_steps_away_is_discounted_once() -> None:
+    ppo, runner, _ = learn(Probe(length=2))
+    assert value_of(ppo, runner, 1.0) == pytest.approx(1.0, abs=0.03)
+    assert value_of(ppo, runner, 0.0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_truncation_bootstraps_and_termination_does_not() -> None:
+    ppo, runner, _ = learn(Probe(truncates=True))
+    assert value_of(ppo, runner, 0.0) == pytest.approx(1 / (1 - PROBE.gamma), abs=0.06)
+
+
+def test_the_actor_finds_the_rewarded_action() -> None:
+    ppo, runner, _ = learn(Probe(rewards_action=True))
+    mean, _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
+    assert float(mean[0]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_idle_lane_teaches_nothing() -> None:
+    ppo, runner, metrics = learn(Probe(idle=True), normalize_obs=True)
+    assert value_of(ppo, runner, 0.0) == pytest.approx(1.0, abs=0.03)
+    assert float(runner.moments.mean[0]) == pytest.approx(0.0, abs=1e-6)
+    assert float(metrics["train/reward_mean"]) == pytest.approx(1.0)
+    assert float(metrics["train/active_share"]) == 0.5
+
+
+def test_gae_matches_a_sum_over_every_episode() -> None:
+    rng = np.random.default_rng(0)
+    steps, lanes, discount, lam = 12, 5, 0.9, 0.8
+    reward, value, next_value = rng.normal(size=(3, steps, lanes))
+    terminated, truncated = rng.random((2, steps, lanes)) < 0.15
+    done = terminated | truncated
+    expected = np.zeros((steps, lanes))
+    for lane in range(lanes):
+        for start in range(steps):
+            weight = 1.0
+            for t in range(start, steps):
+                bootstrap = 0.0 if terminated[t, lane] else next_value[t, lane]
+                expected[start, lane] += weight * (reward[t, lane] + discount * bootstrap - value[t, lane])
+                weight *= discount * lam
+                if done[t, lane]:
+                    break
+    advantage, target = gae(reward, value, next_value, terminated, done, discount=discount, lam=lam)
+    np.testing.assert_allclose(advantage, expected, atol=1e-5)
+    np.testing.assert_allclose(target, expected + value, atol=1e-5)
+
+
+def test_the_second_update_compiles_nothing() -> None:
+    ppo, env_params, _ = make_ppo(TINY)
+    runner = ppo.init(jax.random.key(0), env_params)
+    before = PPO.update._cache_size()
+    for _ in range(3):
+        runner, _ = ppo.update(runner, env_params)
+    assert PPO.update._cache_size() == before + 1
+
+
+def newest(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return load_arrays(max((run / "checkpoints").glob("*.safetensors")))
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    timed = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
+    text = (run / "metrics.jsonl").read_text()
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in text.splitlines()]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (expected, _), (arrays, _) = newest(one), newest(other)
+    assert expected.keys() == arrays.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(jax.random.key_data(array) if name == "key" else array,
+                                      jax.random.key_data(arrays[name]) if name == "key" else arrays[name])  # fmt: skip
+    assert lines(one) == lines(other)
+
+
+def test_a_run_stopped_and_resumed_ends_as_one_left_alone(tmp_path: Path) -> None:
+    whole = dataclasses.replace(TINY, run_dir=tmp_path / "whole", checkpoint_interval=1)
+    train(whole)
+    train(dataclasses.replace(whole, run_dir=tmp_path / "parts"))
+    for file in sorted((tmp_path / "parts" / "checkpoints").iterdir())[1:]:
+        file.unlink()
+    train(dataclasses.replace(whole, run_dir=tmp_path / "parts", resume=True))
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_numbers_of_numpy_and_jax_are_numbers(tmp_path: Path) -> None:
+    given = PPOConfig(
+        num_envs=np.int64(4), num_agents=np.int32(2), num_steps=jnp.int32(4), num_minibatches=np.uint8(2),
+        hidden_sizes=np.array([8]), total_steps=np.int64(1), learning_rate=np.float64(1e-3), gamma=np.float32(0.5),
+        env_params={"max_wheel_speed": np.float32(0.75)}, normalize_obs=np.True_, run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    train(given)
+    kept = load_config(PPOConfig, tmp_path / "run" / "config.yaml")
+    assert kept == given
+    assert repr(kept) == repr(given)
+    train(dataclasses.replace(given, resume=True, num_envs=np.int64(4)))
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with full_disk(100):
+        assert main([*FLAGS, "--run-dir", str(tmp_path / "runs" / "a")]) == 2
+    assert f"'{tmp_path / 'runs' / 'a' / 'config.yaml'}'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep", [0, 40])
+def test_a_config_that_was_emptied_is_refused_on_resume(keep: int, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    train(dataclasses.replace(TINY, run_dir=run, total_steps=1))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text()[:keep].rpartition("\n")[0])
+    assert main(["--resume", "--run-dir", str(run)]) == 2
+    assert "config.yaml says nothing of " in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, capsys: Any) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = dataclasses.replace(TINY, run_dir=whole, checkpoint_interval=1)
+    train(config)
+    shutil.copytree(whole, parts)
+    for file in sorted((parts / "checkpoints").iterdir())[1:]:
+        file.unlink()
+    before = list((parts / "checkpoints").iterdir())
+    flags = [*FLAGS, "--resume", "--run-dir", str(parts), "--checkpoint-interval", "1"]
+    capsys.readouterr()
+    room = sum(map(len, (parts / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:4])) + 10
+    assert room < before[0].stat().st_size
+    with full_disk(room):
+        assert main(flags) == 2
+    told = capsys.readouterr()
+    error = told.err.splitlines()
+    assert [line.split(" could not be written ")[0] for line in error[:2]] == [
+        "warning: figures", "warning: the checkpoint at 160 steps",
+    ]  # fmt: skip
+    assert "step_000000000160.safetensors'" in error[1]
+    assert error[2].startswith("error: [Errno")
+    assert error[2].endswith("step_000000000192.safetensors': not saved; --resume goes on from step 128")
+    assert len(error) == 3
+    assert "Stopped and saved" not in told.out
+    assert list((parts / "checkpoints").iterdir()) == before
+    assert main(flags) == 0
+    assert_same(whole, parts)
+
+
+def test_once_there_is_room_again_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def save(*args: Any) -> Path:
+        if next(calls) in (1, 2):
+            raise OSError(errno.ENOSPC, "No space left on device", "here")
+        return save_checkpoint(*args)
+
+    monkeypatch.setattr(jax_ppo, "save_checkpoint", save)
+    with pytest.warns(UserWarning, match="at 32 steps could not be written .*'here'") as caught:
+        train(dataclasses.replace(TINY, run_dir=tmp_path / "run", checkpoint_interval=1, total_steps=4 * 32))
+    assert len(caught) == 1
+    steps = sorted(int(path.stem[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert steps == [0, 96, 128]
+
+
+@pytest.mark.parametrize("name", ["café", "caf\udce9"])
+def test_a_folder_that_the_terminal_cannot_show_is_trained_in(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    flags = [*FLAGS, "--run-dir", str(tmp_path / name)]
+    assert main(flags) == 0
+    assert main([*flags, "--resume"]) == 0
+    assert main(flags) == 2
+    assert sys.stdout.buffer.getvalue().count(b"\nTrained 192 agent steps") == 1
+    assert b"already holds a run" in sys.stderr.buffer.getvalue()
+
+
+def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run")
+    train(config)
+    assert load_config(PPOConfig, tmp_path / "run" / "config.yaml") == config
+    assert {"checkpoints", "videos", "config.yaml", "metrics.jsonl"} <= set(os.listdir(tmp_path / "run"))
+    assert any(name.startswith("events.out.tfevents") for name in os.listdir(tmp_path / "run"))
+    named = {"train/reward_mean", "train/reward_std", "train/episode_length", "train/fps", "train/sps", "loss/policy",
+             "loss/value", "loss/entropy", "loss/approx_kl", "loss/clip_fraction", "loss/explained_variance",
+             "env/goal_reached_rate", "env/collision_rate", "system/gpu_memory", "system/cpu_memory"}  # fmt: skip
+    assert named <= json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]).keys()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(TrainingDivergedError, match="at update"):
+        train(dataclasses.replace(TINY, run_dir=run, learning_rate=1e38, max_grad_norm=1e38, checkpoint_interval=1))
+    arrays, _ = newest(run)
+    assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("params/"))
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["--run-dir", str(tmp_path), "--total-steps", "1"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_resuming_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--run-dir", str(tmp_path), "--resume"]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-envs", "6", "--num-minibatches", "4"], ["num_envs=6", "multiple", "num_minibatches=4"]),
+        (["--gamma", "2"], ["gamma=2", "0 to 1"]),
+        (["--learning-rate", "-1"], ["learning_rate=-1", "above 0"]),
+        (["--learning-rat", "1"], ["--learning-rate"]),
+        (["--resume"], ["run_dir"]),
+    ],
+)
+def test_a_wrong_option_is_named(flags: list[str], words: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(flags)
+    printed = capsys.readouterr()
+    assert all(word in printed.err + printed.out for word in words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--scenario", "romms"], ["romms", "rooms"]),
+        (["--num-agents", "100000"], ["100000", "at most"]),
+        (["--env-params", "max_wheel_sped", "1"], ["max_wheel_sped", "max_wheel_speed"]),
+        (["--reward", "spicy"], ["spicy", "shaped"]),
+    ],
+)
+def test_an_impossible_swarm_is_named(flags: list[str], words: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert main([*flags, "--run-dir", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"num_steps": 8}, {"scenario": "circle"}, {"learning_rate": 1.0}])
+def test_a_resumed_run_keeps_its_options(change: dict[str, Any], tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", total_steps=1)
+    train(config)
+    with pytest.raises(ValueError, match=f"{next(iter(change))}=.* is not what"):
+        train(dataclasses.replace(config, resume=True, **change))
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", total_steps=1)
+    train(config)
+    before = newest(config.run_dir)[1]["step"]
+    train(dataclasses.replace(config, resume=True))
+    assert newest(config.run_dir)[1]["step"] == before
+    train(dataclasses.replace(config, resume=True, total_steps=2 * before))
+    assert newest(config.run_dir)[1]["step"] == 2 * before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"initial_log_std": np.nan},
+        {"learning_rate": np.inf},
+        {"num_envs": 4.0},
+        {"seed": -1},
+        {"num_envs": np.True_},
+        {"num_steps": np.float64(4.5)},
+        {"learning_rate": "fast"},
+        {"activation": "step"},
+    ],
+)
+def test_a_value_that_could_never_train_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        PPOConfig(**change)
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(tmp_path: Path) -> None:
+    flags = [
+        "--num-envs",
+        "4",
+        "--num-agents",
+        "2",
+        "--num-steps",
+        "4",
+        "--num-minibatches",
+        "2",
+        "--total-steps",
+        "99999999",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainers.jax_ppo", "--run-dir", str(tmp_path / "run"), *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "success" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"--resume --run-dir {tmp_path / 'run'}" in out
+    assert "Traceback" not in err
+    _, metadata = newest(tmp_path / "run")
+    assert metadata["step"] == lines(tmp_path / "run")[-1]["step"]

@@ -1,1 +1,0 @@
-"""What the trainers share. Nothing here imports a trainer."""

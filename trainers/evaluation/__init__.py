@@ -1,0 +1,1 @@
+"""How well a policy does on worlds it has never seen."""

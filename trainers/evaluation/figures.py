@@ -1,0 +1,131 @@
+"""Figures of a policy over fresh worlds, however its episodes are played."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from entropy_env import __version__
+from entropy_env.checks import NEVER
+from entropy_env.env import Swarm
+from entropy_env.types import SwarmParams
+from trainers.evaluation.intervals import Interval, mean_interval, share_interval
+from trainers.evaluation.play import Episode, episode_key
+from trainers.evaluation.shortest_path import shortest_paths, spl
+
+CHUNK = 1 << 22  # pairs of agents simulated at a time, what bounds the memory
+
+Report = Callable[[str], None]
+Play = Callable[[jax.Array, bool], Episode]  # episodes (E, N) of keys (E,), with sampled actions or the mean ones
+
+
+def check_counts(episodes: int, seed: int) -> None:
+    """ValueError for fewer than one episode and for anything but a seed."""
+    if episodes < 1:
+        raise ValueError(f"{episodes=} must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{seed=} must be from 0 to {2**32 - 1}")
+
+
+def chunk_size(env: Swarm, episodes: int) -> int:
+    """How many worlds are played at a time."""
+    return min(episodes, max(1, CHUNK // (env.spec.num_agents * max(env.spec.num_agents, 64))))
+
+
+def episode_keys(env: Swarm, episodes: int, seed: int) -> jax.Array:
+    """(chunks, worlds at a time) keys, `episodes` of them and what fills the last chunk."""
+    size = chunk_size(env, episodes)
+    chunks = -(-episodes // size)
+    return jax.vmap(episode_key, (None, 0))(seed, jnp.arange(chunks * size, dtype=jnp.int32)).reshape(chunks, size)
+
+
+def evaluate_episodes(
+    play: Play, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
+) -> dict[str, Any]:
+    """Figures over fresh worlds, each with its 95 % interval: of sampled actions, and under `deterministic` of the mean.
+
+    ValueError where a layout does not fit everyone.
+    """
+    check_counts(episodes, seed)
+    if int(params.max_steps) == NEVER:
+        raise ValueError("max_steps='never' has no end: evaluate with a time limit")
+    keys = episode_keys(env, episodes, seed)
+    started, played = time.perf_counter(), {}
+    for sampled in (True, False):
+        parts = []
+        for index, some in enumerate(keys):
+            report(f"{'sampled' if sampled else 'deterministic'} episodes: {index * len(some)} of {episodes}")
+            parts.append(jax.device_get(play(some, sampled)))
+        played[sampled] = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:episodes], *parts)
+    run_seconds = time.perf_counter() - started
+
+    layouts, numpy_params = played[True].layout, jax.device_get(params)
+    if not np.all(layouts.valid):
+        raise ValueError(f"{np.sum(~layouts.valid)} of {episodes} layouts could not fit everything")
+    shortest = np.empty(played[True].path.shape)
+    for index in range(episodes):
+        report(f"shortest paths: {index} of {episodes}")
+        shortest[index] = shortest_paths(jax.tree.map(lambda leaf, i=index: leaf[i], layouts), numpy_params)
+    max_steps = int(params.max_steps)
+    return {
+        **summarise(played[True], shortest, max_steps),
+        "deterministic": summarise(played[False], shortest, max_steps),
+        "episodes": episodes,
+        "seed": seed,
+        "scenario": env.scenario.name,
+        "difficulty": int(params.difficulty),
+        "num_agents": env.spec.num_agents,
+        "max_steps": max_steps,
+        "run_seconds": round(run_seconds, 3),
+        "device": jax.devices()[0].device_kind,
+        "versions": {
+            "entropy_env": __version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def summarise(episodes: Episode, shortest: np.ndarray, max_steps: int) -> dict[str, Interval]:
+    """The figures of E episodes, each the mean over worlds of a mean over the agents of a world.
+
+    shortest: (E, N) m. `steps_to_goal` counts the agents that arrived, in the worlds that have any.
+    """
+    reached, steps = episodes.reached, episodes.steps
+    arrivals = reached.sum(axis=1)
+    steps_to_goal = np.sum(steps, axis=1, where=reached) / np.maximum(arrivals, 1)
+    return {
+        "success": share_interval(reached.mean(axis=1)),
+        "world_success": share_interval(reached.all(axis=1)),
+        "collision_rate": share_interval(episodes.contacts.sum(axis=1) / steps.sum(axis=1)),
+        "steps_to_goal": mean_interval(steps_to_goal[arrivals > 0], 1, max_steps),
+        "spl": share_interval(spl(reached, shortest, episodes.path).mean(axis=1)),
+        "return": mean_interval(episodes.total_reward.mean(axis=1)),
+    }
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Sampled and deterministic figures side by side."""
+    task = "{scenario}, difficulty {difficulty}, {num_agents} agents, checkpoint {checkpoint_step}"
+    sample = "{episodes} fresh worlds of seed {seed}, 95 % intervals over worlds"
+    table = Table(title=task.format(**results), caption=sample.format(**results))
+    for column in ("", "sampled", "deterministic"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in results["deterministic"]:
+        table.add_row(name, *(_figure(figures[name]) for figures in (results, results["deterministic"])))
+    return table
+
+
+def _figure(interval: Interval) -> str:
+    mean, low, high = (
+        "-" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}" for value in interval.values()
+    )
+    return f"{mean} ({low} to {high})"

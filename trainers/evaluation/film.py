@@ -1,0 +1,21 @@
+"""An episode as a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from entropy_env.render import Renderer
+from entropy_env.render.video import MAX_GIF_FPS, write_video
+from entropy_env.types import SwarmParams, SwarmState
+
+TRAIL = 40  # positions drawn behind each agent
+
+
+def write_film(path: Path, states: Iterable[SwarmState], params: SwarmParams, title: str) -> Path:
+    """Draw the states of one world, one frame each, in their own time. Raises what `write_video` does."""
+    renderer = Renderer(trails=TRAIL)
+    frames = (np.asarray(renderer.draw(state, params, title=title)) for state in states)
+    return write_video(path, frames, fps=min(1 / float(params.dt), MAX_GIF_FPS))

@@ -1,0 +1,266 @@
+"""A window in which policies play, and which its keys stop, turn back and hurry."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
+from entropy_env.render.window import Window, import_pygame
+from entropy_env.types import SwarmParams, SwarmState
+from trainers.evaluation.film import TRAIL
+from trainers.evaluation.play import Live, Moment, episode_key
+
+HELP = "space pause  ·  left/right step  ·  +/- speed  ·  R new world  ·  L lidar  ·  T trails  ·  click follow  ·  Esc end"
+HISTORY = 1000  # steps that can be gone back
+FPS = 60  # of the window; worlds run at their own pace
+SPEEDS = tuple(2.0**power for power in range(-3, 5))
+REST = 2.0  # s, how long the end of an episode is shown
+HOLD, REPEAT = 0.35, 0.05  # s until a key that is held down repeats, and between repeats
+LARGEST, SMALLEST = (960, 720), 320  # px, of the picture of one side
+AROUND = (60, 150)  # px of the screen for the frame of the window and all around it
+MARGIN, TEXT, ROW, BOTTOM = 18, 24, 30, 10  # px
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A policy in its worlds, as one of those that are watched together."""
+
+    name: str
+    title: str
+    num_rays: int
+    params: SwarmParams
+    live: Live
+
+
+class Recording:
+    """An episode that is played as far as it is asked for; what has been played can be asked for again."""
+
+    def __init__(self, moments: Iterator[Moment]) -> None:
+        self._coming, self._kept = moments, deque([next(moments)], maxlen=HISTORY + 1)
+        self._played = 0  # steps
+
+    @property
+    def oldest(self) -> int:
+        """The first step that is still kept."""
+        return self._played - len(self._kept) + 1
+
+    def at(self, step: int) -> Moment:
+        """The moment after so many steps, the last one of an episode that ended before."""
+        while self._played < step and not self._kept[-1].state.done:
+            self._kept.append(next(self._coming))
+            self._played += 1
+        return self._kept[min(step, self._played) - self.oldest]
+
+    def before(self, step: int, count: int) -> list[SwarmState]:
+        """Up to `count` states that came before, oldest first."""
+        end = min(step, self._played) - self.oldest
+        return [self._kept[index].state for index in range(max(0, end - count), end)]
+
+
+class Player:
+    """One or two policies in a window, in the same worlds and in step.
+
+    Raises RuntimeError where there is no display, ValueError where the worlds differ or do not fit everyone.
+    """
+
+    def __init__(self, sides: Sequence[Side], seed: int = 0, sampled: bool = True) -> None:
+        self._pygame = import_pygame()
+        self.window = Window(f"entropy-env      {HELP}")
+        self.sides, self.seed, self.sampled = sides, seed, sampled
+        self.world, self.step = 0, 0
+        self.paused, self.trails = False, True
+        self.followed: int | None = None
+        self._speed = SPEEDS.index(1.0)
+        self._due = self._rested = 0.0  # steps to be played, s since the end
+        self._held: tuple[int, float] | None = None  # direction of a key that is down, s until it repeats
+        screen = np.array(self._pygame.display.get_desktop_sizes()[0]) - AROUND - [0, 4 * ROW + BOTTOM]
+        size = np.clip(screen // [len(sides), 1], SMALLEST, LARGEST)
+        self._renderers = [Renderer(max_size=(int(size[0]), int(size[1])), trails=TRAIL) for _ in sides]
+        self._begin()
+        for recording in self._recordings:
+            recording.at(1)  # compiles while there is nothing to see yet
+        key = self._pygame
+        self._keys = {
+            key.K_ESCAPE: self.window.close,
+            key.K_SPACE: self.pause,
+            key.K_r: self.next_world,
+            key.K_l: self.toggle_lidar,
+            key.K_t: self.toggle_trails,
+        }
+        self._keys |= dict.fromkeys((key.K_PLUS, key.K_EQUALS, key.K_KP_PLUS), lambda: self.change_speed(1))
+        self._keys |= dict.fromkeys((key.K_MINUS, key.K_KP_MINUS), lambda: self.change_speed(-1))
+        self._arrows = {key.K_RIGHT: 1, key.K_LEFT: -1}
+
+    @property
+    def moments(self) -> list[Moment]:
+        """What each side shows now."""
+        return [recording.at(self.step) for recording in self._recordings]
+
+    @property
+    def over(self) -> bool:
+        """Every side has come to its end."""
+        return all(bool(moment.state.done) for moment in self.moments)
+
+    @property
+    def speed(self) -> float:
+        """Times real time."""
+        return SPEEDS[self._speed]
+
+    def run(self) -> None:
+        """Play until the window is closed."""
+        clock = self._pygame.time.Clock()
+        while not self.window.closed:
+            for event in self.window.events():
+                self.handle(event)
+            self.advance(min(clock.tick(FPS) / 1000, 0.25))
+            if self._stale and not self.window.closed:
+                self.draw()
+
+    def handle(self, event: Any) -> None:
+        """Do what a key or a click asks for."""
+        pygame = self._pygame
+        if event.type == pygame.KEYDOWN and event.key in self._arrows:
+            self.paused, self._held = True, (self._arrows[event.key], HOLD)
+            self.move(self._arrows[event.key])
+        elif event.type == pygame.KEYUP and event.key in self._arrows:
+            self._held = None
+        elif event.type == pygame.KEYDOWN:
+            typed = {"+": pygame.K_PLUS, "-": pygame.K_MINUS}.get(getattr(event, "unicode", ""), event.key)
+            self._keys.get(typed, lambda: None)()
+        elif event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
+            self.followed = self._agent_at(*event.pos)
+        elif event.type not in (pygame.WINDOWEXPOSED, pygame.VIDEOEXPOSE):
+            return
+        self._stale = True
+
+    def advance(self, elapsed: float) -> None:
+        """Let time pass, s: steps that are due, a key that is held down, the rest at the end of an episode."""
+        if self._held is not None:
+            direction, wait = self._held
+            wait -= elapsed
+            while wait <= 0:
+                wait += REPEAT
+                self.move(direction)
+            self._held = direction, wait
+        if self.paused:
+            return
+        if self.over:
+            self._rested += elapsed
+            if self._rested >= REST:
+                self.next_world()
+            return
+        self._due += elapsed * self.speed / float(self.sides[0].params.dt)
+        while self._due >= 1 and self.move(1):
+            self._due -= 1
+
+    def move(self, steps: int) -> bool:
+        """Go on or back as far as there is something to show, and say if there was."""
+        oldest = max(recording.oldest for recording in self._recordings)
+        target = self.step if steps > 0 and self.over else max(self.step + steps, oldest)
+        if target == self.step:
+            self._due = 0.0
+            return False
+        self.step, self._rested, self._stale = target, 0.0, True
+        return True
+
+    def pause(self) -> None:
+        self.paused = not self.paused
+
+    def change_speed(self, steps: int) -> None:
+        self._speed = int(np.clip(self._speed + steps, 0, len(SPEEDS) - 1))
+
+    def next_world(self) -> None:
+        self.world += 1
+        self._begin()
+
+    def toggle_lidar(self) -> None:
+        for renderer in self._renderers:
+            renderer.show_lidar = not renderer.show_lidar
+
+    def toggle_trails(self) -> None:
+        self.trails = not self.trails
+
+    def _begin(self) -> None:
+        key = episode_key(self.seed, self.world)
+        self._recordings = [Recording(side.live(key, self.sampled)) for side in self.sides]
+        self.step, self._due, self._rested, self._stale = 0, 0.0, 0.0, True
+        layouts = [moment.state.layout for moment in self.moments]
+        if not all(layout.valid for layout in layouts):
+            raise ValueError(f"world {self.world} of seed {self.seed} could not fit everything")
+        if any(
+            not np.array_equal(getattr(layouts[0], name), getattr(layouts[-1], name)) for name in ("spawns", "goals")
+        ):
+            names = " and ".join(side.name for side in self.sides)
+            raise ValueError(f"{names} cannot play in the same worlds: the parameters of their tasks give others")
+
+    def draw(self) -> None:
+        """Put what there is to see now into the window."""
+        pygame = self._pygame
+        pygame.font.init()
+        pictures = []
+        for side, recording, renderer, moment in zip(
+            self.sides, self._recordings, self._renderers, self.moments, strict=True
+        ):
+            renderer.retrace(recording.before(self.step, TRAIL) if self.trails else [])
+            lidar = moment.obs[:, : side.num_rays]
+            frame = renderer.draw(moment.state, side.params, lidar, title=side.title, focus=self.followed)
+            assert frame is not None
+            pictures.append(pygame.surfarray.make_surface(frame.swapaxes(0, 1)))
+
+        self._lefts = np.cumsum([0, *(picture.get_width() for picture in pictures)])
+        height = pictures[0].get_height()
+        canvas = pygame.Surface((int(self._lefts[-1]), height + 4 * ROW + BOTTOM))
+        canvas.fill(CANVAS)
+        for side, moment, picture, left in zip(self.sides, self.moments, pictures, self._lefts[:-1], strict=True):
+            canvas.blit(picture, (left, 0))
+            row = pygame.Rect(left, height, picture.get_width(), ROW).inflate(-2 * MARGIN, 0)
+            self._write(canvas, row, [(side.name, INK)])
+            self._write(canvas, row.move(0, ROW), _figures(moment))
+        row = pygame.Rect(0, height + 2 * ROW, canvas.get_width(), ROW).inflate(-2 * MARGIN, 0)
+        pygame.draw.line(canvas, SHADE, row.topleft, row.topright)
+        self._write(canvas, row, self._status())
+        self._write(canvas, row.move(0, ROW), [(HELP, MUTED)])
+        self._stale = False
+        self.window.show(canvas)
+
+    def _status(self) -> list[tuple[str, Any]]:
+        words = [("world  ", MUTED), (f"{self.world}", INK), ("      seed  ", MUTED), (f"{self.seed}", INK)]
+        words += [("      speed  ", MUTED), (f"{self.speed:g} x", INK)]
+        words += [("      actions  ", MUTED), ("sampled" if self.sampled else "mean", INK)]
+        if self.followed is not None:
+            words += [("      following robot  ", MUTED), (f"{self.followed}", INK)]
+        return words + [("      paused", ALERT)] * self.paused
+
+    def _write(self, canvas: Any, row: Any, words: Sequence[tuple[str, Any]]) -> None:
+        """Words one after the other from the left, in smaller letters where they would not fit."""
+        text = "".join(word for word, _ in words)
+        font = self._pygame.font.Font(None, TEXT)
+        if font.size(text)[0] > row.width:
+            font = self._pygame.font.Font(None, max(1, TEXT * row.width // font.size(text)[0]))
+        left, top = row.left, row.centery - font.get_height() // 2
+        for word, colour in words:
+            canvas.blit(font.render(word, True, colour), (left, top))
+            left += font.size(word)[0]
+
+    def _agent_at(self, x: int, y: int) -> int | None:
+        """The robot at a pixel of the window."""
+        for renderer, left, right in zip(self._renderers, self._lefts, self._lefts[1:], strict=False):
+            if left <= x < right:
+                return renderer.agent_at(x - int(left), y)
+        return None
+
+
+def _figures(moment: Moment) -> list[tuple[str, Any]]:
+    state = moment.state
+    figures = {
+        "success": f"{np.mean(state.goals_reached > 0):.0%}",
+        "steps": f"{state.step}",
+        "return": f"{moment.total_reward.mean():.2f}",
+    }
+    words = [part for name, value in figures.items() for part in ((f"{name}  ", MUTED), (f"{value}      ", INK))]
+    return words + [("ended", MUTED)] * bool(state.done)

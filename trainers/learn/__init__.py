@@ -1,0 +1,1 @@
+"""Functions over arrays that learners are made of."""

@@ -1,0 +1,1 @@
+"""Trained policies: what they know of themselves, and how they act."""

@@ -1,0 +1,179 @@
+"""A trainer's options: one dataclass, which is also its command line and its YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import math
+import os
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+
+from trainers.run.files import write_atomic
+
+Config = TypeVar("Config")
+
+
+class ConfigError(ValueError):
+    """A configuration file cannot be read, or a key or a value in it is wrong."""
+
+
+def parse_config(
+    cls: type[Config], argv: Sequence[str] | None = None, *, description: str | None = None, prog: str | None = None
+) -> Config:
+    """Build a config from command-line flags, over the values of `--config FILE`, over the defaults of `cls`.
+
+    A wrong option, key or value, and a ValueError of `cls`, become a message on stderr and exit status 2.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", nargs="?")
+    path = finder.parse_known_args(argv)[0].config
+    help_text = "YAML file of these options; flags override it."
+    file_option = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=help_text, help_behavior_hint="")]
+    try:
+        defaults = _unchecked(cls, read_values(cls, path) if path else {})
+        fields = [("config", file_option, None), ("fields", Annotated[cls, tyro.conf.arg(name="")], defaults)]
+        options = dataclasses.make_dataclass("Options", fields)
+        return tyro.cli(options, args=argv, prog=prog, description=description or inspect.getdoc(cls)).fields
+    except ValueError as error:
+        print(f"{prog or Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_numbers(
+    config: Any, above_0: Sequence[str], not_negative: Sequence[str] = (), up_to_1: Sequence[str] = ()
+) -> None:
+    """ValueError for a field of a trainer's config that is of another type than it says, not finite, or out of the range
+    that its name is listed under, and for a `seed` that is none. Numbers of NumPy and JAX become Python's own."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value, hint = field.name, _plain(getattr(config, field.name)), hints[field.name]
+        try:
+            value = value if get_origin(hint) is dict else _convert(value, hint)  # the simulator judges its own numbers
+        except TypeError:
+            raise ValueError(f"{name}={value!r} must be of type {_type_name(hint)}") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}={value} must be finite")
+        object.__setattr__(config, name, value)
+    for name in above_0:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)} must be above 0")
+    for name in not_negative:
+        if (getattr(config, name) or 0) < 0:
+            raise ValueError(f"{name}={getattr(config, name)} must not be negative")
+    for name in up_to_1:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)} must be from 0 to 1")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed={config.seed} must be from 0 to 2^32 - 1")
+
+
+def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool = False) -> Config:
+    """Read a config from a YAML file; what the file leaves out has its default, or is an error where it should be whole.
+    Raises ConfigError."""
+    values = read_values(cls, path)
+    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]  # type: ignore[arg-type]
+    if whole and missing:
+        raise ConfigError(
+            f"{path} says nothing of {', '.join(missing)}: it is damaged, or of another version. A line for each, as in "
+            f"`{missing[0]}: VALUE`, mends it"
+        )
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_config(path: str | os.PathLike[str], config: Any) -> Path:
+    """Write every field of a config dataclass as YAML, which `load_config` reads back as an equal config."""
+    values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return write_atomic(path, yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True))
+
+
+def read_values(cls: type, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of `cls` that a YAML file sets, each as its type says. Raises ConfigError."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{path} must hold `key: value` lines")
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for key, value in (content or {}).items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{path}: unknown key {key!r}, the nearest is {nearest!r}")
+        if name in values:
+            raise ConfigError(f"{path}: {name!r} is given twice")
+        try:
+            values[name] = _convert(value, hints[name])
+        except TypeError:
+            raise ConfigError(f"{path}: {name}={value!r} must be of type {_type_name(hints[name])}") from None
+    return values
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """A YAML value as the type of a field: an int serves as a float, a list as a tuple. Raises TypeError."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        for choice in args:
+            with contextlib.suppress(TypeError):
+                return _convert(value, choice)
+    elif origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in args):
+            return value
+    elif origin is tuple and isinstance(value, list):
+        items = args[:1] * len(value) if args[-1] is ... else args
+        if len(items) == len(value):
+            return tuple(map(_convert, value, items))
+    elif origin is list and isinstance(value, list):
+        return [_convert(item, args[0]) for item in value]
+    elif origin is dict and isinstance(value, dict):
+        return {_convert(key, args[0]): _convert(item, args[1]) for key, item in value.items()}
+    elif hint is float and type(value) in (int, str):
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3, without a dot, as a string
+            return float(value)
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif type(value) is hint:  # not isinstance: a bool is no int
+        return value
+    raise TypeError
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _unchecked(cls: type, values: dict[str, Any]) -> Any:
+    """The defaults of `cls` under the given values, without its validation: flags may yet correct what is wrong."""
+    config: Any = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        else:
+            default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(config, field.name, values.get(field.name, default))
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # of NumPy or JAX
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,210 @@
+"""What happens around SB3's loop: figures, checkpoints, the curriculum and the weight of the entropy.
+
+All but the last happen between an update and the next rollout, which is where a training can be cut and go on exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from trainers.run.checkpoint import TRY_AGAIN
+from trainers.run.curriculum import Curriculum
+from trainers.run.files import Patience
+from trainers.run.terminal import say
+from trainers.track.dashboard import Dashboard
+from trainers.track.loggers import MetricsLogger, system_metrics
+from trainers.track.wandb import Tracker
+
+NAMES = {  # what SB3 calls a figure, and what it is called here
+    "train/loss": "loss/total",
+    "train/policy_gradient_loss": "loss/policy",
+    "train/value_loss": "loss/value",
+    "train/explained_variance": "loss/explained_variance",
+    "train/approx_kl": "loss/approx_kl",
+    "train/clip_fraction": "loss/clip_fraction",
+    "train/std": "train/std",
+    "train/learning_rate": "train/learning_rate",
+    "train/ent_coef": "train/ent_coef",
+}
+GLANCE = 0.25  # s between two looks at the progress bar
+
+
+class TrainingDivergedError(ArithmeticError):
+    """A loss or the weights are no longer finite."""
+
+    def __init__(self, what: str, steps: int) -> None:
+        super().__init__(
+            f"{what} at {steps:,} steps; a checkpoint stays as it is. A lower --learning-rate or --max-grad-norm may help"
+        )
+
+
+class BetweenUpdates(BaseCallback):
+    """Calls `between` before each rollout but the first of a process, and after the last update."""
+
+    def _on_training_start(self) -> None:
+        self._learnt_from = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps > self._learnt_from:
+            self.between()
+        self.before_rollout()
+
+    def _on_training_end(self) -> None:
+        if self.model.num_timesteps > self._learnt_from:
+            self.between()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def between(self) -> None:
+        """After an update."""
+
+    def before_rollout(self) -> None:
+        """Before every rollout."""
+
+
+class Figures(BetweenUpdates):
+    """Takes the figures of a rollout and of the update that followed it to the files, the dashboard and W&B."""
+
+    def __init__(self, files: MetricsLogger, dashboard: Dashboard, tracker: Tracker | None) -> None:
+        super().__init__()
+        self._files, self._dashboard, self._tracker = files, dashboard, tracker
+        self._looked = 0.0
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._begun = self._since = time.perf_counter()
+        self._first = self._steps = self.model.num_timesteps
+
+    def _on_step(self) -> bool:
+        if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
+            told = zip(self.locals["infos"], self.locals["dones"], strict=True)  # SB3 counts only those who are done
+            self.model.ep_success_buffer += [i["is_success"] for i, done in told if "is_success" in i and not done]
+        now = time.perf_counter()
+        if now - self._looked > GLANCE:
+            self._looked = now
+            self._update_bar(now)
+        return True
+
+    def between(self) -> None:
+        now = time.perf_counter()
+        figures = self._figures() | {"train/fps": (self.model.num_timesteps - self._steps) / (now - self._since)}
+        for name in ("loss/total", "loss/policy", "loss/value"):
+            if not math.isfinite(figures.get(name, 0.0)):
+                raise TrainingDivergedError(f"{name} is {figures[name]}", self.model.num_timesteps)
+        if not all(weights.isfinite().all() for weights in self.model.policy.parameters()):
+            raise TrainingDivergedError("the weights are no longer finite", self.model.num_timesteps)
+        self._steps, self._since = self.model.num_timesteps, now
+        self._files.log(self.model.num_timesteps, figures)
+        if self._tracker:
+            self._tracker.log(self.model.num_timesteps, figures)
+        self._dashboard.show(figures)
+        self._update_bar(now)
+
+    def _figures(self) -> dict[str, float]:
+        learnt = self.model.logger.name_to_value
+        figures = {ours: float(learnt[theirs]) for theirs, ours in NAMES.items() if theirs in learnt}
+        if "train/entropy_loss" in learnt:
+            figures["loss/entropy"] = -float(learnt["train/entropy_loss"])
+        return figures | self._episodes() | {"env/difficulty": env_attr(self, "difficulty")} | system_metrics()
+
+    def _episodes(self) -> dict[str, float]:
+        """Means over the latest 100 episodes that ended, and the share that arrived of the latest 100 robots whose world's
+        time was up."""
+        means = {}
+        if self.model.ep_info_buffer:
+            means["train/episode_return"] = float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
+            means["train/episode_length"] = float(np.mean([episode["l"] for episode in self.model.ep_info_buffer]))
+        if self.model.ep_success_buffer:
+            means["env/goal_reached_rate"] = float(np.mean(self.model.ep_success_buffer))
+        return means
+
+    def _update_bar(self, now: float) -> None:
+        means = self._episodes()
+        self._dashboard.update(
+            self.model.num_timesteps,
+            fps=(self.model.num_timesteps - self._first) / max(now - self._begun, 1e-9),
+            success=means.get("env/goal_reached_rate", math.nan),
+            episode_return=means.get("train/episode_return", math.nan),
+        )
+
+
+class Checkpoints(BetweenUpdates):
+    """Keeps the state before each rollout in memory, and writes it to disk every so many steps.
+
+    `save_now` writes the latest, whatever has happened since: what comes after a Ctrl-C goes on from there.
+    """
+
+    def __init__(self, interval: int, pack: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._interval, self._pack, self._write = interval, pack, write
+        self._latest: bytes | None = None
+        self._patience = Patience()
+        self.steps = 0  # of the latest state
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._written = self.model.num_timesteps
+
+    def before_rollout(self) -> None:
+        self._latest, self.steps = self._pack(), self.model.num_timesteps
+        if self.steps // self._interval > self._written // self._interval:
+            self._patience.try_to(self.save_now, f"the checkpoint at {self.steps:,} steps", TRY_AGAIN)
+
+    def save_now(self) -> bool:
+        """Write the latest state; False if there is none yet. OSError where the disk refuses it."""
+        if self._latest is None:
+            return False
+        self._write(self._latest)
+        self._written = self.steps
+        return True
+
+
+class Levels(BetweenUpdates):
+    """Raises the difficulty of the worlds as a curriculum says."""
+
+    def __init__(self, curriculum: Curriculum) -> None:
+        super().__init__()
+        self.curriculum = curriculum
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "is_success" in info:
+                self.curriculum.note(info["is_success"])
+        return True
+
+    def before_rollout(self) -> None:
+        if self.curriculum.advance():
+            self.training_env.env_method("set_difficulty", self.curriculum.level)
+            if self.model.ep_success_buffer is not None:
+                self.model.ep_success_buffer.clear()
+            say(f"Difficulty {self.curriculum.level} from {self.model.num_timesteps:,} steps on")
+
+
+class EntropySchedule(BaseCallback):
+    """Moves the weight of the entropy bonus linearly from one value to another, by the steps done at each update."""
+
+    def __init__(self, first: float, last: float, steps: int) -> None:
+        """steps: of the whole training."""
+        super().__init__()
+        self._first, self._last, self._whole = first, last, steps
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        done = min(model.num_timesteps / self._whole, 1.0)
+        model.ent_coef = (1 - done) * self._first + done * self._last
+        model.logger.record("train/ent_coef", model.ent_coef)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def env_attr(callback: BaseCallback, name: str) -> Any:
+    """Of the environment, the same for all lanes."""
+    return callback.training_env.get_attr(name, 0)[0]

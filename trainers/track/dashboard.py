@@ -1,0 +1,101 @@
+"""A progress bar with a table of the latest figures under it, coloured by whether they are good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from trainers.track.loggers import Progress
+
+GOOD, FAIR, BAD = "green", "yellow", "red"
+
+
+class Row(NamedTuple):
+    """How a figure is shown. colour: of its value, and of the one before, NaN at first."""
+
+    label: str
+    meaning: str
+    colour: Callable[[float, float], str]
+    show: Callable[[float], str] = "{:.4f}".format
+
+
+def falling(value: float, before: float) -> str:
+    """Good where it has fallen; a little more than before is no harm."""
+    if math.isnan(before) or value <= before:
+        return GOOD
+    return FAIR if value <= before + 0.2 * abs(before) else BAD
+
+
+def below(good: float, fair: float) -> Callable[[float, float], str]:
+    """Good up to one bound, fair up to another."""
+    return lambda value, _: GOOD if value < good else FAIR if value < fair else BAD
+
+
+def above(good: float, fair: float) -> Callable[[float, float], str]:
+    """Good down to one bound, fair down to another."""
+    return lambda value, _: GOOD if value >= good else FAIR if value >= fair else BAD
+
+
+ROWS = {
+    "train/fps": Row("fps", "agent steps a second, higher is better", lambda value, _: "cyan", "{:,.0f}".format),
+    "loss/total": Row("loss", "policy, value and entropy, should fall", falling),
+    "loss/value": Row("value_loss", "error of the critic, should fall", falling),
+    "loss/explained_variance": Row("explained_variance", "of the returns by the critic, towards 1", above(0.7, 0.3)),
+    "loss/entropy": Row(
+        "entropy_loss",
+        "of exploration, rises as actions get surer",
+        lambda value, _: "white",
+        lambda value: f"{-value:.4f}",
+    ),
+    "loss/approx_kl": Row("approx_kl", "change of the policy, below 0.02", below(0.02, 0.05)),
+    "loss/clip_fraction": Row("clip_fraction", "of updates clipped, below 0.2", below(0.2, 0.3)),
+    "train/std": Row("std", "noise of the actions, falls with confidence", falling),
+    "env/goal_reached_rate": Row(
+        "success", "of robots reach their first goal in time", above(0.9, 0.5), "{:.1%}".format
+    ),
+}
+
+
+class Dashboard(Progress):
+    """`Progress` with a table on a terminal; elsewhere the plain lines of `Progress`."""
+
+    def __init__(
+        self, total: int, completed: int = 0, *, title: str = "", interval: float = 30.0, console: Console | None = None
+    ) -> None:
+        """title: of the table."""
+        super().__init__(total, completed, interval=interval, console=console)
+        self._title, self._figures, self._before = title, dict[str, float](), dict[str, float]()
+        self._live = Live(console=self._bar.console, refresh_per_second=4, get_renderable=self.picture, transient=False)
+
+    def __enter__(self) -> Self:
+        if not self._bar.disable:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._bar.disable:
+            self._live.stop()
+
+    def show(self, figures: Mapping[str, float]) -> None:
+        """Put the figures of an update, by their names, into the table."""
+        known = {name: value for name, value in figures.items() if name in ROWS and math.isfinite(value)}
+        self._before |= {name: self._figures.get(name, math.nan) for name in known}
+        self._figures |= known
+
+    def picture(self) -> Group:
+        """The bar and the table."""
+        table = Table(title=self._title or None, title_justify="left", expand=False)
+        table.add_column("metric")
+        table.add_column("value", justify="right", min_width=9)
+        table.add_column("", style="dim")
+        for name, row in ROWS.items():
+            if name in self._figures:
+                value = self._figures[name]
+                colour = row.colour(value, self._before[name])
+                table.add_row(row.label, f"[{colour}]{row.show(value)}[/]", row.meaning)
+        return Group(self._bar, table) if self._figures else Group(self._bar)
