@@ -33,7 +33,8 @@ from benchmarks.report import save_rows
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from entropy_env.engines.numba_engine.threads import num_cores
 from trainers.sb3.lstm import LstmPolicy
-from trainers.sb3_lstm import LstmConfig, make_model
+from trainers.sb3.options import LstmConfig
+from trainers.sb3.training import make_model
 
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
 CURVE = ("step", "env/goal_reached_rate", "train/episode_return", "train/fps")

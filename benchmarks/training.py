@@ -22,7 +22,8 @@ import tyro
 
 from benchmarks.measure import progress, python
 from benchmarks.report import save_rows
-from trainers.jax_ppo import PPOConfig, compile_update, make_ppo
+from trainers.jax_ppo import PPOConfig, make_ppo
+from trainers.run.loop import compile_update
 
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
 

@@ -10,10 +10,8 @@ the goal and away from what is near.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +21,8 @@ import tyro
 from entropy_env.render import Renderer
 from entropy_env.render.video import write_video
 from entropy_env.scenarios import Open
-from trainers.policies.jax import Task, load_policy
+from entropy_env.task import Task
+from trainers.policies import load_policy
 
 GOAL_SCALE, LIDAR_RANGE = 10.0, 3.0  # m, what observations are over by default
 
@@ -53,11 +52,9 @@ def main(
 ) -> None:
     """Play one episode and write it to --out. With a size, in an open arena of so many metres."""
     policy = load_policy(run_dir) if run_dir else None
-    task = policy.task if policy else Task(scenario="obstacles")
-    scenario = "open" if size else scenario
-    given: dict[str, Any] = {"scenario": scenario, "difficulty": difficulty, "num_agents": num_agents}
-    task = dataclasses.replace(task, **{name: value for name, value in given.items() if value is not None})
-    env, params = task.make("terminate", Open(size=size) if size else None)
+    task = policy.task if policy else Task.of("obstacles")
+    task = task.but(scenario=Open(size=size) if size else scenario, difficulty=difficulty, num_agents=num_agents)
+    env, params = task.make("terminate")
     reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(steer)
     renderer = Renderer(max_size=(720, 540), show_lidar=True, trails=40)
 
@@ -65,7 +62,7 @@ def main(
         obs, state = reset(key, params)
         while True:
             lidar = obs[:, : env.spec.num_rays]
-            yield np.asarray(renderer.draw(state, params, lidar, title=task.scenario))
+            yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
             if state.done:
                 break
             key, k_act, k_step = jax.random.split(key, 3)

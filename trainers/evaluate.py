@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import tyro
@@ -32,12 +29,11 @@ from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.render.video import check_video_path
 from entropy_env.types import SwarmParams
-from trainers.evaluation import play as feed_forward
-from trainers.evaluation.figures import Report, check_counts, episode_keys, evaluate_episodes, results_table
+from trainers.evaluation.figures import check_counts, evaluate_policy, results_table
 from trainers.evaluation.film import write_film
-from trainers.evaluation.play import episode_key
+from trainers.evaluation.play import episode_key, film, live
 from trainers.evaluation.player import Player, Side
-from trainers.policies.jax import Policy, load_policy
+from trainers.policies import Policy, load_policy
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.compilation import cache_compilations
 from trainers.run.files import to_json, write_atomic
@@ -46,7 +42,6 @@ from trainers.run.terminal import say, warnings_as_lines
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
 OVERRIDES = ("scenario", "difficulty", "num_agents")  # of the worlds of the run
-AnyPolicy = Any  # a Policy, or a LanePolicy of trainers.sb3, which needs torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,52 +85,23 @@ def evaluate(
     num_agents: int | None = None,
 ) -> dict[str, Any]:
     """What the command prints and writes, as a dict. Raises what `load_policy` raises, and ValueError."""
-    policy = load(Path(run_dir))
+    policy = load_policy(run_dir)
     env, params = make_env(policy, scenario=scenario, difficulty=difficulty, num_agents=num_agents)
     return evaluate_policy(policy, env, params, episodes, seed)
 
 
-def make_env(policy: AnyPolicy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
+def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
     """The simulator of the policy's task, in which agents that arrive leave; overrides that are None do not count.
 
     Raises ValueError where it does not exist or its observations are not what the policy expects.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    env, params = dataclasses.replace(policy.task, **given).make(on_goal="terminate")
+    env, params = policy.task.but(**overrides).make(on_goal="terminate")
     if env.spec.obs_dim != policy.obs_dim:
         raise ValueError(f"observations have {env.spec.obs_dim} numbers here, the policy expects {policy.obs_dim}")
     return env, params
 
 
-def evaluate_policy(
-    policy: AnyPolicy, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
-) -> dict[str, Any]:
-    """Figures of a policy over fresh worlds, each with its 95 % interval: sampled, and under `deterministic`."""
-    check_counts(episodes, seed)
-    report("compiling")
-    started = time.perf_counter()
-    run = home(policy).player(policy, env, params, episode_keys(env, episodes, seed)[0])
-    compile_seconds = round(time.perf_counter() - started, 3)
-    results = evaluate_episodes(run, env, params, episodes, seed, report)
-    return results | {"checkpoint_step": int(policy.step), "compile_seconds": compile_seconds}
-
-
-def load(path: Path) -> AnyPolicy:
-    """The policy of a run folder of `trainers.jax_ppo`, or of a zip of `trainers.sb3_lstm`."""
-    return recurrent().load_policy(path) if path.suffix == ".zip" else load_policy(path)
-
-
-def home(policy: AnyPolicy) -> ModuleType:
-    """The module that plays and films episodes with such a policy."""
-    return feed_forward if isinstance(policy, Policy) else recurrent()
-
-
-def recurrent() -> ModuleType:
-    """Imported where needed, since it needs torch. ModuleNotFoundError names the extra."""
-    return importlib.import_module("trainers.sb3.policy")
-
-
-def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
+def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
     """What the options ask for, or an error that says what is wrong with them."""
     check_counts(options.episodes, options.seed)
     for path, suffix in ((options.gif, ".gif"), (options.mp4, ".mp4")):
@@ -151,7 +117,7 @@ def prepare(options: Options) -> tuple[AnyPolicy, Swarm, SwarmParams]:
         _check_display()
     if options.gif or options.mp4:
         Renderer()  # raises where pygame is missing
-    policy = load(options.run_dir)
+    policy = load_policy(options.run_dir)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
 
@@ -198,12 +164,12 @@ def results_path(options: Options) -> Path:
     return path.with_name(f"{path.stem}-{name}") if path.suffix == ".zip" else path / name
 
 
-def watch(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> None:
+def watch(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:
     """Play in a window until it is closed."""
     with contextlib.suppress(KeyboardInterrupt), Console(stderr=True).status("compiling") as status:
         sides = [side(options.run_dir, policy, env, params)]
         if options.against:
-            other = load(options.against)
+            other = load_policy(options.against)
             worlds = {name: getattr(options, name) or getattr(policy.task, name) for name in OVERRIDES}
             sides.append(side(options.against, other, *make_env(other, **worlds)))
         player = Player(sides, options.seed, sampled=not options.deterministic_video)
@@ -211,17 +177,15 @@ def watch(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) 
         player.run()
 
 
-def side(path: Path, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> Side:
+def side(path: Path, policy: Policy, env: Swarm, params: SwarmParams) -> Side:
     """A policy as `Player` shows it."""
     title = f"{env.scenario.name} {int(params.difficulty)}"
-    return Side(str(path), title, env.spec.num_rays, params, home(policy).live(policy, env, params))
+    return Side(str(path), title, env.spec.num_rays, params, live(policy, env, params))
 
 
-def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> None:
+def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:
     """Write the videos that the options ask for."""
-    states = home(policy).film(
-        policy, env, params, episode_key(options.seed, 0), sampled=not options.deterministic_video
-    )
+    states = film(policy, env, params, episode_key(options.seed, 0), sampled=not options.deterministic_video)
     for path in filter(None, (options.gif, options.mp4)):
         write_film(path, states, params, env.scenario.name)
 

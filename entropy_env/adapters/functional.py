@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.adapters.world import split_settings
 from entropy_env.env import Info, Swarm
 from entropy_env.scenarios import Scenario
+from entropy_env.task import Task
 from entropy_env.types import SwarmParams, SwarmState, cast_params
 from entropy_env.vector import REDRAW_PERIOD, VectorSwarm, in_parts, param_axes, pick_params
 
@@ -22,11 +22,8 @@ Told = tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]
 def make_swarm(
     num_agents: int, scenario: str | Scenario = "open", difficulty: int = 1, preset: str | None = None, **settings: Any
 ) -> tuple[Swarm, SwarmParams]:
-    """The simulator and its parameters as plain numbers. settings: fields of SwarmSpec and SwarmParams, and the name of a
-    `reward` preset; None leaves what the `preset` says, or the default."""
-    spec, settings = split_settings(num_agents, preset, settings)
-    swarm = Swarm(spec, scenario, difficulty)
-    params = swarm.resolve_params(**settings)
+    """The simulator and its parameters as plain numbers. preset, settings: see `Task.of`."""
+    swarm, params = Task.of(scenario, difficulty, preset, num_agents=num_agents, **settings).resolve()
     return swarm, jax.tree.map(lambda value: np.asarray(value).item(), params)
 
 

@@ -12,20 +12,18 @@ import jax
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.adapters.presets import with_preset
 from entropy_env.engines import make_engine
 from entropy_env.engines.interface import Engine, EngineName, Transition, check_draws, check_start
 from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
-from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.task import PARAM_FIELDS, SPEC_FIELDS, Task
+from entropy_env.types import Layout, SwarmParams, SwarmState
 
 RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
 TILE = (480, 360)  # px, the most that each of several worlds takes of a picture
-SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
 SIZES = frozenset({"num_envs", "autoreset", "num_agents"})  # which each adapter decides, or asks for, in its own way
-PARAM_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmParams))
 
 
 class Plan(NamedTuple):
@@ -52,17 +50,14 @@ class _Simulator:
         num_threads: int | None = None,
         **settings: Any,
     ) -> None:
-        """preset: see `presets`. settings: further fields of SwarmSpec and SwarmParams, and the name of a `reward` preset;
-        each overrides the preset's, and None leaves it, or the default."""
+        """preset, settings: see `Task.of`."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"{render_mode=} must be None or one of {', '.join(RENDER_MODES)}")
         self.render_mode = render_mode
         self._renderer: Any = None
-        self._spec, self._settings = split_settings(num_agents, preset, settings)
-        self._scenario = scenario
+        self._task = Task.of(scenario, _as_level(difficulty), preset, num_agents=num_agents, **settings)
+        self.difficulty = self._task.difficulty
         self._largest = 1
-        level = _as_level(difficulty)
-        self.difficulty = scenario.difficulty if isinstance(scenario, Scenario) else level
         self._begun = False
         swarm, params = self._at(self.difficulty)
         self._engine_name, self._num_threads = engine, num_threads
@@ -87,8 +82,7 @@ class _Simulator:
     def _at(self, difficulty: int) -> tuple[Swarm, SwarmParams]:
         """The simulator and its parameters at a level, which `_use` then takes. It keeps the size of the hardest level
         played so far, so that a curriculum that goes back compiles nothing."""
-        swarm = Swarm(self._spec, self._scenario, max(self._largest, difficulty))
-        return swarm, swarm.resolve_params(difficulty=difficulty, **self._settings)
+        return dataclasses.replace(self._task, difficulty=difficulty).resolve(room_for=self._largest)
 
     def _use(self, swarm: Swarm, params: SwarmParams) -> None:
         """Have the engine run this simulator from now on; another one where the sizes differ."""
@@ -308,14 +302,6 @@ class Worlds(_Simulator):
         if told.done.any():
             self._check_valid()
         return told
-
-
-def split_settings(
-    num_agents: int, preset: str | None, settings: Mapping[str, Any]
-) -> tuple[SwarmSpec, dict[str, Any]]:
-    """The specification, and what else is set, of an adapter's settings over those of a preset."""
-    settings = with_preset(preset, settings)
-    return SwarmSpec(num_agents, **{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()}), settings
 
 
 def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callable[..., Any] = _Simulator) -> None:

@@ -18,18 +18,20 @@ import scipy.stats
 from helpers.reference import arc
 
 from entropy_env import vector
+from entropy_env.task import Task
 from trainers import evaluate as command
+from trainers.algorithms.ppo import PPO, Hyperparameters
 from trainers.evaluate import evaluate, evaluate_policy, load_policy, main, make_env
 from trainers.evaluation import figures as evaluation
 from trainers.evaluation.intervals import mean_interval, share_interval
 from trainers.evaluation.play import Episode, episode_key, live, play, travelled
-from trainers.jax_ppo import PPO, PPOConfig
 from trainers.learn.normalize import init_moments, normalize, update_moments
-from trainers.policies.jax import ActorSpec, Policy, Task, describe_policy
+from trainers.policies.jax import ActorPolicy, ActorSpec
+from trainers.policies.load import describe_policy
 from trainers.run.checkpoint import CheckpointError, save_checkpoint
 from trainers.run.compilation import cache_compilations
 
-TASK = Task(num_agents=3, num_rays=4, substeps=1, params={"max_steps": 12})  # few rays and substeps compile quickly
+TASK = Task.of(num_agents=3, num_rays=4, substeps=1, max_steps=12)  # few rays and substeps compile quickly
 SPEC = ActorSpec(obs_dim=8, action_dim=2, hidden_sizes=(8,))
 FIGURES = {"success", "world_success", "collision_rate", "steps_to_goal", "spl", "return"}
 TIMES = {"compile_seconds", "run_seconds"}
@@ -37,8 +39,8 @@ TIMES = {"compile_seconds", "run_seconds"}
 
 def make_ppo():
     env, params = TASK.make("respawn")
-    config = PPOConfig(num_agents=3, num_envs=2, num_minibatches=2, hidden_sizes=SPEC.hidden_sizes)
-    return PPO(config, vector.batch(env, 2), env.spec.obs_dim, env.spec.action_dim), params
+    config = Hyperparameters(num_envs=2, num_minibatches=2, hidden_sizes=SPEC.hidden_sizes)
+    return PPO(config, vector.batch(env, 2), env.spec.obs_dim, env.spec.action_dim, 3, num_updates=1), params
 
 
 @pytest.fixture(autouse=True)
@@ -72,16 +74,16 @@ def make_run(folder, runner, metadata):
 
 
 def linear_policy(task, kernel, log_std=-5.0):
-    """A Policy with actions linear in observations."""
-    spec = ActorSpec(obs_dim=task.num_rays + 4, action_dim=2, hidden_sizes=())
+    """A policy with actions linear in observations."""
+    spec = ActorSpec(obs_dim=task.spec.num_rays + 4, action_dim=2, hidden_sizes=())
     dense = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(2)}
     params = {"params": {"MLP_0": {"Dense_0": dense}, "log_std": jnp.full(2, log_std)}}
-    return Policy(params, init_moments(spec.obs_dim), spec, task, step=0)
+    return ActorPolicy(params, init_moments(spec.obs_dim), spec, task, step=0)
 
 
 def driver(task, forward):
     """Turns towards the goal and drives."""
-    kernel = np.zeros((task.num_rays + 4, 2))
+    kernel = np.zeros((task.spec.num_rays + 4, 2))
     kernel[-2:] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
     return linear_policy(task, kernel)
 
@@ -118,7 +120,7 @@ def test_the_same_seed_gives_the_same_figures_in_whatever_chunks(saved_run, resu
 
 
 def test_worlds_are_not_those_of_training(runner):
-    env, params = make_env(Policy(None, None, SPEC, TASK, 0))
+    env, params = make_env(ActorPolicy(None, None, SPEC, TASK, 0))
     keys = jax.vmap(episode_key, (None, 0))(0, jnp.arange(4))  # training used seed 0, too
     fresh = jax.jit(jax.vmap(lambda key: env.generate(jax.random.split(key)[0], params)))(keys).spawns
     trained = np.asarray(runner.env_state.worlds.layout.spawns).reshape(-1, 3)
@@ -129,7 +131,7 @@ def test_worlds_are_not_those_of_training(runner):
 def test_robots_that_drive_to_their_goals_succeed_and_every_count_adds_up(monkeypatch):
     played, summarise = [], evaluation.summarise
     monkeypatch.setattr(evaluation, "summarise", lambda *given: played.append(given) or summarise(*given))
-    policy = driver(Task(num_agents=2, num_rays=1, substeps=1), forward=1.0)
+    policy = driver(Task.of(num_agents=2, num_rays=1, substeps=1), forward=1.0)
     env, params = make_env(policy)
     results = evaluate_policy(policy, env, params, episodes=8, seed=0)
     for figures in (results, results["deterministic"]):
@@ -145,7 +147,7 @@ def test_robots_that_drive_to_their_goals_succeed_and_every_count_adds_up(monkey
 
 @pytest.mark.parametrize("sampled", [True, False])
 def test_an_episode_watched_step_by_step_is_the_one_that_is_evaluated(sampled):
-    policy = driver(Task(num_agents=2, num_rays=1, substeps=1), forward=1.0)
+    policy = driver(Task.of(num_agents=2, num_rays=1, substeps=1), forward=1.0)
     env, params = make_env(policy)
     evaluated = jax.jit(play, static_argnums=0)(env, policy, params, episode_key(0, 3), sampled)
     moments = list(live(policy, env, params)(episode_key(0, 3), sampled))
@@ -156,7 +158,7 @@ def test_an_episode_watched_step_by_step_is_the_one_that_is_evaluated(sampled):
 
 
 def test_a_robot_that_stands_still_arrives_nowhere_and_has_no_steps_to_the_goal():
-    task = Task(num_agents=1, num_rays=1, substeps=1, params={"max_steps": 3})
+    task = Task.of(num_agents=1, num_rays=1, substeps=1, max_steps=3)
     policy = driver(task, forward=0.0)
     env, params = make_env(policy)
     results = evaluate_policy(policy, env, params, episodes=2, seed=0)
@@ -324,7 +326,7 @@ def test_an_impossible_wish_is_one_line_on_stderr(saved_run, capsys, monkeypatch
 
 
 def test_a_run_whose_observations_differ_is_refused(tmp_path, runner, capsys):
-    make_run(tmp_path, runner, describe_policy(SPEC, Task(num_rays=16)))
+    make_run(tmp_path, runner, describe_policy(SPEC, Task.of(num_rays=16)))
     assert main([str(tmp_path)]) == 2
     assert "observations have 20 numbers here, the policy expects 8" in capsys.readouterr().err
 

@@ -25,17 +25,19 @@ from helpers.disk import full_disk
 from sb3_contrib import RecurrentPPO
 
 from entropy_env.adapters.sb3 import SwarmVecEnv
-from trainers import sb3_lstm
-from trainers.evaluate import evaluate
+from trainers.evaluate import evaluate, evaluate_policy, make_env
 from trainers.evaluate import main as evaluate_main
-from trainers.evaluation.play import episode_key, travelled
+from trainers.evaluation.play import episode_key, live, play, travelled
+from trainers.policies import load_policy
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.curriculum import Curriculum
+from trainers.sb3 import training
 from trainers.sb3.checkpoint import ABOUT, unpack
 from trainers.sb3.lstm import LstmPolicy
-from trainers.sb3.policy import live, load_policy, play
+from trainers.sb3.options import LstmConfig
+from trainers.sb3.training import Training, make_model
 from trainers.sb3.workspace import Workspace, open_workspace
-from trainers.sb3_lstm import LstmConfig, Training, main, train
+from trainers.sb3_lstm import main, train
 
 ROOT = Path(__file__).parents[2]
 TINY = LstmConfig(
@@ -273,7 +275,7 @@ def test_the_model_opens_without_this_package_and_acts_the_same(trained, tmp_pat
         np.testing.assert_allclose(out["actions"], actions, atol=1e-6)
         np.testing.assert_allclose(out["again"], again, atol=1e-6)
     assert not np.allclose(actions, again)
-    assert not np.allclose(policy(obs, sampled=True)[0], actions)
+    assert not np.allclose(policy(obs, key=jax.random.key(0))[0], actions)
 
 
 def test_models_go_under_the_number_after_the_highest(tmp_path):
@@ -803,7 +805,7 @@ def test_the_presets_are_those_of_v2():
 def test_the_model_is_made_as_the_options_say():
     config = dataclasses.replace(TINY, learning_rate=1e-3, gamma=0.9, gae_lambda=0.8, clip_range=0.1, ent_coef=0.2,
                                  vf_coef=0.3, max_grad_norm=0.4, n_epochs=3)  # fmt: skip
-    model = sb3_lstm.make_model(config)
+    model = make_model(config)
     for name in ("gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "n_epochs", "n_steps", "batch_size"):
         assert getattr(model, name) == getattr(config, name), name
     assert (model.lr_schedule(1.0), model.clip_range(1.0)) == (1e-3, 0.1)
@@ -889,9 +891,10 @@ def test_either_half_of_the_normaliser_can_be_had(rewards_only, tmp_path, capsys
     if not rewards_only:
         mean, var = arrays["normalizer/obs_mean"], arrays["normalizer/obs_var"]
         obs_as_trained = np.clip((obs - mean) / np.sqrt(var + 1e-8), -10, 10).astype(np.float32)
-        expected, _ = policy.network.predict(obs_as_trained, None, np.ones(1, bool), deterministic=True)
-        np.testing.assert_array_equal(policy(obs)[0], expected)
-        assert not np.array_equal(policy.network.predict(obs, None, np.ones(1, bool), deterministic=True)[0], expected)
+        model = RecurrentPPO.load(tmp_path / "models" / "swarm_1.zip", device="cpu")
+        expected, _ = model.predict(obs_as_trained, None, np.ones(1, bool), deterministic=True)
+        np.testing.assert_allclose(policy(obs)[0], expected, atol=1e-6)
+        assert not np.allclose(model.predict(obs, None, np.ones(1, bool), deterministic=True)[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", ["1e30", "1e3"])
@@ -991,9 +994,9 @@ def test_start_end_and_both_side_by_side_are_filmed_and_disturb_nothing(tmp_path
 
 
 def test_a_curriculum_is_filmed_in_the_same_world_at_both_ends(tmp_path, monkeypatch):
-    tasks, film = [], sb3_lstm.film
+    tasks, film = [], training.film
     monkeypatch.setattr(
-        sb3_lstm, "film", lambda policy, *given, **how: tasks.append(policy.task) or film(policy, *given, **how)
+        training, "film", lambda policy, *given, **how: tasks.append(policy.task) or film(policy, *given, **how)
     )
     path = train(dataclasses.replace(RISING, folder=tmp_path, videos=True, total_steps=12 * 32))
     assert unpack(path).about["env"]["difficulty"] > 1
@@ -1017,10 +1020,10 @@ def by_hand(policy, episodes, seed, sampled=False):
     for index in range(episodes):
         key, _ = jax.random.split(episode_key(seed, index))
         obs, state = reset(key, params)
-        memory = None
-        th.manual_seed(int(jax.random.bits(episode_key(seed, index), dtype=np.uint32)))
+        memory, k_actions = None, jax.random.split(episode_key(seed, index))[1]
         while not state.done:
-            actions, memory = policy(np.array(obs), memory, sampled)
+            k_act, _ = jax.random.split(jax.random.fold_in(k_actions, state.step))
+            actions, memory = policy(np.array(obs), memory, k_act if sampled else None)
             before = state
             obs, state, reward, terminated, _, _ = step(key, before, actions, params)
             row = [terminated, reward, before.active, travelled(before, state)]
@@ -1030,9 +1033,7 @@ def by_hand(policy, episodes, seed, sampled=False):
 
 def test_evaluation_equals_episodes_played_by_hand(trained):
     policy = load_policy(trained / "models" / "swarm_1.zip")
-    policy.task = dataclasses.replace(policy.task, params={"max_steps": 40, "goal_radius": 1.5})
-    from trainers.evaluate import evaluate_policy, make_env
-
+    policy = policy.replace(task=policy.task.but(max_steps=40, goal_radius=1.5))
     env, params = make_env(policy)
     results = evaluate_policy(policy, env, params, episodes=4, seed=2)["deterministic"]
     reached, reward, steps, _ = by_hand(policy, 4, 2)
@@ -1047,16 +1048,14 @@ def test_evaluation_equals_episodes_played_by_hand(trained):
 
 def test_episodes_watched_in_turn_are_those_that_are_evaluated(trained):
     policy = load_policy(trained / "models" / "swarm_1.zip")
-    from trainers.evaluate import make_env
-
     env, params = make_env(policy)
     keys, watched = [episode_key(0, index) for index in range(2)], live(policy, env, params)
     in_turn = zip(*(watched(key, True) for key in keys), strict=True)
     *_, last = in_turn
     _, reward, _, _ = by_hand(policy, 2, 0, sampled=True)
     for index, (key, moment) in enumerate(zip(keys, last, strict=True)):
-        evaluated = play(policy, env, params, key[None], True)
-        np.testing.assert_array_equal(moment.total_reward, evaluated.total_reward[0])
+        evaluated = jax.jit(play, static_argnums=0)(env, policy, params, key, True)
+        np.testing.assert_allclose(moment.total_reward, evaluated.total_reward, atol=1e-4)  # compiled apart
         np.testing.assert_allclose(moment.total_reward, reward[index], atol=1e-4)
         assert moment.state.done and moment.state.step == evaluated.steps.max() > 1
         np.testing.assert_allclose(moment.obs, jax.jit(env.observe)(moment.state, params), atol=1e-5)

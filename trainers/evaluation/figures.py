@@ -1,4 +1,4 @@
-"""Figures of a policy over fresh worlds, however its episodes are played."""
+"""Figures of a policy over fresh worlds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from entropy_env.checks import NEVER
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmParams
 from trainers.evaluation.intervals import Interval, mean_interval, share_interval
-from trainers.evaluation.play import Episode, episode_key
+from trainers.evaluation.play import Episode, episode_key, player
 from trainers.evaluation.shortest_path import shortest_paths, spl
+from trainers.policies import Policy
 
 CHUNK = 1 << 22  # pairs of agents simulated at a time, what bounds the memory
 
 Report = Callable[[str], None]
-Play = Callable[[jax.Array, bool], Episode]  # episodes (E, N) of keys (E,), with sampled actions or the mean ones
 
 
 def check_counts(episodes: int, seed: int) -> None:
@@ -46,8 +46,8 @@ def episode_keys(env: Swarm, episodes: int, seed: int) -> jax.Array:
     return jax.vmap(episode_key, (None, 0))(seed, jnp.arange(chunks * size, dtype=jnp.int32)).reshape(chunks, size)
 
 
-def evaluate_episodes(
-    play: Play, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
+def evaluate_policy(
+    policy: Policy, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
 ) -> dict[str, Any]:
     """Figures over fresh worlds, each with its 95 % interval: of sampled actions, and under `deterministic` of the mean.
 
@@ -57,6 +57,10 @@ def evaluate_episodes(
     if int(params.max_steps) == NEVER:
         raise ValueError("max_steps='never' has no end: evaluate with a time limit")
     keys = episode_keys(env, episodes, seed)
+    report("compiling")
+    started = time.perf_counter()
+    play = player(policy, env, params, keys[0])
+    compile_seconds = time.perf_counter() - started
     started, played = time.perf_counter(), {}
     for sampled in (True, False):
         parts = []
@@ -83,6 +87,8 @@ def evaluate_episodes(
         "difficulty": int(params.difficulty),
         "num_agents": env.spec.num_agents,
         "max_steps": max_steps,
+        "checkpoint_step": int(policy.step),
+        "compile_seconds": round(compile_seconds, 3),
         "run_seconds": round(run_seconds, 3),
         "device": jax.devices()[0].device_kind,
         "versions": {

@@ -13,7 +13,7 @@ from flax import struct
 
 from entropy_env.env import Swarm
 from entropy_env.types import Drive, Layout, SwarmParams, SwarmState
-from trainers.policies.jax import Policy
+from trainers.policies import Memory, Policy
 
 Array = jax.Array | np.ndarray
 
@@ -51,15 +51,17 @@ def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sample
     """One episode, until every agent has arrived or the time is up, with sampled actions or the mean ones."""
     k_world, k_actions = jax.random.split(key)
     obs, state = env.reset(k_world, params)
-    zero = jnp.zeros(env.spec.num_agents, jnp.int32)
+    memory, zero = policy.begin(env.spec.num_agents), jnp.zeros(env.spec.num_agents, jnp.int32)
     episode = Episode(state.layout, zero > 0, zero, zero, zero.astype(jnp.float32), zero.astype(jnp.float32))
 
     def going(carry):
         return ~carry[1].done
 
     def step(carry):
-        obs, before, episode = carry
-        obs, state, reward, terminated, info = act_and_step(env, policy, params, k_actions, obs, before, sampled)
+        obs, before, memory, episode = carry
+        obs, state, memory, reward, terminated, info = act_and_step(
+            env, policy, params, k_actions, obs, before, memory, sampled
+        )
         episode = episode.replace(
             reached=episode.reached | terminated,
             steps=episode.steps + before.active.astype(jnp.int32),
@@ -67,19 +69,21 @@ def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sample
             path=episode.path + travelled(before, state, env.spec.drive),
             total_reward=episode.total_reward + reward,
         )
-        return obs, state, episode
+        return obs, state, memory, episode
 
-    return jax.lax.while_loop(going, step, (obs, state, episode))[2]
+    return jax.lax.while_loop(going, step, (obs, state, memory, episode))[-1]
 
 
 def act_and_step(
-    env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, obs: jax.Array, state: SwarmState, sampled: Any
-) -> tuple[jax.Array, SwarmState, jax.Array, jax.Array, dict[str, Any]]:
+    env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, obs: jax.Array, state: SwarmState, memory: Memory,
+    sampled: Any,
+) -> tuple[jax.Array, SwarmState, Memory, jax.Array, jax.Array, dict[str, Any]]:  # fmt: skip
     """One step of an episode. key: the episode's, for all its actions."""
     k_act, k_step = jax.random.split(jax.random.fold_in(key, state.step))
-    action = jnp.where(sampled, policy(obs, k_act), policy(obs))
-    obs, state, reward, terminated, _, info = env.step(k_step, state, action, params)
-    return obs, state, reward, terminated, info
+    mean, new_memory = policy.act(obs, memory)
+    sample, _ = policy.act(obs, memory, k_act)
+    obs, state, reward, terminated, _, info = env.step(k_step, state, jnp.where(sampled, sample, mean), params)
+    return obs, state, new_memory, reward, terminated, info
 
 
 def travelled(before: SwarmState, after: SwarmState, drive: Drive = "kinematic") -> jax.Array:
@@ -106,10 +110,11 @@ def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
     def moments(key: jax.Array, sampled: bool) -> Iterator[Moment]:
         k_world, k_actions = jax.random.split(key)
         obs, state = reset(k_world, params)
+        memory = policy.begin(env.spec.num_agents)
         total_reward = np.zeros(env.spec.num_agents, np.float32)
         yield jax.device_get(Moment(state, obs, total_reward))
         while not state.done:
-            obs, state, reward, *_ = step(policy, params, k_actions, obs, state, sampled)
+            obs, state, memory, reward, *_ = step(policy, params, k_actions, obs, state, memory, sampled)
             total_reward = total_reward + np.asarray(reward)
             yield jax.device_get(Moment(state, obs, total_reward))
 

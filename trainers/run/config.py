@@ -7,18 +7,19 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import json
 import math
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
 
-from trainers.run.files import write_atomic
+from trainers.run.files import to_json, write_atomic
 
 Config = TypeVar("Config")
 
@@ -92,6 +93,20 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool 
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def check_same_run(
+    kept: Mapping[str, Any], config: Any, may_change: Collection[str], run: str, advice: str = ""
+) -> None:
+    """ValueError naming an option in which a run cannot change when it is resumed.
+
+    kept: the options that it was begun with. may_change: the names of those that do not matter. run, advice: what the
+    message calls it, and what to do.
+    """
+    before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
+    for name, value in now.items():
+        if name not in may_change and value != before.get(name):
+            raise ValueError(f"{name}={value!r} is not what {run} was begun with, {before.get(name)!r}{advice}")
 
 
 def save_config(path: str | os.PathLike[str], config: Any) -> Path:

@@ -16,9 +16,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from trainers.run.checkpoint import TRY_AGAIN
 from trainers.run.curriculum import Curriculum
 from trainers.run.files import Patience
+from trainers.run.loop import TrainingDivergedError
 from trainers.run.terminal import say
 from trainers.track.dashboard import Dashboard
-from trainers.track.loggers import MetricsLogger, system_metrics
+from trainers.track.loggers import MetricsLogger
+from trainers.track.system import system_metrics
 from trainers.track.wandb import Tracker
 
 NAMES = {  # what SB3 calls a figure, and what it is called here
@@ -35,13 +37,9 @@ NAMES = {  # what SB3 calls a figure, and what it is called here
 GLANCE = 0.25  # s between two looks at the progress bar
 
 
-class TrainingDivergedError(ArithmeticError):
-    """A loss or the weights are no longer finite."""
-
-    def __init__(self, what: str, steps: int) -> None:
-        super().__init__(
-            f"{what} at {steps:,} steps; a checkpoint stays as it is. A lower --learning-rate or --max-grad-norm may help"
-        )
+def diverged(what: str, steps: int) -> TrainingDivergedError:
+    """The error for a loss or weights that are no longer finite."""
+    return TrainingDivergedError(what, f"at {steps:,} steps", "a checkpoint stays as it is")
 
 
 class BetweenUpdates(BaseCallback):
@@ -97,9 +95,9 @@ class Figures(BetweenUpdates):
         figures = self._figures() | {"train/fps": (self.model.num_timesteps - self._steps) / (now - self._since)}
         for name in ("loss/total", "loss/policy", "loss/value"):
             if not math.isfinite(figures.get(name, 0.0)):
-                raise TrainingDivergedError(f"{name} is {figures[name]}", self.model.num_timesteps)
+                raise diverged(f"{name} is {figures[name]}", self.model.num_timesteps)
         if not all(weights.isfinite().all() for weights in self.model.policy.parameters()):
-            raise TrainingDivergedError("the weights are no longer finite", self.model.num_timesteps)
+            raise diverged("the weights are no longer finite", self.model.num_timesteps)
         self._steps, self._since = self.model.num_timesteps, now
         self._files.log(self.model.num_timesteps, figures)
         if self._tracker:

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from trainers.track.loggers import Progress
+from trainers.track.progress import Progress
 
 GOOD, FAIR, BAD = "green", "yellow", "red"
 

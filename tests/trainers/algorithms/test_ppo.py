@@ -20,15 +20,17 @@ import numpy as np
 import pytest
 from helpers.disk import full_disk
 
-from trainers import jax_ppo
-from trainers.jax_ppo import PPO, PPOConfig, Runner, TrainingDivergedError, main, make_ppo, train
+from trainers.algorithms.ppo import PPO, Hyperparameters, Runner
+from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.learn.advantages import gae
+from trainers.run import loop
 from trainers.run.checkpoint import load_arrays, save_checkpoint
 from trainers.run.config import load_config
+from trainers.run.loop import Moment, TrainingDivergedError
 
-PROBE = PPOConfig(
-    num_envs=16, num_agents=2, num_steps=8, num_minibatches=2, num_epochs=4, learning_rate=5e-3,
-    anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), total_steps=1, normalize_obs=False,
+PROBE = Hyperparameters(
+    num_envs=16, num_steps=8, num_minibatches=2, num_epochs=4, learning_rate=5e-3,
+    anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), normalize_obs=False,
 )  # fmt: skip
 TINY = PPOConfig(num_envs=4, num_agents=2, num_steps=4, num_minibatches=2, hidden_sizes=(8,), total_steps=4 * 2 * 4 * 6)
 FLAGS = ["--num-envs", "4", "--num-agents", "2", "--num-steps", "4", "--num-minibatches", "2", "--hidden-sizes", "8",
@@ -77,7 +79,7 @@ class Probe:
 
 
 def learn(probe: Probe, updates: int = 150, **changes: Any) -> tuple[PPO, Runner, dict[str, jax.Array]]:
-    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1)
+    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1, num_agents=2, num_updates=1)
     runner = ppo.init(jax.random.key(0), None)
     for _ in range(updates):
         runner, metrics = ppo.update(runner, None)
@@ -243,7 +245,7 @@ def test_once_there_is_room_again_the_checkpoint_is_written(tmp_path: Path, monk
             raise OSError(errno.ENOSPC, "No space left on device", "here")
         return save_checkpoint(*args)
 
-    monkeypatch.setattr(jax_ppo, "save_checkpoint", save)
+    monkeypatch.setattr(loop, "save_checkpoint", save)
     with pytest.warns(UserWarning, match="at 32 steps could not be written .*'here'") as caught:
         train(dataclasses.replace(TINY, run_dir=tmp_path / "run", checkpoint_interval=1, total_steps=4 * 32))
     assert len(caught) == 1
@@ -273,6 +275,23 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
              "loss/value", "loss/entropy", "loss/approx_kl", "loss/clip_fraction", "loss/explained_variance",
              "env/goal_reached_rate", "env/collision_rate", "system/gpu_memory", "system/cpu_memory"}  # fmt: skip
     assert named <= json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]).keys()
+
+
+def test_a_hook_sees_every_update_adds_figures_and_may_stop_the_run(tmp_path: Path, capsys: Any) -> None:
+    seen = []
+
+    def watch(moment: Moment) -> None:
+        seen.append((moment.step, moment.metrics["env/goal_reached_rate"]))
+        moment.metrics["mine/updates"] = len(seen)
+        if len(seen) == 3:
+            moment.stop("three are enough")
+
+    train(dataclasses.replace(TINY, run_dir=tmp_path / "run"), hooks=[watch])
+    assert [step for step, _ in seen] == [32, 64, 96]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["mine/updates"] for line in lines] == [1, 2, 3]
+    assert newest(tmp_path / "run")[1]["step"] == 96
+    assert "stopped: three are enough" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

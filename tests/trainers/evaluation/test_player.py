@@ -14,12 +14,14 @@ import pytest
 from test_render import locate, near, world
 
 from entropy_env.render.scene import ALERT, INK, agent_colours
+from entropy_env.task import Task
 from entropy_env.types import SwarmParams
 from trainers import evaluate
 from trainers.evaluation.play import Moment, episode_key
 from trainers.evaluation.player import HISTORY, REST, Player, Recording, Side
 from trainers.learn.normalize import init_moments
-from trainers.policies.jax import ActorSpec, Task, describe_policy
+from trainers.policies.jax import ActorSpec
+from trainers.policies.load import describe_policy
 from trainers.run.checkpoint import save_checkpoint
 
 pygame = pytest.importorskip("pygame")
@@ -283,7 +285,7 @@ def test_without_a_display_gif_is_named(monkeypatch, capsys):
     assert "needs a display" in error and "--gif FILE" in error
 
 
-TASK = Task(num_agents=3, num_rays=4, substeps=1)
+TASK = Task.of(num_agents=3, num_rays=4, substeps=1)
 
 
 def save_driver(folder, forward):

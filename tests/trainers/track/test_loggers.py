@@ -15,7 +15,9 @@ from helpers.disk import full_disk
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from trainers.track.loggers import MetricsLogger, Progress, system_metrics
+from trainers.track.loggers import MetricsLogger
+from trainers.track.progress import Progress
+from trainers.track.system import system_metrics
 
 
 def log(folder, steps, resume_step=None):

@@ -1,0 +1,54 @@
+"""The policy of a run folder, and what its checkpoints say of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from entropy_env.task import Task
+from trainers.learn.normalize import init_moments
+from trainers.policies.jax import ActorPolicy, ActorSpec
+from trainers.run.checkpoint import CheckpointError, load_checkpoint
+
+ALGORITHM = "jax_ppo"
+Described = TypeVar("Described")
+
+
+def describe_policy(actor: ActorSpec, task: Task) -> dict[str, Any]:
+    """Metadata that let `load_run` load a checkpoint whose tree has `params["actor"]` and `moments`."""
+    return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task.settings}
+
+
+def load_run(run_dir: str | os.PathLike[str]) -> ActorPolicy:
+    """See `trainers.policies.load_policy`."""
+    if not Path(run_dir).is_dir():
+        raise FileNotFoundError(f"no run folder {run_dir}")
+    folder = Path(run_dir) / "checkpoints"
+    _, metadata = load_checkpoint(folder, {}, partial=True)
+    algorithm = metadata.get("algorithm")
+    if algorithm != ALGORITHM:
+        raise CheckpointError(f"{run_dir} holds a policy of {algorithm!r}; only those of {ALGORITHM!r} can be loaded")
+    spec = _described(lambda values: ActorSpec(**values), metadata, "policy")
+    task = _described(Task.load, metadata, "env")
+    obs = jax.ShapeDtypeStruct((spec.obs_dim,), jnp.float32)
+    like = {
+        "params": {"actor": jax.eval_shape(spec.network.init, jax.random.key(0), obs)},
+        "moments": init_moments(spec.obs_dim),
+    }
+    with warnings.catch_warnings(action="ignore"):  # said above
+        tree, metadata = load_checkpoint(folder, like, partial=True)
+    return ActorPolicy(tree["params"]["actor"], tree["moments"], spec, task, metadata["step"])
+
+
+def _described(read: Callable[[Any], Described], metadata: dict[str, Any], name: str) -> Described:
+    try:
+        return read(metadata[name])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's metadata do not describe its {name}: {error}") from error

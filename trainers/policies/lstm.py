@@ -1,0 +1,94 @@
+"""A recurrent policy in JAX: the actor that sb3-contrib's RecurrentPPO trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from entropy_env.task import Task
+
+Memory = tuple[tuple[jax.Array, jax.Array], ...]  # of each layer, output and cell (N, units)
+Dense = tuple[jax.Array, jax.Array]  # weight (out, in) and bias (out,), as torch keeps them
+
+
+class Cell(struct.PyTreeNode):
+    """One LSTM layer (Hochreiter & Schmidhuber 1997), with torch's order of gates: input, forget, cell, output."""
+
+    inputs: Dense  # (4 units, in)
+    recurrent: Dense  # (4 units, units)
+
+    def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """x (N, in) and the memory before to the memory after."""
+        output, cell = memory
+        gates = _apply(self.inputs, x) + _apply(self.recurrent, output)
+        enter, forget, new, leave = jnp.split(gates, 4, axis=-1)
+        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(enter) * jnp.tanh(new)
+        return jax.nn.sigmoid(leave) * jnp.tanh(cell), cell
+
+
+class LSTMPolicy(struct.PyTreeNode):
+    """A recurrent policy (`trainers.policies.Policy`), which maps what agents observe and remember to actions.
+
+    >>> policy = load_policy("models/swarm_1.zip")
+    >>> actions, memory = policy(obs, memory)
+
+    Every agent has its row in obs (N, obs_dim) and in the memory, which is None when their episodes begin.
+    """
+
+    cells: tuple[Cell, ...]
+    hidden: tuple[Dense, ...]  # layers of tanh
+    head: Dense  # the mean action
+    log_std: jax.Array  # (action_dim,)
+    shift: jax.Array  # (obs_dim,), taken from an observation before all else
+    scale: jax.Array  # (obs_dim,), by which it is then multiplied
+    limit: float  # to which it is then clipped
+    task: Task = struct.field(pytree_node=False)
+    step: int
+
+    @property
+    def obs_dim(self) -> int:
+        return self.shift.shape[-1]
+
+    def begin(self, num_agents: int) -> Memory:
+        """See `Policy`."""
+        return tuple(
+            (jnp.zeros((num_agents, units), jnp.float32),) * 2
+            for units in (cell.recurrent[0].shape[-1] for cell in self.cells)
+        )
+
+    def act(self, obs: jax.Array, memory: Memory, key: jax.Array | None = None) -> tuple[jax.Array, Memory]:
+        """See `Policy`."""
+        x = jnp.clip((obs - self.shift) * self.scale, -self.limit, self.limit)
+        new = []
+        for cell, before in zip(self.cells, memory, strict=True):
+            new.append(cell(x, before))
+            x = new[-1][0]
+        for layer in self.hidden:
+            x = jnp.tanh(_apply(layer, x))
+        action = _apply(self.head, x)
+        if key is not None:
+            action += jnp.exp(self.log_std) * jax.random.normal(key, action.shape, jnp.float32)
+        return jnp.clip(action, -1.0, 1.0), tuple(new)
+
+    def __call__(
+        self, obs: np.ndarray, memory: Memory | None = None, key: jax.Array | None = None
+    ) -> tuple[np.ndarray, Memory]:
+        """As `act`, compiled, for NumPy arrays. ValueError for observations of another width."""
+        if np.ndim(obs) != 2 or np.shape(obs)[-1] != self.obs_dim:
+            raise ValueError(f"obs has shape {np.shape(obs)}, this policy expects (N, {self.obs_dim})")
+        memory = self.begin(len(obs)) if memory is None else memory
+        action, memory = _act(self, jnp.asarray(obs, jnp.float32), memory, key)
+        return np.array(action), memory
+
+
+@jax.jit
+def _act(policy: LSTMPolicy, obs: jax.Array, memory: Memory, key: Any) -> tuple[jax.Array, Memory]:
+    return policy.act(obs, memory, key)
+
+
+def _apply(layer: Dense, x: jax.Array) -> jax.Array:
+    return x @ layer[0].T + layer[1]
