@@ -21,7 +21,8 @@ from entropy_env.adapters.world import (
     check_single,
     draw_seed,
 )
-from entropy_env.engines.interface import EngineName, Transition
+from entropy_env.engines import EngineName
+from entropy_env.engines.interface import Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space

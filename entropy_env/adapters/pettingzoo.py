@@ -12,7 +12,8 @@ from pettingzoo import ParallelEnv
 
 from entropy_env import checks
 from entropy_env.adapters.world import RENDER_MODES, Adapter, World, check_action, check_keywords
-from entropy_env.engines.interface import EngineName, Transition
+from entropy_env.engines import EngineName
+from entropy_env.engines.interface import Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space, state_space

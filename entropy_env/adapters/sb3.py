@@ -22,7 +22,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from entropy_env.adapters.world import RENDER_MODES, Adapter, Worlds, check_action, check_keywords, take
-from entropy_env.engines.interface import EngineName, Transition
+from entropy_env.engines import EngineName
+from entropy_env.engines.interface import Transition
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import OnGoal

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.engines import make_engine
-from entropy_env.engines.interface import Engine, EngineName, Transition, check_draws, check_start
+from entropy_env.engines import EngineName, make_engine
+from entropy_env.engines.interface import Engine, Transition, check_draws, check_start
 from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from entropy_env.types import Layout, SwarmParams, SwarmState
     from entropy_env.vector import VectorSwarm
 
-EngineName = Literal["auto", "numba", "jax"]
 ROWS = 8  # agents whose spawns and goals are drawn anew at a time
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
 LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile

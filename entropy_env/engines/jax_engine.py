@@ -45,7 +45,10 @@ NUMBERS = ("reward", "episode_return")
 class JaxEngine:
     """`entropy_env.engines.interface.Engine` in JAX. A device is started with the first reset."""
 
-    def __init__(self, env: Swarm, num_envs: int, params: SwarmParams, autoreset: bool = True) -> None:
+    def __init__(
+        self, env: Swarm, num_envs: int, params: SwarmParams, autoreset: bool = True, num_threads: int | None = None
+    ) -> None:
+        """num_threads: without a meaning here, as XLA has its own threads."""
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
