@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_render import locate, near, world
+from helpers.frames import locate, near, world
 
 from entropy_env.render.scene import ALERT, INK, agent_colours
 from entropy_env.task import Task
