@@ -43,21 +43,7 @@ def run_python(*lines):
     return subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    heavy = ("jax", "flax", "numpy", "gymnasium", "pettingzoo", "pygame")
-    found = run_python("import sys, entropy_env", f"print([name for name in {heavy} if name in sys.modules])")
-    assert found.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import entropy_env, gymnasium",
-        "import gymnasium, entropy_env",
-        "import entropy_env.adapters, gymnasium.spaces, gymnasium",
-        "import entropy_env, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
-    ],
-)
+@pytest.mark.parametrize("imports", ["import entropy_env, gymnasium", "import gymnasium, entropy_env"])
 def test_gymnasium_knows_the_environment_in_either_order_of_import(imports):
     assert run_python(imports, f"print(gymnasium.spec('{ENV_ID}').id)").strip() == ENV_ID
 
