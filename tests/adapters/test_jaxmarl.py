@@ -168,7 +168,7 @@ def test_the_rollout_manager_runs():
     assert obs["__all__"].shape == (2, 8 * N) and reward["__all__"].shape == (2,)
 
 
-SMALL = {"NUM_ENVS": 4, "NUM_STEPS": 8, "TOTAL_TIMESTEPS": 64, "NUM_MINIBATCHES": 2, "UPDATE_EPOCHS": 1}
+SMALL = {"NUM_ENVS": 4, "NUM_STEPS": 16, "TOTAL_TIMESTEPS": 128, "NUM_MINIBATCHES": 2, "UPDATE_EPOCHS": 1}
 TRAINING = {
     "IPPO/ippo_ff_mabrax": ("IPPO/config/ippo_ff_mabrax", {}),
     "IPPO/ippo_rnn_mpe": ("IPPO/config/ippo_rnn_mpe", {"actions": "discrete"}),
