@@ -14,24 +14,24 @@ import numpy as np
 from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel
-from entropy_env.engines.numba_engine.dynamics import (
+from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
+from entropy_env.engines.numba_engine.lidar import scan
+from entropy_env.engines.numba_engine.physics.contacts import (
+    contact_reach,
+    find_neighbours,
+    resolve_contacts,
+    set_limits,
+)
+from entropy_env.engines.numba_engine.physics.force import (
     IMPULSE_ROUNDS,
     apply_impulses,
     collide,
-    contact_reach,
     count_contacts,
-    find_neighbours,
     glide,
-    propose,
-    resolve_contacts,
-    set_command,
-    set_limits,
     set_thrust,
-    settle,
     settle_pair,
 )
-from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
-from entropy_env.engines.numba_engine.lidar import scan
+from entropy_env.engines.numba_engine.physics.kinematic import propose, set_command, settle
 
 TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
