@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from entropy_env.physics import force, kinematic
 from entropy_env.physics.contacts import (
     LEAST_GAP,
     PARTING_SPEED,
@@ -16,8 +17,6 @@ from entropy_env.physics.contacts import (
     top_speed,
     touching_neighbours,
 )
-from entropy_env.physics.force import _glide
-from entropy_env.physics.kinematic import _roll
 from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 
 __all__ = [
@@ -38,4 +37,5 @@ def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: Swa
     """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
     motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
     near = touching_neighbours(state, params, spec)
-    return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, params, spec)
+    drive = {"kinematic": kinematic.drive, "force": force.drive}[spec.drive]
+    return drive(state, motors, near, params, spec)

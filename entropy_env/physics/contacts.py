@@ -88,17 +88,6 @@ def rest(clear, side):
     return clear + REST + 6 * UNIT * side
 
 
-def _fixed(layout: Layout, params: SwarmParams) -> list[tuple[int, Callable[..., Separation]]]:
-    """`fixed_bodies`, with gaps from an agent's surface instead of its centre."""
-
-    def from_surface(separation: Callable, i: jax.Array, point: tuple) -> Separation:
-        gap, nx, ny = separation(i, point)
-        return gap - params.agent_radius, nx, ny
-
-    kinds = fixed_bodies(layout, params.wall_half_thickness)
-    return [(count, partial(from_surface, separation)) for count, separation in kinds]
-
-
 class Body(NamedTuple):
     """Something that agents may touch, as each of them finds it."""
 
@@ -122,7 +111,7 @@ def _share_of_gap(gap: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Arr
     return jnp.where(jnp.isfinite(gap), 0.5 + (has - leaves) / (2 * gap), 0.5)
 
 
-def _bodies(
+def bodies_around(
     x: jax.Array,
     y: jax.Array,
     touchable: jax.Array,
@@ -160,38 +149,39 @@ def _fixed_bodies(x: jax.Array, y: jax.Array, layout: Layout, params: SwarmParam
 
     def body(separation: Callable[..., Separation], i: jax.Array) -> Body:
         gap, nx, ny = separation(i, (x, y))
-        return Body(gap, nx, ny, 1.0, None)
+        return Body(gap - params.agent_radius, nx, ny, 1.0, None)
 
-    return [(count, partial(body, separation)) for count, separation in _fixed(layout, params)]
+    kinds = fixed_bodies(layout, params.wall_half_thickness)
+    return [(count, partial(body, separation)) for count, separation in kinds]
 
 
-def _padded(value: jax.Array) -> jax.Array:
+def padded(value: jax.Array) -> jax.Array:
     """One row an agent, (N,) to a multiple of LANES."""
     return jnp.pad(value, (0, -value.shape[0] % LANES))
 
 
 def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> Neighbours:
     """Of every agent, in padded rows (P,), those that it can touch within the next control period."""
-    x, y, active = _padded(state.position[:, 0]), _padded(state.position[:, 1]), _padded(state.active)
+    x, y, active = padded(state.position[:, 0]), padded(state.position[:, 1]), padded(state.active)
     side, longest = jnp.max(state.layout.size), longest_move(params.dt, params, spec)
     travel = longest + spec.substeps * settling(side, spec.drive == "force")
     reach = 2 * params.agent_radius + 2 * travel + rest(clearance(side, longest, params.agent_radius), side)
     return find_neighbours(spec, (x, y), (x, y), active, state.layout.size, reach)
 
 
-def _visit(bodies: Bodies, visit: Callable[[Any, Body], Any], carry: Any) -> Any:
-    """Fold `visit(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all
+def visit(bodies: Bodies, fold: Callable[[Any, Body], Any], carry: Any) -> Any:
+    """Fold `fold(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all
     agents runs several times faster than reductions of (bodies, agents) arrays.
     """
     for count, body in bodies:
         carry = jax.lax.fori_loop(
-            0, count, lambda i, c, of=body: visit(c, of(i)), carry,
+            0, count, lambda i, c, of=body: fold(c, of(i)), carry,
             unroll=isinstance(count, int) and count <= UNROLLED,
         )  # fmt: skip
     return carry
 
 
-def _shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
+def shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Displacements, two (P,) m, cut to a length of `longest` () m."""
     scale = jnp.minimum(1.0, longest * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, TINY)))
     return dx * scale, dy * scale
@@ -216,8 +206,8 @@ def resolve_contacts(
     """
     num_agents, longest, side = x.shape[0], longest_move(h, params, spec), jnp.max(layout.size)
     clear = clearance(side, longest, params.agent_radius)
-    x, y, dx, dy, active = (_padded(value) for value in (x, y, dx, dy, active))
-    dx, dy = _shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
+    x, y, dx, dy, active = (padded(value) for value in (x, y, dx, dy, active))
+    dx, dy = shortened(jnp.where(active, dx, 0.0), jnp.where(active, dy, 0.0), longest)
 
     def push(carry, body):
         px, py, collided = carry
@@ -225,11 +215,11 @@ def resolve_contacts(
         return px + depth * body.nx, py + depth * body.ny, collided | (body.gap < 0)
 
     zero = jnp.zeros_like(x)
-    wanted = _bodies(x + dx, y + dy, active, near, layout, params)
-    px, py, collided = _visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
+    wanted = bodies_around(x + dx, y + dy, active, near, layout, params)
+    px, py, collided = visit(wanted, push, (zero, zero, jnp.zeros_like(active)))
     want = (dx, dy) if spec.drive == "force" else None
-    dx, dy = _shortened(dx + px, dy + py, longest)
-    bodies = _bodies(x, y, active, near, layout, params, want)
+    dx, dy = shortened(dx + px, dy + py, longest)
+    bodies = bodies_around(x, y, active, near, layout, params, want)
     between, deep = rest(clear, side), too_deep(clear)
 
     def cut(carry, body):
@@ -240,7 +230,7 @@ def resolve_contacts(
             excess = jnp.where(inside, 0.0, excess)
         return cx + excess * body.nx, cy + excess * body.ny, piled | inside
 
-    cx, cy, piled = _visit(bodies, cut, (zero, zero, jnp.zeros_like(active)))
+    cx, cy, piled = visit(bodies, cut, (zero, zero, jnp.zeros_like(active)))
     dx, dy = dx - cx, dy - cy
     length = jnp.sqrt(jnp.maximum(dx * dx + dy * dy, TINY))
 
@@ -254,7 +244,7 @@ def resolve_contacts(
             near_it &= body.gap >= -deep
         return scale, jnp.minimum(departure, jnp.where(near_it, -towards, FAR))
 
-    scale, departure = _visit(bodies, limit, (jnp.minimum(1.0, longest / length), jnp.full_like(x, FAR)))
+    scale, departure = visit(bodies, limit, (jnp.minimum(1.0, longest / length), jnp.full_like(x, FAR)))
     departs = scale * (departure - ROUNDING * length) > settling(side, spec.drive == "force")
     scale = jnp.where(departs, scale, 0.0)
     return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents], piled[:num_agents]

@@ -11,7 +11,7 @@ from entropy_env.physics.contacts import resolve_contacts
 from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 
 
-def drive(
+def follow_arc(
     heading: jax.Array, wheel_speed: jax.Array, command: jax.Array, h: jax.Array | float, params: SwarmParams
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """One substep of a differential drive along its exact arc (Siegwart et al. 2011, section 3.2).
@@ -29,13 +29,13 @@ def drive(
     return chord * jnp.cos(middle), chord * jnp.sin(middle), wrap_angle(middle + half_turn), wheel_speed
 
 
-def _roll(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
+def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
     """A control period with the kinematic drive."""
     command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
         x, y, heading, wheel_speed, collided = carry
-        dx, dy, new_heading, new_wheel_speed = drive(heading, wheel_speed, command, h, params)
+        dx, dy, new_heading, new_wheel_speed = follow_arc(heading, wheel_speed, command, h, params)
         dx, dy, touched, _piled = resolve_contacts(x, y, dx, dy, active, near, state.layout, h, params, spec)
         return (
             jnp.where(active, x + dx, x),
