@@ -18,9 +18,9 @@ from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
 from entropy_env.engines.numba_engine.lidar import scan
 from entropy_env.engines.numba_engine.physics.contacts import (
     contact_reach,
-    find_neighbours,
     resolve_contacts,
     set_limits,
+    touching_neighbours,
 )
 from entropy_env.engines.numba_engine.physics.force import (
     IMPULSE_ROUNDS,
@@ -28,10 +28,12 @@ from entropy_env.engines.numba_engine.physics.force import (
     collide,
     count_contacts,
     glide,
+    set_losses,
     set_thrust,
     settle_pair,
+    sink,
 )
-from entropy_env.engines.numba_engine.physics.kinematic import propose, set_command, settle
+from entropy_env.engines.numba_engine.physics.kinematic import follow_arc, set_command, settle
 
 TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
@@ -76,7 +78,7 @@ def prepare(w, p, choices, action, e, i):
             set_thrust(me, w.motions[e, i], action[e, i], p, choices)
         else:
             set_command(me, action[e, i], p)
-        find_neighbours(w, p, e, i)
+        touching_neighbours(w, p, e, i)
 
 
 @inlined
@@ -244,6 +246,8 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
     h = p.dt / np.float32(choices.substeps)
     if stage == MEET:
         set_limits(w.worlds[e], w.maps.size[e], p, choices)
+        if choices.force:
+            set_losses(w.worlds[e], p, choices)
         sort_into_cells(w, e, contact_reach(w.worlds[e], p))
     elif stage == PREPARE:
         for i in range(first, last):
@@ -254,7 +258,7 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
             if choices.force:
                 glide(w.agents[e, i], w.motions[e, i], p, choices, lost, longest)
             else:
-                propose(w.agents[e, i], p, h, longest)
+                follow_arc(w.agents[e, i], p, h, longest)
     elif stage == COUNT:
         for i in range(first, last):
             count_contacts(w, p, choices, w.contacts[slot], e, i)
@@ -266,6 +270,8 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
             if choices.force:
                 apply_impulses(w.agents[e, i], w.motions[e, i])
             resolve_contacts(w, p, choices, w.contacts[slot], e, i)
+            if choices.force:
+                sink(w.agents[e, i], w.motions[e, i], p)
     elif stage == SCORE:
         for i in range(first, last):
             score(w, p, choices, e, i)

@@ -13,41 +13,33 @@ import numpy as np
 from entropy_env.engines.numba_engine.arrays import LISTED
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row
 from entropy_env.engines.numba_engine.compilation import inlined
-from entropy_env.engines.numba_engine.geometry import (
-    FAR,
-    HALF,
-    ONE,
-    TINY,
-    TWO,
-    ZERO,
-    separation_fixed,
-)
-from entropy_env.physics import contacts as dynamics
-from entropy_env.physics import force
+from entropy_env.engines.numba_engine.geometry import FAR, HALF, ONE, TINY, TWO, ZERO, separation_fixed
+from entropy_env.physics import contacts as jax_side
 
-ROUNDING, SMALL = np.float32(dynamics.ROUNDING), np.float32(dynamics.SMALL)
-apart, settling = inlined(dynamics.apart), inlined(dynamics.settling)
-clearance, rest, too_deep = inlined(dynamics.clearance), inlined(dynamics.rest), inlined(dynamics.too_deep)
-PARTING_SPEED = np.float32(dynamics.PARTING_SPEED)
-SLOP, LOG_LEFT = np.float32(force.SLOP), math.log(force.LEFT)
+ROUNDING, SMALL = np.float32(jax_side.ROUNDING), np.float32(jax_side.SMALL)
+apart, settling = inlined(jax_side.apart), inlined(jax_side.settling)
+clearance, rest, too_deep = inlined(jax_side.clearance), inlined(jax_side.rest), inlined(jax_side.too_deep)
+PARTING_SPEED = np.float32(jax_side.PARTING_SPEED)
 SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
 
 
 @inlined
+def top_speed(p, choices):
+    """m/s, see `contacts.top_speed`."""
+    if not choices.force:
+        return p.max_wheel_speed
+    gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
+    return np.float32(gain / -math.expm1(math.log(np.float64(p.damping)) * p.dt))
+
+
+@inlined
 def set_limits(world, size, p, choices):
-    """Note what follows from the parameters for a whole control period: see the functions of these names in `dynamics`.
+    """Note what follows from the parameters for a whole control period: see the functions of these names in `contacts`.
 
     size: (2,) m, of the arena.
     """
-    top_speed, side = p.max_wheel_speed, max(size[0], size[1])
-    if choices.force:
-        rate = -math.log(np.float64(p.damping))
-        gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
-        top_speed = np.float32(gain / -math.expm1(-rate * p.dt))
-        world.lost = -math.expm1(-rate * p.dt / choices.substeps)
-        world.parted = np.float32(-math.expm1(LOG_LEFT * p.dt / choices.substeps))
-    substeps = np.float32(choices.substeps)
-    world.longest = max(top_speed, PARTING_SPEED) * (p.dt / substeps)
+    side, substeps = max(size[0], size[1]), np.float32(choices.substeps)
+    world.longest = max(top_speed(p, choices), PARTING_SPEED) * (p.dt / substeps)
     world.settling = settling(side, choices.force)
     world.clearance = clearance(side, world.longest, p.agent_radius)
     world.too_deep = too_deep(world.clearance)
@@ -63,7 +55,7 @@ def contact_reach(world, p):
 
 
 @inlined
-def find_neighbours(w, p, e, i):
+def touching_neighbours(w, p, e, i):
     """List whatever agent i of world e may touch in this control period."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
@@ -90,7 +82,7 @@ def find_neighbours(w, p, e, i):
 
 @inlined
 def share_of_gap(gap, mine, theirs):
-    """See `dynamics._share_of_gap`."""
+    """See `contacts._share_of_gap`."""
     gap, mine, theirs = max(gap, TINY), max(mine, ZERO), max(theirs, ZERO)
     has = min(mine, max(gap / TWO, gap - theirs))
     leaves = min(theirs, max(gap / TWO, gap - mine))
@@ -144,7 +136,7 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
 
 @inlined
 def resolve_contacts(w, p, choices, contacts, e, i):
-    """Find the displacement that is safe to make (`dynamics.resolve_contacts`). contacts: room for one agent's."""
+    """Find the displacement that is safe to make (`contacts.resolve_contacts`). contacts: room for one agent's."""
     me, world = w.agents[e, i], w.worlds[e]
     if not me.active:
         return
@@ -154,8 +146,6 @@ def resolve_contacts(w, p, choices, contacts, e, i):
         dx, dy = w.motions[e, i].aim[0], w.motions[e, i].aim[1]
     if me.num_near + me.num_near_fixed == 0:
         me.move[0], me.move[1] = dx, dy
-        if choices.force:
-            w.motions[e, i].sunk[0], w.motions[e, i].sunk[1] = ZERO, ZERO
         return
 
     for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
@@ -195,20 +185,3 @@ def resolve_contacts(w, p, choices, contacts, e, i):
     me.move[0], me.move[1] = dx * scale, dy * scale
     if choices.force:
         w.motions[e, i].piled = piled
-        sink(me, w.motions[e, i], deepest(p))
-
-
-@inlined
-def deepest(p):
-    """m, see `dynamics.deepest`."""
-    return HALF * p.agent_radius
-
-
-@inlined
-def sink(me, motion, deepest):
-    """Note how far an agent's move has left it from where it wanted to go. deepest: m."""
-    sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
-    cap = min(ONE, deepest / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
-    if motion.piled:
-        cap = ZERO  # nothing pulls a pile together
-    motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap

@@ -7,24 +7,25 @@ import math
 import numpy as np
 
 from entropy_env.engines.numba_engine.compilation import inlined
-from entropy_env.engines.numba_engine.geometry import (
-    ONE,
-    TINY,
-    TWO,
-    ZERO,
-    clipped,
-)
-from entropy_env.engines.numba_engine.physics.contacts import SLOP, gather_contacts
-from entropy_env.physics import force as dynamics
+from entropy_env.engines.numba_engine.geometry import HALF, ONE, TINY, TWO, ZERO, clipped
+from entropy_env.engines.numba_engine.physics.contacts import gather_contacts
+from entropy_env.physics import force as jax_side
 
-IMPULSE_ROUNDS = dynamics.IMPULSE_ROUNDS
+IMPULSE_ROUNDS, SLOP, LOG_LEFT = jax_side.IMPULSE_ROUNDS, np.float32(jax_side.SLOP), math.log(jax_side.LEFT)
 THREE = np.float32(3)
 TWO_PI = 2 * math.pi  # a double, as all that the force drive sums up
 
 
 @inlined
+def set_losses(world, p, choices):
+    """Note what a substep takes from a velocity, by damping, and from an overlap (`force.count_contacts`)."""
+    world.lost = -math.expm1(math.log(np.float64(p.damping)) * p.dt / choices.substeps)
+    world.parted = np.float32(-math.expm1(LOG_LEFT * p.dt / choices.substeps))
+
+
+@inlined
 def set_thrust(me, motion, motors, p, choices):
-    """What motors (2,) will add in the first substep (`dynamics.thrust`)."""
+    """What motors (2,) will add in the first substep (`force.thrust`)."""
     me.move[0], me.move[1] = ZERO, ZERO
     left, right = np.float64(clipped(motors[0])), np.float64(clipped(motors[1]))
     heading = np.float64(me.heading) + motion.rounding[2]
@@ -35,7 +36,7 @@ def set_thrust(me, motion, motors, p, choices):
 
 
 @inlined
-def as_pair(value):
+def high_low(value):
     """A double as the nearest float32 and what that is off by."""
     nearest = np.float32(value)
     return nearest, np.float32(value - nearest)
@@ -62,12 +63,12 @@ def glide(me, motion, p, choices, lost, longest):
     rate = np.float64(turn) + rounding[5]
     heading = np.float64(me.heading) + rounding[2] + rate * h
     heading -= TWO_PI * math.ceil((heading - math.pi) / TWO_PI)
-    me.heading, rounding[2] = as_pair(heading)
+    me.heading, rounding[2] = high_low(heading)
     for k in range(2):
         new = np.float64(velocity[k]) + rounding[3 + k]
         new += motion.thrust[k] - new * lost
-        velocity[k], rounding[3 + k] = as_pair(new)
-    motion.angular_velocity, rounding[5] = as_pair(rate + (motion.thrust[2] - rate * lost))
+        velocity[k], rounding[3 + k] = high_low(new)
+    motion.angular_velocity, rounding[5] = high_low(rate + (motion.thrust[2] - rate * lost))
     for k in range(3):
         motion.thrust[k] = 0.0  # forces last one substep
     motion.num_contacts, motion.apart[0], motion.apart[1] = 0, ZERO, ZERO
@@ -80,7 +81,7 @@ def settle_pair(me, motion):
     """Make the move of a substep with the force drive."""
     for k in range(2):
         new = np.float64(me.position[k]) + motion.rounding[k] + me.move[k]
-        me.position[k], motion.rounding[k] = as_pair(new)
+        me.position[k], motion.rounding[k] = high_low(new)
 
 
 @inlined
@@ -99,7 +100,7 @@ def count_contacts(w, p, choices, contacts, e, i):
 
 @inlined
 def collide(w, p, choices, contacts, last, e, i):
-    """Add one round of impulses to agent i's changes (`dynamics.collide`), from those at `last`, 0 or 3, to the
+    """Add one round of impulses to agent i's changes (`force.collide`), from those at `last`, 0 or 3, to the
     others.
     """
     motion, to = w.motions[e, i], 3 - last
@@ -142,6 +143,18 @@ def apply_impulses(me, motion):
     final = 3 * (IMPULSE_ROUNDS % 2)
     for k in range(2):
         new = np.float64(motion.velocity[k]) + motion.rounding[3 + k] + motion.change[final + k]
-        motion.velocity[k], motion.rounding[3 + k] = as_pair(new)
+        motion.velocity[k], motion.rounding[3 + k] = high_low(new)
     new = np.float64(motion.angular_velocity) + motion.rounding[5] + motion.change[final + 2]
-    motion.angular_velocity, motion.rounding[5] = as_pair(new)
+    motion.angular_velocity, motion.rounding[5] = high_low(new)
+
+
+@inlined
+def sink(me, motion, p):
+    """Note how far an agent's move has left it from where it wanted to go (`force.sink`)."""
+    if not me.active:
+        return
+    sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]
+    cap = min(ONE, HALF * p.agent_radius / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
+    if motion.piled:
+        cap = ZERO  # nothing pulls a pile together
+    motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap

@@ -19,8 +19,8 @@ def set_command(me, motors, p):
 
 
 @inlined
-def propose(me, p, h, longest):
-    """Make the move of the substep before, and aim along the exact arc of the next, of h s (`dynamics.drive`).
+def follow_arc(me, p, h, longest):
+    """Make the move of the substep before, and aim along the exact arc of the next, of h s (`kinematic.follow_arc`).
 
     longest: m, the most in a substep.
     """
