@@ -10,6 +10,7 @@ moment.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +50,12 @@ def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmP
         (x, y, heading), motion, sunk, gain, collided = carry
         before = motion[0].high, motion[1].high
         aim = shortened(before[0] * h.high + sunk[0], before[1] * h.high + sunk[1], longest)
-        new_heading, new_motion = glide(heading, motion, gain, loss, h)
-        here, after = (x.high, y.high), tuple(rate.high for rate in new_motion)
+        new_heading, (vx, vy, turn_rate) = glide(heading, motion, gain, loss, h)
+        after: Any = vx.high, vy.high, turn_rate.high
+        here = x.high, y.high
         there = here[0] + aim[0], here[1] + aim[1]
         change, apart, touched = resolve_impulses(there, before, after, active, near, layout, h.high, params)
-        new_motion = tuple(rate + more for rate, more in zip(new_motion, change, strict=True))
+        new_motion = vx + change[0], vy + change[1], turn_rate + change[2]
         dx, dy, _overlaps, piled = resolve_contacts(*here, *aim, active, near, layout, h.high, params, spec)
         new_sunk = sink(aim, (dx, dy), apart, piled, params)
         new = (x + dx, y + dy, new_heading), new_motion, new_sunk
