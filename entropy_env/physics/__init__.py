@@ -1,4 +1,8 @@
-"""How robots move and what stops them: the two drives and the contacts."""
+"""How robots move and what stops them.
+
+`kinematic` and `force` are the two drives, `contacts` keeps bodies from overlapping, `double` has the numbers that the
+force drive sums up.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,11 @@ __all__ = [
 
 
 def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
+    """Move all agents for one control period.
+
+    action: (N, 2) left and right motor in [-1, 1]. Values beyond are clipped, and values that are not finite count as
+    zero.
+    """
     motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
     near = touching_neighbours(state, params, spec)
     drive = {"kinematic": kinematic.drive, "force": force.drive}[spec.drive]

@@ -1,23 +1,28 @@
-"""What stops robots: contacts.
+"""Contacts: which bodies an agent can touch, and which displacement is safe to make.
 
-A substep moves every agent by one displacement. `drive` proposes it; `resolve_contacts` pushes overlaps apart and then
-limits it, so that a valid state stays valid whatever the crowd: two agents may use half the gap between them each, a
-fixed body leaves the whole gap, and all bodies are convex, so the gap taken at the substep's start bounds it.
+A substep moves every agent by one displacement, which its drive proposes. `resolve_contacts` pushes overlaps apart and
+then limits the displacement, so that a valid state stays valid in any crowd:
+- two agents may use half of the gap between them each, or share it by what they want;
+- an agent may use the whole gap to a fixed body;
+- agents and obstacles are convex, so the gap and the normal at the substep's start bound the whole displacement.
 
-What is limited is the displacement that float32 will make of it. With u = 2^-24, an arena of L m, agents of radius r
-and displacements of at most D m in a substep, these errors are possible:
-- storing a position moves it by up to `settling` = 1.5 u L, and by twice that with the force drive, whose float32
-  position is the rounded sum of a pair;
-- the gap to an agent is off by 8 u (2 r + gap), the gap to a fixed body by 8 u L more, and a normal by 8 u;
-- a displacement d may exceed its limit by `ROUNDING` |d|.
-`clearance` is at least the sum of all this for both sides of a contact, and `LEAST_GAP` more. So:
-- If a gap is above the clearance, its two shares of (gap - clearance), and both sides' errors, leave `LEAST_GAP`.
-- If it is not, nobody may approach: an agent moves only if it departs by more than storing its position can take back.
-  An agent that cannot stays where it is, to the bit.
-Either way no gap shrinks below `LEAST_GAP`, and one that starts smaller does not shrink.
+Rounding. The limit holds for the displacement that float32 makes of it. Let u = 2^-24, L the arena's longer side, r the
+radius of an agent and D the longest displacement in a substep. These errors are possible:
+- storing a position changes it by up to `settling`: 1.5 u L, and twice that with the force drive, whose float32
+  position is the rounded sum of a `Double`;
+- a gap between agents is off by up to 8 u (2 r + gap), a gap to a fixed body by 8 u L more, and a normal by 8 u;
+- a displacement d may exceed its limit by up to `ROUNDING` |d|.
 
-Two agents that overlap by more than `too_deep`, which no step leads to, do not hold each other back, so that they come
-apart gradually. They hold all others, and fixed bodies hold everybody, so no step makes two overlap that did not.
+`clearance` is at least the sum of these errors on both sides of a contact plus `LEAST_GAP`. So:
+- Where a gap is above the clearance, each side uses at most its share of (gap - clearance). With all errors added,
+  `LEAST_GAP` is left.
+- Where a gap is not above it, nobody may approach. An agent moves only if it departs by more than storing its position
+  can take back. Otherwise it keeps its position to the bit.
+In both cases no gap shrinks below `LEAST_GAP`, and a gap that starts smaller does not shrink.
+
+Deep overlaps. No step leads to an overlap of more than `too_deep`, but an imported state may have one. Two such agents
+do not hold each other back, so they come apart gradually. All others and all fixed bodies still hold them, so no step
+makes two bodies overlap that did not.
 """
 
 from __future__ import annotations
@@ -33,21 +38,23 @@ from entropy_env.geometry import FAR, TINY, Separation, fixed_bodies
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 
-UNIT = 2.0**-24  # u, the most that rounding to float32 changes a number, as a share of it
-LEAST_GAP = 1e-7  # m that a step leaves between any two bodies
-REST = 3e-5  # m more than the clearance, between bodies in a crush, so that one can move along another
-PILED = 1e-5  # m of overlap beyond all errors, so that it must have been imported
-ROUNDING = 16 * UNIT  # of a displacement, that an excess taken away may leave
-LANES = 8  # agents are padded to a multiple, so that a CPU works on full vectors
-SMALL = 1e-6  # m, the offset that coincident agents are taken to have
-AWAY = 1e6  # m, where inactive agents are out of reach
-UNROLLED = 4  # bodies of a kind that are worth no loop
-PARTING_SPEED = 1.0  # m/s at least at which an imported overlap may come apart
+UNIT = 2.0**-24  # u, the largest relative error of rounding to float32
+LEAST_GAP = 1e-7  # m, the smallest gap that a step leaves between two bodies
+REST = 3e-5  # m above the clearance, kept between bodies in a crush, so that one can slide along another
+PILED = 1e-5  # m of overlap beyond all errors: a state that has it was imported
+ROUNDING = 16 * UNIT  # the fraction of a displacement by which it may still exceed its limit
+LANES = 8  # agents are padded to a multiple of this, so that a CPU works on full vectors
+SMALL = 1e-6  # m, the offset assumed between coincident agents
+AWAY = 1e6  # m, where inactive agents are put, out of reach
+UNROLLED = 4  # loops over at most so many bodies are unrolled
+PARTING_SPEED = 1.0  # m/s that even slow robots may reach, so that an imported overlap comes apart
 
 
 def top_speed(params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """() m/s. With the force drive, where damping takes in a control period what the motors give; an agent that a
-    collision has made faster yet does not get further.
+    """Top speed of an agent that touches nothing, () m/s.
+
+    With the force drive, it is the speed at which damping takes in a control period what the motors give. A collision
+    may make an agent faster, but a substep moves it no further (see `longest_move`).
     """
     if spec.drive == "kinematic":
         return jnp.asarray(params.max_wheel_speed)
@@ -56,54 +63,59 @@ def top_speed(params: SwarmParams, spec: SwarmSpec) -> jax.Array:
 
 
 def longest_move(duration: jax.Array | float, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """() m, what no agent's displacement in a duration () s exceeds."""
+    """Longest displacement, () m, that any agent may make in a duration () s."""
     return jnp.maximum(top_speed(params, spec), PARTING_SPEED) * duration
 
 
 def apart(radius):
-    """m between the centres of two agents that are `LEAST_GAP` apart at least, whatever float32 makes of it.
+    """Distance (m) between the centres of two agents at which their gap is at least `LEAST_GAP`, in spite of rounding.
 
-    This and the next four are formulas over numbers of any kind, which Numba compiles, too. radius: m.
+    This function and the next four work on any kind of number, and Numba compiles them too. radius: m.
     """
     return (1 + 16 * UNIT) * 2 * radius + LEAST_GAP
 
 
 def settling(side, force):
-    """m, the most by which storing a position changes it. side: m, the arena's longer. force: bool, the drive."""
+    """Largest change (m) that storing a position makes to it. side: m, the arena's longer. force: bool, the drive."""
     return (3.0 if force else 1.5) * UNIT * side
 
 
 def clearance(side, longest, radius):
-    """m, see the top of this file. side: m, the arena's longer. longest: m, displacement in a substep. radius: m."""
+    """Gap (m) up to which nobody may approach: see the top of this file.
+
+    side: m, the arena's longer. longest: m, the longest displacement in a substep. radius: m, of an agent.
+    """
     return LEAST_GAP + UNIT * (12 * side + 16 * (2 * radius + 8 * longest))
 
 
 def too_deep(clear):
-    """m of overlap that no rounding explains. clear: m, the clearance."""
+    """Overlap (m) that rounding cannot explain. clear: m, the clearance."""
     return PILED + clear
 
 
 def rest(clear, side):
-    """m between bodies in a crush: so far above the clearance `clear` (m) that rounding seldom leads below it."""
+    """Gap (m) kept in a crush: so far above the clearance `clear` (m) that rounding seldom leads below it. side: m."""
     return clear + REST + 6 * UNIT * side
 
 
 class Body(NamedTuple):
-    """Something that agents may touch, as each of them finds it."""
+    """One body for every agent: the k-th neighbour of each, or the same wall for all."""
 
-    gap: jax.Array  # (P,) m between the surfaces
-    nx: jax.Array  # (P,) the unit vector towards it
+    gap: jax.Array  # (P,) m between the surfaces, negative where they overlap
+    nx: jax.Array  # (P,) the unit vector from the agent towards the body
     ny: jax.Array
-    share: jax.Array | float  # of the gap that the agent may use
-    agent: jax.Array | None  # (P,) or () index of the agent that it is, None for a fixed body
+    share: jax.Array | float  # fraction of the gap that the agent may use
+    agent: jax.Array | None  # (P,) or () index of the body's agent, None for a fixed body
 
 
-Bodies = list[tuple[int | jax.Array, Callable[[jax.Array], Body]]]  # for every kind, how many, and the i-th
+Bodies = list[tuple[int | jax.Array, Callable[[jax.Array], Body]]]  # for every kind: how many bodies, and the i-th
 
 
 def _share_of_gap(gap: jax.Array, mine: jax.Array, theirs: jax.Array) -> jax.Array:
-    """(P,) of a gap between two agents, what the other does not want of it and half of what nobody wants; at least
-    half, if wanted. The shares of the two make one. gap, mine, theirs: (P,) m, what each wants, towards the other.
+    """Fraction (P,) of the gap this agent may use: what it asks for if both fit, else at least half.
+
+    The two fractions sum to 1. An agent that asks for less than half leaves the rest to the other. gap: (P,) m. mine,
+    theirs: (P,) m, how far each wants to move towards the other.
     """
     gap, mine, theirs = jnp.maximum(gap, TINY), jnp.maximum(mine, 0.0), jnp.maximum(theirs, 0.0)
     has = jnp.minimum(mine, jnp.maximum(gap / 2, gap - theirs))
@@ -120,9 +132,11 @@ def bodies_around(
     params: SwarmParams,
     wanted: tuple[jax.Array, jax.Array] | None = None,
 ) -> Bodies:
-    """Whatever agents at x, y (P,) m can touch. Agents that are not `touchable` (P,) bool are infinitely far from each
-    other. Coincident agents part along x, the later one forwards. Two agents may use half the gap each, or share it by
-    the displacements that they want, two (P,) m.
+    """All bodies that agents at x, y (P,) m can touch.
+
+    Agents that are not `touchable` (P,) bool touch no other agent. Coincident agents part along x, the later one
+    forwards. wanted: two (P,) m, the displacements by which two agents share the gap between them; without it, each may
+    use half.
     """
     index = jnp.arange(x.shape[0], dtype=jnp.int32)
     seen_x = jnp.where(touchable, x, AWAY)
@@ -145,7 +159,7 @@ def bodies_around(
 
 
 def _fixed_bodies(x: jax.Array, y: jax.Array, layout: Layout, params: SwarmParams) -> Bodies:
-    """Those that agents at x, y (P,) m can touch."""
+    """The border and the obstacles that agents at x, y (P,) m can touch."""
 
     def body(separation: Callable[..., Separation], i: jax.Array) -> Body:
         gap, nx, ny = separation(i, (x, y))
@@ -156,12 +170,12 @@ def _fixed_bodies(x: jax.Array, y: jax.Array, layout: Layout, params: SwarmParam
 
 
 def padded(value: jax.Array) -> jax.Array:
-    """One row an agent, (N,) to a multiple of LANES."""
+    """Pad one row an agent, (N,), to a multiple of LANES."""
     return jnp.pad(value, (0, -value.shape[0] % LANES))
 
 
 def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> Neighbours:
-    """Of every agent, in padded rows (P,), those that it can touch within the next control period."""
+    """Find the agents that each agent may touch within the next control period, in padded rows (P,)."""
     x, y, active = padded(state.position[:, 0]), padded(state.position[:, 1]), padded(state.active)
     side, longest = jnp.max(state.layout.size), longest_move(params.dt, params, spec)
     travel = longest + spec.substeps * settling(side, spec.drive == "force")
@@ -170,8 +184,10 @@ def touching_neighbours(state: SwarmState, params: SwarmParams, spec: SwarmSpec)
 
 
 def visit(bodies: Bodies, fold: Callable[[Any, Body], Any], carry: Any) -> Any:
-    """Fold `fold(carry, body)` over all bodies, one after the other: on a CPU, a loop of flat operations over all
-    agents runs several times faster than reductions of (bodies, agents) arrays.
+    """Fold `fold(carry, body)` over all bodies, one after the other.
+
+    On a CPU, a loop of flat operations over all agents is several times faster than reductions of (bodies, agents)
+    arrays.
     """
     for count, body in bodies:
         carry = jax.lax.fori_loop(
@@ -182,7 +198,7 @@ def visit(bodies: Bodies, fold: Callable[[Any, Body], Any], carry: Any) -> Any:
 
 
 def shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Displacements, two (P,) m, cut to a length of `longest` () m."""
+    """Cut displacements, two (P,) m, to a length of `longest` () m."""
     scale = jnp.minimum(1.0, longest * jax.lax.rsqrt(jnp.maximum(dx * dx + dy * dy, TINY)))
     return dx * scale, dy * scale
 
@@ -191,18 +207,19 @@ def resolve_contacts(
     x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, near: Neighbours,
     layout: Layout, h: jax.Array | float, params: SwarmParams, spec: SwarmSpec,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """The displacement that is safe to make, two (N,) m, who overlapped something before correction, (N,) bool, and who
-    overlaps something too deep at the substep's start, (N,) bool.
+    """Find the displacement that is safe to make.
 
-    x, y: (N,) m at the substep's start. dx, dy: (N,) m wanted. active: (N,) bool. near: `touching_neighbours`, not older
-    than a control period. h: () s.
+    x, y: (N,) m at the substep's start. dx, dy: (N,) m, the displacement wanted. active: (N,) bool. near: from
+    `touching_neighbours`, not older than a control period. h: () s, the substep.
+    Returns the safe displacement, two (N,) m; who would have overlapped something, (N,) bool; and who overlaps
+    something too deep at the substep's start, (N,) bool.
 
-    With the force drive, whose agents are fast, two share the gap between them by what they want of it: half the gap
-    each would hold back one that comes at another without touching it yet.
+    With the force drive, two agents share the gap between them by what they want. Half of it each would hold back a
+    fast agent before it touches the other.
 
-    Displacements are at most `longest_move` where bodies are looked for, and in the end. So two agents affect each
-    other only within 2 r + 2 longest + `rest` from centre to centre at the substep's start, and a fixed body an agent
-    within longest + `rest` of its surface.
+    Displacements are cut to `longest_move` before bodies are looked for, and again in the end. So two agents affect
+    each other only if their centres are within 2 r + 2 longest + `rest` at the substep's start, and a fixed body
+    affects an agent only within longest + `rest` of its surface.
     """
     num_agents, longest, side = x.shape[0], longest_move(h, params, spec), jnp.max(layout.size)
     clear = clearance(side, longest, params.agent_radius)

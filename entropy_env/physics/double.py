@@ -1,7 +1,7 @@
-"""Numbers as pairs of float32, the nearest and what it is off by, which together hold some 48 bits (Dekker 1971).
+"""Numbers as the sum of two float32, the nearest one and the rest, which together hold some 48 bits (Dekker 1971).
 
-Plain float32 would lose 1e-4 m in 200 steps of the force drive, whose robots spin at tens of radians a second. Nothing
-here may be reordered, which XLA does not do to floats.
+Plain float32 would lose 1e-4 m in 200 steps of the force drive, whose robots spin at tens of radians a second. The
+order of operations matters everywhere here; XLA does not reorder floats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ SPLITTER = 4097.0  # 2^12 + 1
 
 
 class Double(struct.PyTreeNode):
-    """`high` + `low`: the float32 nearest to a number, and the rest. Plain numbers may stand on an operator's right."""
+    """`high` + `low`: the float32 nearest to a number, and the rest.
+
+    The right operand may be a plain number.
+    """
 
     high: Number
     low: Number = 0.0
@@ -55,7 +58,7 @@ def two_sum(a: Number, b: Number) -> Double:
 
 
 def _split(a: Number) -> tuple[Number, Number]:
-    """Halves of 12 bits, whose products are exact."""
+    """Split a number into halves of 12 bits, whose products are exact."""
     scaled = SPLITTER * a
     high = scaled - (scaled - a)
     return high, a - high
@@ -68,11 +71,14 @@ def two_product(a: Number, b: Number) -> Double:
     return Double(product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low)
 
 
-LN2 = Double(0.69314718, -1.9046542e-9)  # as float32 reads it, and the rest
+LN2 = Double(0.69314718, -1.9046542e-9)  # the nearest float32, and the rest
 
 
 def log(a: jax.Array) -> Double:
-    """The natural logarithm of a number () above 0, not subnormal: 2 atanh((m - 1) / (m + 1)) + e ln 2, a = m 2^e."""
+    """Natural logarithm of a number () above 0 that is not subnormal.
+
+    With a = m 2^e it is 2 atanh((m - 1) / (m + 1)) + e ln 2, and the first term is a power series.
+    """
     mantissa, exponent = jnp.frexp(a)
     small = mantissa < 0.70710677
     mantissa, exponent = jnp.where(small, 2 * mantissa, mantissa), exponent - small.astype(exponent.dtype)

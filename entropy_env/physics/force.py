@@ -1,10 +1,14 @@
-"""The force drive is that of an older engine on Chipmunk, in Chipmunk's order: positions advance with the old velocity,
-contacts are those found there, then come damping and motors, and then the contacts' impulses, which change velocities
-alone. Chipmunk lets robots sink into each other and parts them over some substeps, in which they stay in contact. So an
-agent here has two places: its own, which overlaps nothing, and where Chipmunk would have it, `sunk` from there, where
-contacts are found and which it makes for. So no contact is missed or invented up to 3 m/s, but after a fly-by at 2 to 3
-m/s that is within 1 cm, in which the normal at the substep's start has held it back, it may be some mm behind for a
-moment.
+"""The force drive: the dynamics of an older engine on Chipmunk, in Chipmunk's order.
+
+In a substep, positions advance with the old velocity, and contacts are found there. Then damping and motors change the
+velocity, and then the contacts' impulses do; they move nobody.
+
+Chipmunk lets robots sink into each other and parts them over some substeps, in which they stay in contact. So an agent
+here has two places: its own, which overlaps nothing, and the one that Chipmunk would give it, which is `sunk` away.
+Contacts are found at the second one, and the agent heads for it. So no contact is missed or invented up to 3 m/s.
+
+Known limit: after passing closer than 1 cm at 2 to 3 m/s, a robot may trail Chipmunk by a few millimetres for a moment,
+because the normal at the substep's start has held it back.
 """
 
 from __future__ import annotations
@@ -30,10 +34,10 @@ from entropy_env.physics.contacts import (
 from entropy_env.physics.double import Double, lost_by_decay, two_sum
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 
-SLOP = 1e-3  # m of overlap that Chipmunk leaves, of the older engine's 100 pixels to the metre
-LEFT = 0.9**60  # share of any more that it leaves after 1 s
-IMPULSE_ROUNDS = 4  # in which the impulses of a substep are found
-TWO_PI = Double(6.2831855, -1.7484555e-7)  # as float32 reads it, and the rest
+SLOP = 1e-3  # m of overlap that Chipmunk leaves, at the older engine's 100 pixels to the metre
+LEFT = 0.9**60  # fraction of a deeper overlap that is left after 1 s
+IMPULSE_ROUNDS = 4  # rounds of impulses in a substep
+TWO_PI = Double(6.2831855, -1.7484555e-7)  # the nearest float32, and the rest
 
 Vector = tuple[jax.Array, jax.Array]  # two (N,)
 Motion = tuple[jax.Array, jax.Array, jax.Array]  # vx, vy in m/s and the turn rate in rad/s, (N,) each
@@ -41,7 +45,7 @@ ExactMotion = tuple[Double, Double, Double]
 
 
 def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """A control period with the force drive. Its numbers are doubles, for 1e-5 m of accuracy."""
+    """Move everybody for a control period. Sums are `Double`s, for an accuracy of 1e-5 m."""
     active, layout, h = state.active, state.layout, Double(params.dt) / float(spec.substeps)
     loss = -lost_by_decay(jnp.asarray(params.damping), h)
     longest = longest_move(h.high, params, spec)
@@ -84,10 +88,11 @@ def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmP
 
 
 def thrust(heading: Double, motors: jax.Array, h: Double, params: SwarmParams) -> ExactMotion:
-    """What the motors add to vx, vy (m/s) and the turn rate (rad/s) in a substep of h () s, (N,) each.
+    """Find what the motors add to vx, vy (m/s) and the turn rate (rad/s) in a substep of h () s, (N,) each.
 
-    Each pulls along the heading (N,) rad, the left one at (0, -r) in the robot's frame and the right one at (0, r), as
-    the older engine has it, whose y points down: so the left motor turns it counter-clockwise. motors: (N, 2).
+    Each motor pulls along the heading (N,) rad. The left one sits at (0, -r) in the robot's frame and the right one at
+    (0, r), as in the older engine, whose y points down. So the left motor turns the robot counter-clockwise. motors:
+    (N, 2) in [-1, 1].
     """
     speed = Double(params.motor_force) * h / params.mass
     turn_rate = speed * 2.0 / params.agent_radius  # torque r F, inertia m r^2 / 2
@@ -100,9 +105,9 @@ def thrust(heading: Double, motors: jax.Array, h: Double, params: SwarmParams) -
 def glide(
     heading: Double, motion: ExactMotion, gain: ExactMotion, loss: Double, h: Double
 ) -> tuple[Double, ExactMotion]:
-    """The heading after a substep of h () s with the old turn rate, and the motion after damping and motors.
+    """Turn for a substep of h () s with the old turn rate, then apply damping and motors.
 
-    gain: what the motors add. loss: () minus the share that damping takes.
+    gain: what the motors add. loss: () minus the fraction that damping takes. Returns the new heading and motion.
     """
     new_heading = _wrap_angle(heading + motion[2] * h)
     vx, vy, turn_rate = (rate + rate * loss + more for rate, more in zip(motion, gain, strict=True))
@@ -120,12 +125,13 @@ def resolve_impulses(
     there: Vector, before: Vector, after: Motion, active: jax.Array, near: Neighbours, layout: Layout,
     h: jax.Array | float, params: SwarmParams,
 ) -> tuple[Motion, Vector, jax.Array]:  # fmt: skip
-    """What the contacts of agents that are `there` (m), where they overlap, add to their motion and their places (m) in a
-    substep of h () s, and who has any, (N,) bool.
+    """Find what contacts do in a substep of h () s to agents that want to be `there` (m).
 
-    before, after: damping and motors in this substep; before them, vx and vy alone. All contacts act at once, each on
-    the share of an agent's mass that its number of contacts leaves, so that together they add no energy (Tonge et al.
-    2012). A round settles a single contact; further ones, several.
+    before: vx and vy before damping and motors. after: the motion after them. Returns what contacts add to the motion;
+    by what (m) they part the agents that overlap there; and who has a contact, (N,) bool.
+
+    All contacts act at once. Each acts on an agent's mass divided by its number of contacts, so that together they add
+    no energy (Tonge et al. 2012). One round settles a single contact; several contacts take several rounds.
     """
     num_agents = there[0].shape[0]
     x, y, active = padded(there[0]), padded(there[1]), padded(active)
@@ -140,8 +146,9 @@ def resolve_impulses(
 
 
 def count_contacts(bodies: Bodies, like: jax.Array, h: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """How many bodies each agent overlaps, and by what they part in a substep of h () s, two m, all shaped `like`
-    (P,).
+    """Count the bodies that each agent overlaps, and find by what they part in a substep of h () s, two m.
+
+    All three results have the shape of `like` (P,).
     """
     taken = -jnp.expm1(h * float(np.log(LEFT)))
     zero = jnp.zeros_like(like)
@@ -155,11 +162,11 @@ def count_contacts(bodies: Bodies, like: jax.Array, h: jax.Array | float) -> tup
 
 
 def collide(bodies: Bodies, count: jax.Array, before: Vector, motion: Motion, params: SwarmParams) -> Motion:
-    """The motion (P,) after one round of impulses. count: (P,) contacts of each agent. before: vx, vy as in
-    `resolve_impulses`.
+    """Add one round of impulses to the motion (P,).
 
-    A contact gives two agents, discs of equal mass, a speed apart of `restitution` times that at which they approached
-    before, and its friction (Coulomb) acts at the rim, on an inertia of m r^2 / 2.
+    count: (P,) contacts of each agent. before: vx and vy as in `resolve_impulses`. After a contact two agents, discs of
+    equal mass, separate at `restitution` times the speed at which they approached. Friction (Coulomb) acts at the rim,
+    on an inertia of m r^2 / 2.
     """
     vx, vy = before
 
@@ -190,14 +197,15 @@ def collide(bodies: Bodies, count: jax.Array, before: Vector, motion: Motion, pa
 
 
 def sink(aim: Vector, move: Vector, apart: Vector, piled: jax.Array, params: SwarmParams) -> Vector:
-    """How far (m) an agent's `move` (m) leaves it from where it wants to be: its `aim` (m), and by what its contacts part.
+    """Find how far (m) an agent is left from where it wants to be.
 
-    piled: (N,) bool, who overlaps something too deep: nothing pulls a pile together.
+    It wanted to move by `aim` (m) and moved by `move` (m); `apart` (m) is what its contacts part. An agent that is
+    `piled` (N,) bool, too deep in something, sinks nowhere: nothing pulls a pile together.
     """
     sx, sy = shortened(aim[0] - move[0] + apart[0], aim[1] - move[1] + apart[1], deepest(params))
     return jnp.where(piled, 0.0, sx), jnp.where(piled, 0.0, sy)
 
 
 def deepest(params: SwarmParams) -> jax.Array:
-    """() m that an agent may be sunk at most, so that what it has sunk into is still ahead."""
+    """Largest distance, () m, that an agent may be sunk: what it has sunk into must still be ahead of it."""
     return jnp.asarray(params.agent_radius) / 2

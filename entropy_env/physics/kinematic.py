@@ -1,4 +1,4 @@
-"""The kinematic drive."""
+"""The kinematic drive: wheels that roll at the speeds they are told, up to a motor lag."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 def follow_arc(
     heading: jax.Array, wheel_speed: jax.Array, command: jax.Array, h: jax.Array | float, params: SwarmParams
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """One substep of a differential drive along its exact arc (Siegwart et al. 2011, section 3.2).
+    """Move along the exact arc of a differential drive for one substep (Siegwart et al. 2011, section 3.2).
 
-    heading: (N,) rad. wheel_speed, command: (N, 2) m/s, now and wanted. h: () s.
-    Returns the displacement as two (N,) m, the new heading (N,) and the new wheel speed (N, 2).
+    heading: (N,) rad. wheel_speed, command: (N, 2) m/s, the present speeds and those wanted. h: () s.
+    Returns the displacement as two (N,) m, the new heading (N,) and the new wheel speeds (N, 2).
     """
     keep = jnp.exp(-h / jnp.maximum(params.motor_tau, TINY))
     wheel_speed = command + (wheel_speed - command) * keep
@@ -30,7 +30,7 @@ def follow_arc(
 
 
 def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """A control period with the kinematic drive."""
+    """Move everybody for a control period."""
     command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:

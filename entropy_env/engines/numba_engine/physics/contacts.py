@@ -1,7 +1,7 @@
-"""`entropy_env.physics.contacts` for compiled loops, agent by agent.
+"""`entropy_env.physics.contacts` in compiled loops, agent by agent.
 
-No agent moves further than `longest` in a substep, so whom it may touch is known for a whole control period: few,
-and mostly nobody. Only those are looked at.
+No agent moves further than `longest` in a substep. So the bodies that it may touch are known for a whole control
+period: there are few, and mostly none. Only those are looked at.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ROUNDING, SMALL = np.float32(jax_side.ROUNDING), np.float32(jax_side.SMALL)
 apart, settling = inlined(jax_side.apart), inlined(jax_side.settling)
 clearance, rest, too_deep = inlined(jax_side.clearance), inlined(jax_side.rest), inlined(jax_side.too_deep)
 PARTING_SPEED = np.float32(jax_side.PARTING_SPEED)
-SPARE = np.float32(1e-3)  # m, by which neighbours are looked for further than they can matter
+SPARE = np.float32(1e-3)  # m, added to the distance within which neighbours can matter
 
 
 @inlined
 def top_speed(p, choices):
-    """m/s, see `contacts.top_speed`."""
+    """Top speed (m/s), as in the JAX side's `top_speed`."""
     if not choices.force:
         return p.max_wheel_speed
     gain = TWO * p.motor_force / p.mass * p.dt / np.float32(choices.substeps)
@@ -34,9 +34,9 @@ def top_speed(p, choices):
 
 @inlined
 def set_limits(world, size, p, choices):
-    """Note what follows from the parameters for a whole control period: see the functions of these names in `contacts`.
+    """Compute what follows from the parameters and lasts for a whole control period.
 
-    size: (2,) m, of the arena.
+    The functions of these names in `entropy_env.physics.contacts` explain the numbers. size: (2,) m, of the arena.
     """
     side, substeps = max(size[0], size[1]), np.float32(choices.substeps)
     world.longest = max(top_speed(p, choices), PARTING_SPEED) * (p.dt / substeps)
@@ -50,13 +50,13 @@ def set_limits(world, size, p, choices):
 
 @inlined
 def contact_reach(world, p):
-    """m, between the centres of agents that may touch during a control period."""
+    """Distance (m) between the centres of two agents up to which they may touch during a control period."""
     return TWO * (p.agent_radius + world.reach)
 
 
 @inlined
 def touching_neighbours(w, p, e, i):
-    """List whatever agent i of world e may touch in this control period."""
+    """List the agents and the fixed bodies that agent i of world e may touch in this control period."""
     me = w.agents[e, i]
     x, y = me.position[0], me.position[1]
     reach = contact_reach(w.worlds[e], p)
@@ -82,7 +82,7 @@ def touching_neighbours(w, p, e, i):
 
 @inlined
 def share_of_gap(gap, mine, theirs):
-    """See `contacts._share_of_gap`."""
+    """Fraction of the gap this agent may use, as in the JAX side's `_share_of_gap`."""
     gap, mine, theirs = max(gap, TINY), max(mine, ZERO), max(theirs, ZERO)
     has = min(mine, max(gap / TWO, gap - theirs))
     leaves = min(theirs, max(gap / TWO, gap - mine))
@@ -91,10 +91,11 @@ def share_of_gap(gap, mine, theirs):
 
 @inlined
 def gather_contacts(w, p, choices, wanted, contacts, e, i):
-    """Fill in gap, normal, share and other agent, -1 for a fixed body, of all that agent i may touch; how many there
-    are.
+    """Fill in the contacts of agent i and return how many there are.
 
-    Either where everybody is, or where they `wanted` to go. Coincident agents part along x, the later one forwards.
+    A row of `contacts` is a body that the agent may touch: gap (m), normal (2), share of the gap, and index of the
+    other agent, -1 for a fixed body. Bodies are seen either where everybody is, or where everybody wants to go
+    (`wanted`). Coincident agents part along x, the later one forwards.
     """
     me = w.agents[e, i]
     here = me.wanted if wanted else me.position
@@ -136,7 +137,10 @@ def gather_contacts(w, p, choices, wanted, contacts, e, i):
 
 @inlined
 def resolve_contacts(w, p, choices, contacts, e, i):
-    """Find the displacement that is safe to make (`contacts.resolve_contacts`). contacts: room for one agent's."""
+    """Find the displacement that is safe to make, as the JAX side's `resolve_contacts`.
+
+    contacts: room for the contacts of one agent.
+    """
     me, world = w.agents[e, i], w.worlds[e]
     if not me.active:
         return
@@ -148,6 +152,7 @@ def resolve_contacts(w, p, choices, contacts, e, i):
         me.move[0], me.move[1] = dx, dy
         return
 
+    # push overlaps apart, where everybody wants to go
     for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
         gap, nx, ny, share = contacts[k, 0], contacts[k, 1], contacts[k, 2], contacts[k, 3]
         if gap < ZERO:
@@ -157,6 +162,7 @@ def resolve_contacts(w, p, choices, contacts, e, i):
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
     dx, dy = dx * cap, dy * cap
 
+    # take away what exceeds the share of a gap, where everybody is
     count = gather_contacts(w, p, choices, False, contacts, e, i)
     cut_x, cut_y, piled, num_agents = ZERO, ZERO, False, count - me.num_near_fixed
     for k in range(count):
@@ -170,6 +176,7 @@ def resolve_contacts(w, p, choices, contacts, e, i):
         cut_y += excess * ny
     dx, dy = dx - cut_x, dy - cut_y
 
+    # scale down what still does, and stay where even that would not depart
     length = np.float32(math.sqrt(max(dx * dx + dy * dy, TINY)))
     scale, departure = min(ONE, longest / length), FAR
     for k in range(count):

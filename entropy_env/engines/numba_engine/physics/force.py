@@ -1,4 +1,4 @@
-"""`entropy_env.physics.force` for compiled loops, agent by agent."""
+"""`entropy_env.physics.force` in compiled loops, agent by agent. Sums are doubles, kept as the sum of two float32."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from entropy_env.physics import force as jax_side
 
 IMPULSE_ROUNDS, SLOP, LOG_LEFT = jax_side.IMPULSE_ROUNDS, np.float32(jax_side.SLOP), math.log(jax_side.LEFT)
 THREE = np.float32(3)
-TWO_PI = 2 * math.pi  # a double, as all that the force drive sums up
+TWO_PI = 2 * math.pi  # a double, as every sum here
 
 
 @inlined
 def set_losses(world, p, choices):
-    """Note what a substep takes from a velocity, by damping, and from an overlap (`force.count_contacts`)."""
+    """Compute the fractions of a velocity, and of an overlap beyond SLOP, that a substep takes away."""
     world.lost = -math.expm1(math.log(np.float64(p.damping)) * p.dt / choices.substeps)
     world.parted = np.float32(-math.expm1(LOG_LEFT * p.dt / choices.substeps))
 
 
 @inlined
 def set_thrust(me, motion, motors, p, choices):
-    """What motors (2,) will add in the first substep (`force.thrust`)."""
+    """Compute what motors (2,) add in the first substep, as the JAX side's `thrust`."""
     me.move[0], me.move[1] = ZERO, ZERO
     left, right = np.float64(clipped(motors[0])), np.float64(clipped(motors[1]))
     heading = np.float64(me.heading) + motion.rounding[2]
@@ -37,16 +37,16 @@ def set_thrust(me, motion, motors, p, choices):
 
 @inlined
 def high_low(value):
-    """A double as the nearest float32 and what that is off by."""
+    """Split a double into the nearest float32 and the rest."""
     nearest = np.float32(value)
     return nearest, np.float32(value - nearest)
 
 
 @inlined
 def glide(me, motion, p, choices, lost, longest):
-    """Make the move of the substep before, aim with the old velocity, then damp it and add the thrust.
+    """Make the move of the substep before, aim with the old velocity, then apply damping and motors to the velocity.
 
-    lost: the share that damping takes. longest: m. Sums are doubles, kept as two floats.
+    lost: the fraction that damping takes. longest: m, the longest displacement in a substep.
     """
     if not me.active:
         return
@@ -78,7 +78,7 @@ def glide(me, motion, p, choices, lost, longest):
 
 @inlined
 def settle_pair(me, motion):
-    """Make the move of a substep with the force drive."""
+    """Make the move of a substep, with the position as the sum of two float32."""
     for k in range(2):
         new = np.float64(me.position[k]) + motion.rounding[k] + me.move[k]
         me.position[k], motion.rounding[k] = high_low(new)
@@ -86,7 +86,7 @@ def settle_pair(me, motion):
 
 @inlined
 def count_contacts(w, p, choices, contacts, e, i):
-    """How many bodies agent i overlaps where everybody wants to go, and by what they part there."""
+    """Count the bodies that agent i overlaps where everybody wants to go, and add up by what they part there."""
     me, motion = w.agents[e, i], w.motions[e, i]
     if me.active and me.num_near + me.num_near_fixed > 0:
         for k in range(gather_contacts(w, p, choices, True, contacts, e, i)):
@@ -100,8 +100,10 @@ def count_contacts(w, p, choices, contacts, e, i):
 
 @inlined
 def collide(w, p, choices, contacts, last, e, i):
-    """Add one round of impulses to agent i's changes (`force.collide`), from those at `last`, 0 or 3, to the
-    others.
+    """Add one round of impulses to the changes of agent i, as the JAX side's `collide`.
+
+    The changes of the round before start at index `last`, 0 or 3, of `change`. Those of this round go to the other
+    half.
     """
     motion, to = w.motions[e, i], 3 - last
     if motion.num_contacts == 0 or not w.agents[e, i].active:
@@ -137,7 +139,7 @@ def collide(w, p, choices, contacts, last, e, i):
 
 @inlined
 def apply_impulses(me, motion):
-    """Add what the contacts have changed, after all rounds."""
+    """Apply what the contacts have changed, after the last round."""
     if not me.active or motion.num_contacts == 0:
         return
     final = 3 * (IMPULSE_ROUNDS % 2)
@@ -150,7 +152,7 @@ def apply_impulses(me, motion):
 
 @inlined
 def sink(me, motion, p):
-    """Note how far an agent's move has left it from where it wanted to go (`force.sink`)."""
+    """Compute how far an agent is left from where it wants to be, as the JAX side's `sink`."""
     if not me.active:
         return
     sx, sy = motion.aim[0] - me.move[0] + motion.apart[0], motion.aim[1] - me.move[1] + motion.apart[1]

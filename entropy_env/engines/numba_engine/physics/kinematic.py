@@ -1,4 +1,4 @@
-"""`entropy_env.physics.kinematic` for compiled loops, agent by agent."""
+"""`entropy_env.physics.kinematic` in compiled loops, agent by agent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from entropy_env.engines.numba_engine.geometry import TWO, ZERO, clipped, cos_si
 
 @inlined
 def set_command(me, motors, p):
-    """The wheel speeds that motors (2,) want."""
+    """Set the wheel speeds that motors (2,) ask for."""
     for wheel in range(2):
         me.command[wheel] = clipped(motors[wheel]) * p.max_wheel_speed
         me.move[wheel] = ZERO
@@ -20,9 +20,9 @@ def set_command(me, motors, p):
 
 @inlined
 def follow_arc(me, p, h, longest):
-    """Make the move of the substep before, and aim along the exact arc of the next, of h s (`kinematic.follow_arc`).
+    """Make the move of the substep before, and aim along the exact arc of the next, as the JAX side's `follow_arc`.
 
-    longest: m, the most in a substep.
+    h: s, the substep. longest: m, the longest displacement in a substep.
     """
     if not me.active:
         return
