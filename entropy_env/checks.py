@@ -161,7 +161,7 @@ def check_params(values: Mapping[str, Any]) -> None:
 
 
 def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:
-    """`dynamics.top_speed` in NumPy, m/s. ValueError for one that motors and damping together make too high.
+    """`physics.top_speed` in NumPy, m/s. ValueError for one that motors and damping together make too high.
 
     params: all of them, none traced.
     """
@@ -197,7 +197,7 @@ def check_layout(layout: Any, named: str = "layout.") -> None:
 
 
 def _check_beside(name: str, size: np.ndarray, array: np.ndarray, where: np.ndarray | bool) -> None:
-    """ValueError for bodies that are large beside their arena, or far from it: `dynamics` bounds errors by its side.
+    """ValueError for bodies that are large beside their arena, or far from it: `physics` bounds errors by its side.
 
     size: (..., 2) m. array: (..., bodies, 2, 2) walls, (..., bodies, 4) boxes or (..., bodies, 3) discs. where: as in
     `check_number`, with a last axis.

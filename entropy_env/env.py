@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.geometry import Pair
+from entropy_env.geometry import Point
 from entropy_env.lidar import scan
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.physics import PARTING_SPEED, advance, apart, clearance
@@ -284,7 +284,7 @@ class Swarm:
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
 
-        def neighbours(points: Pair, position: Pair, present: jax.Array) -> Neighbours:
+        def neighbours(points: Point, position: Point, present: jax.Array) -> Neighbours:
             return find_neighbours(self.spec, points, position, present, state.layout.size, least)
 
         def keep_clear_of(clear: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:

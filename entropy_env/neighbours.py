@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entropy_env.geometry import Pair
+from entropy_env.geometry import Point
 from entropy_env.types import SwarmSpec
 
 GRID_FROM = 80  # agents in a world from which the grid is no slower on a CPU, even where all are in one 8 x 6 m arena
@@ -38,7 +38,7 @@ def uses_grid(spec: SwarmSpec, grid_from: int = GRID_FROM) -> bool:
 
 
 def find_neighbours(
-    spec: SwarmSpec, points: Pair, position: Pair, present: jax.Array, size: jax.Array, reach: jax.Array | float
+    spec: SwarmSpec, points: Point, position: Point, present: jax.Array, size: jax.Array, reach: jax.Array | float
 ) -> Neighbours:
     """Neighbours of `points`, two (...) m, among agents at `position`, two (P,) m, where `present` (P,) bool.
 
@@ -50,7 +50,7 @@ def find_neighbours(
     return Neighbours(spec.num_agents, lambda k: (k, True))
 
 
-def _grid(points: Pair, position: Pair, present: jax.Array, size: jax.Array, reach: jax.Array | float) -> Neighbours:
+def _grid(points: Point, position: Point, present: jax.Array, size: jax.Array, reach: jax.Array | float) -> Neighbours:
     """Agents sorted by rows of the arena as high as the reach, and by x within a row: the candidates are a range of each
     of the three rows around a point. Nothing has a capacity that agents could exceed.
 

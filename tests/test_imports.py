@@ -66,6 +66,22 @@ def test_the_whole_core_is_looked_at():
     assert all(files_of(name) for name in BELOW)
 
 
+PHYSICS = {"double": (), "contacts": (), "kinematic": ("contacts",), "force": ("contacts", "double")}
+PHYSICS_ROOMS = [*files_of("physics"), *files_of("engines/numba_engine/physics")]
+
+
+@pytest.mark.parametrize("path", PHYSICS_ROOMS, ids=name_of)
+def test_rooms_of_physics_know_those_below_them_alone(path):
+    physics, allowed = name_of(path.parent / "__init__.py"), PHYSICS.get(path.stem, tuple(PHYSICS))
+    for imported in imports_of(path):
+        if f"{imported}.".startswith(f"{physics}."):
+            assert imported.removeprefix(f"{physics}.").split(".")[0] in allowed, imported
+
+
+def test_every_room_of_physics_is_in_the_table():
+    assert {*PHYSICS, "__init__"} == {path.stem for path in PHYSICS_ROOMS}
+
+
 ENGINES = files_of("engines")
 
 
