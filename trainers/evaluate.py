@@ -214,7 +214,7 @@ def watch(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) 
 def side(path: Path, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> Side:
     """A policy as `Player` shows it."""
     title = f"{env.scenario.name} {int(params.difficulty)}"
-    return Side(str(path), title, env.spec.num_rays, params, home(policy).live(policy, env, params))
+    return Side(str(path), title, env.spec, params, home(policy).live(policy, env, params))
 
 
 def show(options: Options, policy: AnyPolicy, env: Swarm, params: SwarmParams) -> None:

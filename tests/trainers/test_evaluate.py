@@ -17,7 +17,7 @@ import pytest
 import scipy.stats
 from helpers.reference import arc
 
-from entropy_env import vector
+from entropy_env import SwarmSpec, vector
 from trainers import evaluate as command
 from trainers.evaluate import evaluate, evaluate_policy, load_policy, main, make_env
 from trainers.evaluation import figures as evaluation
@@ -73,7 +73,7 @@ def make_run(folder, runner, metadata):
 
 def linear_policy(task, kernel, log_std=-5.0):
     """A Policy with actions linear in observations."""
-    spec = ActorSpec(obs_dim=task.num_rays + 4, action_dim=2, hidden_sizes=())
+    spec = ActorSpec(obs_dim=SwarmSpec(num_rays=task.num_rays).obs_dim, action_dim=2, hidden_sizes=())
     dense = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(2)}
     params = {"params": {"MLP_0": {"Dense_0": dense}, "log_std": jnp.full(2, log_std)}}
     return Policy(params, init_moments(spec.obs_dim), spec, task, step=0)
@@ -81,8 +81,9 @@ def linear_policy(task, kernel, log_std=-5.0):
 
 def driver(task, forward):
     """Turns towards the goal and drives."""
-    kernel = np.zeros((task.num_rays + 4, 2))
-    kernel[-2:] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
+    seen = SwarmSpec(num_rays=task.num_rays)
+    kernel = np.zeros((seen.obs_dim, 2))
+    kernel[seen.slice("goal")] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
     return linear_policy(task, kernel)
 
 

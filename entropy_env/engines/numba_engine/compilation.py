@@ -25,7 +25,8 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
-CONSTANTS = ("physics/__init__.py", "types.py", "checks.py")  # of the package, of which compiled code holds numbers
+# files of the package of which compiled code holds numbers, or the order of a table
+CONSTANTS = ("physics/__init__.py", "types.py", "checks.py", "observations.py")
 NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
 
 
