@@ -48,7 +48,7 @@ _HOMES = {
     "Layout": "types",
     "Swarm": "env",
     "SwarmParams": "types",
-    "SwarmSpec": "types",
+    "SwarmSpec": "observations",  # which fills the table that its `obs_dim` is made of
     "SwarmState": "types",
     "make_engine": "engines",
     "make_layout": "scenarios.custom",

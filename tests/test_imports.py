@@ -1,8 +1,8 @@
 """Who may import whom.
 
-The simulator: checks <- types <- geometry <- neighbours <- {physics, lidar, rewards, scenarios} <- env <- vector <- engines
-<- adapters. The trainers: rooms that know those in their row of `ROOMS` alone, and commands on top, which know no other
-command.
+The simulator: checks <- types <- geometry <- neighbours <- {physics, lidar, rewards, scenarios} <-
+observations <- env <- vector <- engines <- adapters. The trainers: rooms that know those in their row of `ROOMS` alone,
+and commands on top, which know no other command.
 """
 
 import ast
@@ -21,7 +21,8 @@ SIDE_BY_SIDE = ("physics", "lidar", "rewards", "scenarios")
 BELOW = {"checks": (), "types": ("checks",), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))
-BELOW |= {"env": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
+BELOW |= {"observations": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
+BELOW |= {"env": (*BELOW["observations"], "observations")}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
 

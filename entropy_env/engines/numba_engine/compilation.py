@@ -25,7 +25,8 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
-CONSTANTS = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py")  # which compiled code holds numbers of
+# files of the package of which compiled code holds numbers, or the order of a table
+CONSTANTS = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py")
 NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
 
 

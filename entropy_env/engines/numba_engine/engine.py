@@ -44,6 +44,7 @@ from entropy_env.engines.numba_engine.arrays import (
     write_state,
 )
 from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
+from entropy_env.engines.numba_engine.observations import check_components, global_state
 from entropy_env.engines.numba_engine.schedule import RETURN, SEE, SORT, WHOLE_WORLD, place_of
 from entropy_env.engines.numba_engine.step import Choices, make_choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
@@ -73,6 +74,7 @@ class NumbaEngine:
         autoreset: bool = True,
         num_threads: int | None = None,
     ) -> None:
+        check_components()
         self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = default_threads() if num_threads is None else num_threads
@@ -177,18 +179,7 @@ class NumbaEngine:
     def global_state(self) -> np.ndarray:
         """See `Engine`."""
         self._check_begun()
-        agents, motions, goals = self._w.agents, self._w.motions, self._w.maps.goals
-        heading, (left, right) = agents["heading"], np.moveaxis(agents["wheel_speed"], -1, 0)
-        table = np.empty((*agents.shape, self.env.spec.state_dim), np.float32)
-        table[..., :2] = agents["position"]
-        table[..., 2], table[..., 3] = np.cos(heading), np.sin(heading)
-        if self._choices.force:
-            table[..., 4:6], table[..., 6] = motions["velocity"], motions["angular_velocity"]
-        else:
-            table[..., 4], table[..., 5] = (left + right) / 2, right - left
-        table[..., -2:] = np.take_along_axis(goals, agents["goal_index"][..., None, None], axis=2)[:, :, 0]
-        table[~agents["active"]] = 0
-        return table.reshape(self.num_envs, -1)
+        return global_state(self._w, self.env.spec)
 
     @property
     def state(self) -> SwarmState:

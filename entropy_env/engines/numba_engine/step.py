@@ -13,10 +13,11 @@ import numpy as np
 
 from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
+from entropy_env.engines.numba_engine.arrays import clear_agent, clear_lasting, clear_motion, clear_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel
-from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
-from entropy_env.engines.numba_engine.lidar import scan
+from entropy_env.engines.numba_engine.geometry import TWO, ZERO
+from entropy_env.engines.numba_engine.observations import observe
 from entropy_env.engines.numba_engine.physics.contacts import (
     contact_reach,
     resolve_contacts,
@@ -148,31 +149,6 @@ def end(w, p, choices, e):
 
 
 @inlined
-def observe(w, p, choices, row, slot, e, i):
-    """Lidar, velocity and goal of one agent into row (obs_dim,)."""
-    me, num_rays = w.agents[e, i], w.rays.shape[1]
-    cos, sin = cos_sin(me.heading)
-    scan(w, p, row, cos, sin, slot, e, i)
-    if choices.force:
-        motion = w.motions[e, i]
-        vx, vy, turn_rate = motion.velocity[0], motion.velocity[1], motion.angular_velocity
-        speed = vx * cos + vy * sin
-    else:
-        left, right = me.wheel_speed[0], me.wheel_speed[1]
-        speed, turn_rate = (left + right) / TWO, (right - left) / p.wheel_base
-        vx, vy = speed * cos, speed * sin
-    if choices.world_frame:
-        row[num_rays], row[num_rays + 1] = vx, vy
-    else:
-        max_turn_rate = TWO * p.max_wheel_speed / p.wheel_base
-        row[num_rays] = speed / p.max_wheel_speed
-        row[num_rays + 1] = turn_rate / max_turn_rate
-    goal = w.maps.goals[e, i, me.goal_index]
-    dx, dy = (goal[0] - me.position[0]) / p.goal_scale, (goal[1] - me.position[1]) / p.goal_scale
-    row[num_rays + 2], row[num_rays + 3] = dx * cos + dy * sin, dy * cos - dx * sin
-
-
-@inlined
 def is_clear(w, e, pose):
     """Whether an agent at a pose touches none of those sorted into cells."""
     x, y, wide = pose[0], pose[1], w.worlds[e].apart
@@ -218,14 +194,9 @@ def gives_way(w, e, i):
 def stand(w, e, i, column):
     """Put an agent at a pose of its row, at rest."""
     me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
-    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
-    me.wheel_speed[0], me.wheel_speed[1] = ZERO, ZERO
-    motion = w.motions[e, i]
-    motion.velocity[0], motion.velocity[1], motion.angular_velocity = ZERO, ZERO, ZERO
-    for k in range(6):
-        motion.rounding[k] = ZERO
-    motion.sunk[0], motion.sunk[1] = ZERO, ZERO
-    me.collided, me.active = False, True
+    clear_agent(me)
+    clear_motion(w.motions[e, i])
+    me.position[0], me.position[1], me.heading, me.active = pose[0], pose[1], pose[2], True
 
 
 @inlined
@@ -322,11 +293,12 @@ def start(w, which):
     """Begin a new episode in each world of `which` (E,) bool, everybody at the first pose of the row."""
     for e in range(which.shape[0]):
         if which[e]:
-            w.worlds[e].step, w.worlds[e].done = 0, False
+            clear_world(w.worlds[e])
             for i in range(w.agents.shape[1]):
                 stand(w, e, i, 0)
                 me = w.agents[e, i]
-                me.goal_index, me.goals_reached, me.return_so_far, me.length_so_far = 0, 0, ZERO, 0
+                clear_lasting(me)
+                me.goal_index, me.return_so_far, me.length_so_far = 0, ZERO, 0
 
 
 @kernel
