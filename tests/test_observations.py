@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.worlds import KEY, make_world, numpy_tree, stack
+from helpers.worlds import ENGINES, KEY, make_world, numpy_tree, stack
 
 from entropy_env import types
 from entropy_env.engines import make_engine
@@ -68,7 +68,7 @@ def test_spaces_have_the_bounds_of_the_components(spec):
 @pytest.mark.parametrize("spec", SPECS)
 def test_both_engines_read_the_same_from_every_component(spec):
     env = Swarm(spec)
-    worlds = [make_engine(env, 4, engine=name) for name in ("numba", "jax")]
+    worlds = [make_engine(env, 4, engine=name) for name in ENGINES]
     state, params = moving(env), env.make_params()
     for engine in worlds:
         engine.state = state
@@ -172,7 +172,7 @@ def test_every_field_of_a_robot_that_starts_anew_is_what_it_is_at_rest(drive):
     rest = numpy_tree(jax.vmap(env.start)(start.layout))
     back = numpy_tree(jax.vmap(lambda state: env.respawn(state, env.make_params()))(wild(start)))
     assert back.active.all() and not np.array_equal(back.goals_reached, rest.goals_reached)
-    for name in ("numba", "jax"):
+    for name in ENGINES:
         worlds = make_engine(env, 2, engine=name)
         worlds.state = wild(start)
         told = worlds.step(np.zeros((2, 3, 2), np.float32))

@@ -19,6 +19,7 @@ from gymnasium.wrappers.vector import (
     RecordVideo,
     TransformObservation,
 )
+from helpers.worlds import ENGINES
 
 from entropy_env.adapters.gymnasium import SwarmEnv, SwarmVectorEnv
 from entropy_env.scenarios.open import Open
@@ -319,7 +320,7 @@ def of_worlds(infos, path=""):
     return found
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_every_reset_mode_is_that_of_separate_environments(mode, engine):
     ours, theirs = together(mode, engine=engine), separate(mode)

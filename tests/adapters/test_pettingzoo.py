@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
+from helpers.worlds import ENGINES
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, render_test, seed_test
 from pettingzoo.test.state_test import state_test
 from pettingzoo.utils.conversions import aec_to_parallel, aec_to_parallel_wrapper, parallel_to_aec
@@ -475,7 +476,7 @@ def test_arrays_handed_out_can_be_written_to_without_effect():
     assert data_equivalence(act(env), act(twin), exact=True)
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_another_environment_and_other_parameters_compile_nothing(engine):
     def compiled():
         jitted = jax_engine._step, jax_engine._reset_to, interface._draw_little

@@ -11,6 +11,7 @@ import gymnasium
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 torch = pytest.importorskip("torch", reason="the sb3 extra is not installed")
 pytest.importorskip("stable_baselines3", reason="the sb3 extra is not installed")
@@ -249,7 +250,7 @@ def test_results_are_shaped_and_typed_as_spaces_say():
     assert told[-1][2].any()
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_handed_out_stays_as_it_is_and_may_be_written_to(engine):
     env, obs = begun(engine=engine)
     twin, _ = begun(engine=engine)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import reference
-from helpers.worlds import SLOTS, Lanes, generator, hundred, make_world, numpy_tree, stack, take
+from helpers.chase import towards
+from helpers.worlds import ENGINES, SLOTS, Lanes, generator, hundred, make_world, numpy_tree, stack, take
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ def engines(mode):
     spec, autoreset = MODES[mode]
     env = Swarm(spec, Lanes(4))
     params = per_world(env, WORLDS)
-    return [make_engine(env, WORLDS, params, name, autoreset) for name in ("numba", "jax")]
+    return [make_engine(env, WORLDS, params, name, autoreset) for name in ENGINES]
 
 
 def random_params(env, rng):
@@ -288,21 +289,14 @@ def crowd_engines():
     """Of a hundred agents, enough for the compiled engine to sort them into cells, and worlds in which they crowd."""
     rng, slots = np.random.default_rng(0), dict.fromkeys(SLOTS, 3)
     env = Swarm(SwarmSpec(num_agents=100, num_rays=5, on_goal="next_goal", num_goals=1, **slots), Lanes(4))
-    both = [make_engine(env, WORLDS, per_world(env, WORLDS, max_steps=1000), name, False) for name in ("numba", "jax")]
+    both = [make_engine(env, WORLDS, per_world(env, WORLDS, max_steps=1000), name, False) for name in ENGINES]
     both[0].state = stack([hundred(env, rng) for _ in range(WORLDS)])
     where, crowds = rng.uniform(0, 1, (WORLDS, 1, 2)) * [8, 6], []
     for _ in range(60):
         state = both[0].state
-        both[0].step(chase(state, where))
+        both[0].step(towards(np, state, where))
         crowds.append((state, where))
     return both, crowds
-
-
-def chase(state, where):
-    """Full speed to a point of each world, (E, 1, 2) m."""
-    offset = where - state.position
-    turn = 3 * wrap(np.arctan2(offset[..., 1], offset[..., 0]) - state.heading)
-    return np.clip(1 + np.stack([-turn, turn], axis=-1), -1, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize("speed", [1.0, 0.3, 3.0])
@@ -314,7 +308,7 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         params = per_world(both[0].env, WORLDS, max_wheel_speed=speed, max_steps=1000)
         for engine in both:
             engine.params, engine.state = params, state
-        action = chase(state, where)
+        action = towards(np, state, where)
         ours, theirs = (copied(engine.step(action)) for engine in both)
         ends = [engine.state for engine in both]
         same = check_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
@@ -362,7 +356,7 @@ def test_lone_robots_are_in_the_same_place_after_200_steps_in_both_engines():
 def open_engines():
     env = Swarm(SwarmSpec(num_agents=N, num_rays=1), "open", difficulty=4)
     params = per_world(env, WORLDS, difficulty=np.resize([1, 2, 3, 4], WORLDS))
-    return [make_engine(env, WORLDS, params, name) for name in ("numba", "jax")]
+    return [make_engine(env, WORLDS, params, name) for name in ENGINES]
 
 
 @pytest.mark.parametrize("mode", ["terminate", "next_goal", "open"])
@@ -452,7 +446,7 @@ class Recount:
         return told
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", MODES)
 def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
     """Through respawns, time limits, resets of some worlds and of all, and where a world over is stepped on."""
@@ -503,7 +497,7 @@ def test_an_episode_goes_on_in_the_other_engine_and_back(mode):
     assert ends[0][2].goals_reached.sum() > 5
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_says_where_no_episode_has_begun(name):
     env = engines("terminate")[0].env
     engine = make_engine(env, 2, env.resolve_params(), name)

@@ -14,7 +14,7 @@ import numpy as np
 import pymunk
 import pytest
 from helpers import reference
-from helpers.worlds import make_world, numpy_tree, stack
+from helpers.worlds import ENGINES, make_world, numpy_tree, stack
 
 import entropy_env  # noqa: F401 registers with Gymnasium
 from entropy_env import swarm_v0
@@ -24,7 +24,6 @@ from entropy_env.physics import top_speed
 from entropy_env.scenarios import Open
 from entropy_env.types import SwarmSpec
 
-ENGINES = ("numba", "jax")
 PIXELS = 100  # to the metre
 DT, RADIUS = float(np.float32(0.05)), float(np.float32(0.1))
 SPEC = SwarmSpec(num_agents=1, num_rays=1, drive="force", substeps=3)
