@@ -1,7 +1,7 @@
-"""Registration with Gymnasium, without importing it.
+"""Register the environment with Gymnasium, without importing Gymnasium.
 
-Gymnasium 1.x reads no entry points: it knows an environment once someone has called `gymnasium.register`. That
-happens here as soon as both packages have been imported, in either order.
+Gymnasium 1.x reads no entry points. It knows an environment only once `gymnasium.register` has been called. This module
+calls it as soon as both packages have been imported, in either order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ENV_ID = "entropy_env/Swarm-v0"
 
 
 def register_with_gymnasium() -> None:
-    """Register now if Gymnasium has been imported, else when it is."""
+    """Register now if Gymnasium has been imported, or else when it is."""
     if "gymnasium" in sys.modules:
         _register()
     elif not any(isinstance(finder, _OnGymnasiumImport) for finder in sys.meta_path):
@@ -35,9 +35,9 @@ def _register() -> None:
 
 
 class _OnGymnasiumImport:
-    """A finder that leaves every module to the others, and registers after Gymnasium has run."""
+    """An import finder that finds modules through the other finders, and registers once Gymnasium has been imported."""
 
-    asking = False  # the others where Gymnasium is
+    asking = False  # while this finder asks the others where Gymnasium is
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "gymnasium" or self.asking:
