@@ -196,7 +196,9 @@ class Player:
             not np.array_equal(getattr(layouts[0], name), getattr(layouts[-1], name)) for name in ("spawns", "goals")
         ):
             names = " and ".join(side.name for side in self.sides)
-            raise ValueError(f"{names} cannot play in the same worlds: the parameters of their tasks give others")
+            raise ValueError(
+                f"{names} cannot play in the same worlds: the parameters of their tasks give different ones"
+            )
 
     def draw(self) -> None:
         """Draw the current moments into the window."""

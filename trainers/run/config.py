@@ -91,8 +91,8 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool 
     missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]  # type: ignore[arg-type]
     if whole and missing:
         raise ConfigError(
-            f"{path} says nothing of {', '.join(missing)}: it is damaged, or of another version. A line for each, as in "
-            f"`{missing[0]}: VALUE`, mends it"
+            f"{path} does not set {', '.join(missing)}: it is damaged, or from another version. To repair it, add a line for "
+            f"each, such as `{missing[0]}: VALUE`"
         )
     try:
         return cls(**values)

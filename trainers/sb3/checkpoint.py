@@ -99,7 +99,7 @@ def unpack(path: str | os.PathLike[str]) -> Saved:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is refused: where it should hold weights, it holds more or is damaged"
+            f"{path} is refused: its weights are damaged, or hold objects that are not weights"
         ) from error
     except Exception as error:  # damage can make the parsers raise anything
         raise CheckpointError(f"{path} cannot be read ({error})") from error

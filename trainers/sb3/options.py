@@ -108,15 +108,15 @@ class LstmConfig(WorldOptions):
             raise ValueError(f"batch_size={self.batch_size} is more than a rollout of {self.steps_per_rollout} steps")
         if self.batch_size == 1 or self.steps_per_rollout % self.batch_size == 1:  # type: ignore[operator]
             raise ValueError(
-                f"batch_size={self.batch_size} leaves a minibatch of one of the {self.steps_per_rollout} steps of a "
-                f"rollout, whose advantages cannot be normalised"
+                f"batch_size={self.batch_size} splits the {self.steps_per_rollout} steps of a rollout so that a minibatch "
+                f"has one step, whose advantage cannot be normalised"
             )
         if self.base_from_v2:
             if self.base_model is None:
                 raise ValueError("base_from_v2 needs base_model, the policy of Entropy V2")
             if self.physics != "v2" or self.normalize_obs:
                 raise ValueError(
-                    "base_from_v2 needs physics v2 and no normalize_obs: V2's policies observe velocities so"
+                    "base_from_v2 needs physics v2 and no normalize_obs, because V2's policies observe velocities in m/s"
                 )
 
     @property

@@ -65,15 +65,15 @@ def load_zip(path: str | os.PathLike[str]) -> LSTMPolicy:
     saved = unpack(path)
     if "env" not in saved.about:
         raise CheckpointError(
-            f"{path} is of Stable-Baselines3 alone and does not say what it was trained in: it can be trained on, as "
-            f"--base-model of trainers.sb3_lstm"
+            f"{path} was saved by Stable-Baselines3 itself and does not say in which worlds it was trained: it can only "
+            f"be the --base-model of trainers.sb3_lstm"
         )
     try:
         task, step = Task.load(saved.about["env"]), int(saved.about["step"])
         env, _ = task.resolve()
         moments = saved.arrays if saved.about["config"]["normalize_obs"] else None
         if moments is not None and moments["normalizer/obs_mean"].shape != (env.spec.obs_dim,):
-            raise ValueError("its normaliser is of other observations")
+            raise ValueError("its normaliser is for observations of another size")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe what it was trained in ({error!r})") from error
     network = LstmPolicy(observation_space(env.spec), action_space(env.spec), lambda _: 0.0, **shape_of(saved))

@@ -84,7 +84,7 @@ class Training:
             self.begin_with(unpack(self.config.base_model))
             say(f"Training {self.name} from {self.config.base_model}")
         else:
-            say(f"Training {self.name} from nothing")
+            say(f"Training {self.name} from fresh weights")
 
     def begin_with(self, base: Saved) -> None:
         """Take the weights of another model, and the statistics of its normaliser if both models have one."""

@@ -42,21 +42,23 @@ def above(good: float, fair: float) -> Callable[[float, float], str]:
 
 
 ROWS = {
-    "train/fps": Row("fps", "agent steps a second, higher is better", lambda value, _: "cyan", "{:,.0f}".format),
-    "loss/total": Row("loss", "policy, value and entropy, should fall", falling),
+    "train/fps": Row("fps", "agent steps per second, higher is better", lambda value, _: "cyan", "{:,.0f}".format),
+    "loss/total": Row("loss", "of policy, value and entropy, should fall", falling),
     "loss/value": Row("value_loss", "error of the critic, should fall", falling),
-    "loss/explained_variance": Row("explained_variance", "of the returns by the critic, towards 1", above(0.7, 0.3)),
+    "loss/explained_variance": Row(
+        "explained_variance", "how well the critic predicts returns, 1 is perfect", above(0.7, 0.3)
+    ),
     "loss/entropy": Row(
         "entropy_loss",
-        "of exploration, rises as actions get surer",
+        "minus the entropy, rises as the policy explores less",
         lambda value, _: "white",
         lambda value: f"{-value:.4f}",
     ),
     "loss/approx_kl": Row("approx_kl", "change of the policy, below 0.02", below(0.02, 0.05)),
-    "loss/clip_fraction": Row("clip_fraction", "of updates clipped, below 0.2", below(0.2, 0.3)),
-    "train/std": Row("std", "noise of the actions, falls with confidence", falling),
+    "loss/clip_fraction": Row("clip_fraction", "share of samples clipped, below 0.2", below(0.2, 0.3)),
+    "train/std": Row("std", "noise of the actions, should fall", falling),
     "env/goal_reached_rate": Row(
-        "success", "of robots reach their first goal in time", above(0.9, 0.5), "{:.1%}".format
+        "success", "robots that reach their first goal in time", above(0.9, 0.5), "{:.1%}".format
     ),
 }
 

@@ -61,7 +61,7 @@ class MetricsLogger:
                 with naming(file.name):
                     file.flush()
 
-        self._patience.try_to(write, "figures", "they will be, once they can")
+        self._patience.try_to(write, "figures", "they are kept in memory and written later")
 
     def _add_event(self, **fields: Any) -> None:
         data = Event(wall_time=time.time(), **fields).SerializeToString()
