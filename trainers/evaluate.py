@@ -68,8 +68,8 @@ class Options:
     deterministic_video: bool = False
     """Use mean actions instead of sampled ones in the video or the window."""
     show: bool = False
-    """Play in a window instead, and write no files. Keys: space pauses and goes on; right and left arrow go one step
-    forward and back; + and - change the speed; R begins a new world; L shows the lidar; T hides the trails; Escape ends.
+    """Play in a window instead, and write no files. Space pauses and goes on. The arrow keys go one step on or back.
+    + and - change the speed. R begins a new world. L shows the lidar. T hides the trails. Escape ends.
     Click on a robot to follow it, and beside all robots to stop following."""
     against: Path | None = None
     """With --show: another run folder or zip, played beside the first in the same worlds."""

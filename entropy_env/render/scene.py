@@ -392,10 +392,7 @@ def _seen(state: Any) -> np.ndarray:
 
 
 def _rows(*tables: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """Yield one tuple per row of several arrays (M, K).
-
-    Converts columns to lists, not rows: ten thousand small lists would start the garbage collector.
-    """
+    """Yield one tuple per row of several arrays (M, K). Lists of ten thousand rows would start the garbage collector."""
     return zip(*(zip(*table.T.tolist(), strict=True) for table in tables), strict=True)
 
 

@@ -64,8 +64,7 @@ class Hyperparameters:
     normalize_obs: bool = True
     """Normalise observations by their running mean and standard deviation."""
     initial_log_std: float = -0.7
-    """Logarithm of the standard deviation of actions at the start. With less noise, the actions seen in training are
-    closer to the mean action."""
+    """Logarithm of the actions' standard deviation at the start. Less noise keeps actions closer to the mean action."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
