@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entropy_env.geometry import Pair
+from entropy_env.geometry import Point
 from entropy_env.types import SwarmSpec
 
 GRID_FROM = 80  # agents per world from which the grid is no slower on a CPU, even in an arena of only 8 x 6 m
@@ -38,7 +38,7 @@ def uses_grid(spec: SwarmSpec, grid_from: int = GRID_FROM) -> bool:
 
 
 def find_neighbours(
-    spec: SwarmSpec, points: Pair, position: Pair, present: jax.Array, size: jax.Array, reach: jax.Array | float
+    spec: SwarmSpec, points: Point, position: Point, present: jax.Array, size: jax.Array, reach: jax.Array | float
 ) -> Neighbours:
     """Find the neighbours of points among the agents that are present.
 
@@ -51,7 +51,7 @@ def find_neighbours(
     return Neighbours(spec.num_agents, lambda k: (k, True))
 
 
-def _grid(points: Pair, position: Pair, present: jax.Array, size: jax.Array, reach: jax.Array | float) -> Neighbours:
+def _grid(points: Point, position: Point, present: jax.Array, size: jax.Array, reach: jax.Array | float) -> Neighbours:
     """Sort the agents by row, and by x within a row. Rows are as high as the reach.
 
     The candidates of a point are one range of agents in each of the three rows around it. No table has a fixed

@@ -34,9 +34,9 @@ def read_keys() -> np.ndarray:
     return np.array([0.75 * ahead - 0.25 * turn, 0.75 * ahead + 0.25 * turn], np.float32)
 
 
-def go_to_goal(obs: jax.Array) -> jax.Array:
-    """Return motors (N, 2) that turn towards the goal, and drive when it is ahead. obs: (N, obs_dim)."""
-    ahead, left = obs[:, -2:].T
+def go_to_goal(goal: jax.Array) -> jax.Array:
+    """Return motors (N, 2) that turn towards the goal, and drive when it is ahead. goal: (N, 2), as observed."""
+    ahead, left = goal.T
     bearing = jnp.arctan2(left, ahead)
     drive, turn = 0.6 * jnp.maximum(jnp.cos(bearing), 0.0), 0.25 * bearing
     return jnp.stack([drive - turn, drive + turn], axis=-1)
@@ -49,7 +49,7 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
     except RuntimeError as error:
         sys.exit(f"drive.py opens a window: {error}")
     env = Swarm(SwarmSpec(num_agents=num_agents, on_goal="next_goal"), scenario, difficulty)
-    params = env.make_params(dt=0.05, max_steps=1200)
+    spec, params = env.spec, env.make_params(dt=0.05, max_steps=1200)
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     labels = ["you", *[""] * (num_agents - 1)]
     unseen = -params.agent_radius / params.lidar_range  # a reading whose ray ends in the robot's centre: not visible
@@ -58,9 +58,9 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
     for key in map(jax.random.key, itertools.count(seed)):
         obs, state = reset(key, params)
         while not (state.done or renderer.closed or pygame.key.get_pressed()[pygame.K_ESCAPE]):
-            action = go_to_goal(obs).at[YOU].set(read_keys())
+            action = go_to_goal(obs[:, spec.slice("goal")]).at[YOU].set(read_keys())
             obs, state, *_ = step(key, state, action, params)
-            lidar = jnp.where(others, unseen, obs[:, : env.spec.num_rays])
+            lidar = jnp.where(others, unseen, obs[:, spec.slice("lidar")])
             renderer.draw(state, params, lidar, labels, title="arrow keys or WASD")
         if not state.done:
             break

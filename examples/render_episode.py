@@ -10,6 +10,7 @@ steers towards the goal and away from what is near.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from entropy_env import SwarmSpec
 from entropy_env.render import Renderer
 from entropy_env.render.video import write_video
 from entropy_env.scenarios import Open
@@ -27,9 +29,9 @@ from trainers.policies import load_policy
 GOAL_SCALE, LIDAR_RANGE = 10.0, 3.0  # m, by which observations of goals and the lidar are divided by default
 
 
-def steer(obs: jax.Array, key: jax.Array) -> jax.Array:
+def steer(spec: SwarmSpec, obs: jax.Array, key: jax.Array) -> jax.Array:
     """Map observations (N, obs_dim) to motors (N, 2): the goal pulls, and everything nearer than the goal pushes."""
-    lidar, goal = obs[:, :-4], obs[:, -2:]
+    lidar, goal = obs[:, spec.slice("lidar")], obs[:, spec.slice("goal")]
     angle = 2 * jnp.pi * jnp.arange(lidar.shape[1]) / lidar.shape[1]
     rays = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
     distance = jnp.linalg.norm(goal, axis=-1, keepdims=True) + 1e-6
@@ -55,13 +57,13 @@ def main(
     task = policy.task if policy else Task.of("obstacles")
     task = task.but(scenario=Open(size=size) if size else scenario, difficulty=difficulty, num_agents=num_agents)
     env, params = task.make("terminate")
-    reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(steer)
+    reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(functools.partial(steer, env.spec))
     renderer = Renderer(max_size=(720, 540), show_lidar=True, trails=40)
 
     def frames(key: jax.Array) -> Iterator[np.ndarray]:
         obs, state = reset(key, params)
         while True:
-            lidar = obs[:, : env.spec.num_rays]
+            lidar = obs[:, env.spec.slice("lidar")]
             yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
             if state.done:
                 break

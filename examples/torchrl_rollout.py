@@ -17,7 +17,7 @@ from typing import Literal
 
 import tyro
 
-from entropy_env import swarm_v0
+from entropy_env import SwarmSpec, swarm_v0
 
 
 def main(
@@ -38,7 +38,7 @@ def main(
         sys.exit(2)
 
     def steer(observation: torch.Tensor) -> torch.Tensor:
-        ahead, left = observation[..., -2:].unbind(-1)
+        ahead, left = observation[..., SwarmSpec().slice("goal")].unbind(-1)
         bearing = torch.atan2(left, ahead)
         drive, turn = 0.6 * torch.cos(bearing).clamp(min=0), 0.25 * bearing
         return torch.stack([drive - turn, drive + turn], dim=-1)

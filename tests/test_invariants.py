@@ -32,8 +32,7 @@ pytestmark = pytest.mark.core
 DT = 0.1  # s
 WORLDS = 8  # a batch; two of each difficulty
 DRIVES = ("kinematic", "force")
-SPEC = SwarmSpec(num_agents=10, num_rays=16, on_goal="next_goal", num_goals=2, **SLOTS)
-ENVS = {drive: Swarm(dataclasses.replace(SPEC, drive=drive)) for drive in DRIVES}
+ENVS = {drive: Swarm(dataclasses.replace(symmetry.SPEC, drive=drive)) for drive in DRIVES}
 HUNDRED = SwarmSpec(num_agents=100, num_rays=1, on_goal="next_goal", num_goals=1, **dict.fromkeys(SLOTS, 3))
 
 
@@ -82,7 +81,7 @@ seeds = st.integers(0, 2**16)
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds, where=places, wild=st.sampled_from([0.0, 0.3, 1.0]), speed=st.sampled_from([1.0, 0.3, 3.0]))
 def test_whatever_ten_agents_do_they_stay_apart_and_on_their_side_of_every_wall(name, drive, seed, where, wild, speed):
-    start = generator(SPEC, name, WORLDS)(seed)
+    start = generator(symmetry.SPEC, name, WORLDS)(seed)
     assert np.all(start.layout.valid)
     last, history = chase(ENVS[drive], start, where, wild, seed, **speeds(drive, speed))
     check_valid(start.layout, history)
@@ -121,7 +120,7 @@ def stepper(drive):
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds, where=places, wild=st.sampled_from([0.0, 1.0]))
 def test_agents_put_anywhere_even_into_walls_never_pass_one(name, drive, seed, where, wild):
-    start = generator(SPEC, name, WORLDS)(seed)
+    start = generator(symmetry.SPEC, name, WORLDS)(seed)
     anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * np.asarray(start.layout.size)[:, None]
     start = start.replace(position=jnp.asarray(anywhere, jnp.float32))
     dt = {"kinematic": DT, "force": 0.01}[drive]  # 0.1 m at most in a step

@@ -183,7 +183,7 @@ def watch(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> 
 def side(path: Path, policy: Policy, env: Swarm, params: SwarmParams) -> Side:
     """Return a policy as a side of `Player`."""
     title = f"{env.scenario.name} {int(params.difficulty)}"
-    return Side(str(path), title, env.spec.num_rays, params, live(policy, env, params))
+    return Side(str(path), title, env.spec, params, live(policy, env, params))
 
 
 def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:

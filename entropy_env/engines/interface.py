@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.types import INT_PARAMS
+from entropy_env.scenarios.base import empty_layout
+from entropy_env.types import INT_PARAMS, SwarmState
 
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
-    from entropy_env.types import Layout, SwarmParams, SwarmState
+    from entropy_env.types import Layout, SwarmParams, SwarmSpec
     from entropy_env.vector import VectorSwarm
 
 ROWS = 8  # agents whose spawns and goals are drawn again at a time
 QUICK = {"xla_backend_optimization_level": 0}  # makes XLA compile faster, and slower code
 LITTLE = 256  # with fewer agents in all worlds, layouts are drawn by code that compiles faster
-STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,), "sunk": (2,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,24 +168,27 @@ def check_params(params: SwarmParams, env: Swarm, num_envs: int) -> None:
     env.check_together(params)
 
 
+@functools.cache
+def state_shapes(spec: SwarmSpec) -> SwarmState:
+    """Return the shapes and types of the state of one world. Computes nothing and starts no device."""
+
+    def start() -> SwarmState:
+        layout = empty_layout(jnp.zeros(2, jnp.float32), spec)
+        return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(spec.num_agents, jnp.int32))
+
+    return jax.eval_shape(start)
+
+
+def _check_shapes(what: str, given: Any, expected: Any, num_envs: int) -> None:
+    """Raise ValueError if an array does not have the shape of one world, with an axis of `num_envs` in front."""
+    for name, leaf in vars(expected).items():
+        if name != "layout":
+            check_shape(f"{what}.{name}", getattr(given, name), (num_envs, *leaf.shape))
+
+
 def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
     """Check that a layout has the shapes for these worlds, and all numbers in range. Raises ValueError."""
-    spec = env.spec
-    shapes: dict[str, tuple[int, ...]] = {
-        "size": (2,),
-        "walls": (spec.num_walls, 2, 2),
-        "wall_mask": (spec.num_walls,),
-        "boxes": (spec.num_boxes, 4),
-        "box_mask": (spec.num_boxes,),
-        "discs": (spec.num_discs, 3),
-        "disc_mask": (spec.num_discs,),
-        "spawns": (spec.num_agents, spec.num_goals, 3),
-        "goals": (spec.num_agents, spec.num_goals, 2),
-        "valid": (),
-        "key": (2,),
-    }
-    for name, shape in shapes.items():
-        check_shape(f"layout.{name}", getattr(layout, name), (num_envs, *shape))
+    _check_shapes("layout", layout, state_shapes(env.spec).layout, num_envs)
     checks.check_layout(layout)
 
 
@@ -203,11 +208,7 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     Active agents must be inside the arena, and goal indices must exist. Agents may overlap: they come apart.
     """
     check_layout(state.layout, env, num_envs)
-    for field in dataclasses.fields(state):
-        if field.name != "layout":
-            width = STATE_WIDTHS.get(field.name, ())
-            agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
-            check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *width))
+    _check_shapes("state", state, state_shapes(env.spec), num_envs)
     for name, allowed in checks.STATE.items():
         checks.check_number(f"state.{name}", getattr(state, name), allowed)
     position, size, active = (np.asarray(each) for each in (state.position, state.layout.size, state.active))

@@ -187,10 +187,11 @@ def check_readings(found, expected, state, params, num_rays):
     return off.sum()
 
 
-def check_observations(found, expected, state, params):
-    num_rays = found.shape[-1] - 4
-    np.testing.assert_allclose(found[..., num_rays:], expected[..., num_rays:], atol=2 * TOLERANCE, rtol=1e-5)
-    return check_readings(found[..., :num_rays], expected[..., :num_rays], state, params, num_rays)
+def check_observations(spec, found, expected, state, params):
+    lidar = spec.slice("lidar")
+    for part in map(spec.slice, ("velocity", "goal")):
+        np.testing.assert_allclose(found[..., part], expected[..., part], atol=2 * TOLERANCE, rtol=1e-5)
+    return check_readings(found[..., lidar], expected[..., lidar], state, params, spec.num_rays)
 
 
 def check_far_off(far, state, params):
@@ -236,9 +237,10 @@ def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, se
     if rng.random() < 0.7:
         state = upset(state, params, rng, env.spec.drive)
     compared = crushed = grazing = 0
+    velocity, goal = map(env.spec.slice, ("velocity", "goal"))
     for t in range(STEPS):
         compiled.state, slow.state = state, state
-        grazing += check_observations(compiled.observe(), slow.observe(), state, params)
+        grazing += check_observations(env.spec, compiled.observe(), slow.observe(), state, params)
         np.testing.assert_allclose(compiled.global_state(), slow.global_state(), atol=TOLERANCE)
         action = random_motors(state, rng)
         ours, theirs = copied(compiled.step(action)), copied(slow.step(action))
@@ -271,9 +273,9 @@ def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, se
         ended = exact[:, None] & (ours.terminated | ours.truncated)
         final_off = np.abs(ours.final_obs - theirs.final_obs)[ended] > 5 * TOLERANCE
         if env.spec.drive == "force":  # as with `other_speed`, which respawns hide
-            gap = np.abs(ours.final_obs - theirs.final_obs)[ended][:, -4:-2]
-            crushed, final_off[:, -4:-2] = crushed + np.sum(gap > 2e-3), False
-        assert not np.any(final_off[:, -4:])
+            gap = np.abs(ours.final_obs - theirs.final_obs)[ended][:, velocity]
+            crushed, final_off[:, velocity] = crushed + np.sum(gap > 2e-3), False
+        assert not np.any(final_off[:, velocity]) and not np.any(final_off[:, goal])
         grazing += final_off.sum()
         state = ends[t % 2]
     assert compared >= 0.9 * STEPS * WORLDS
@@ -322,7 +324,7 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         touching += ours.collision.sum()
         for engine in both:
             engine.state = ends[1]
-        grazing += check_observations(*(engine.observe() for engine in both), ends[1], params)
+        grazing += check_observations(both[0].env.spec, *(engine.observe() for engine in both), ends[1], params)
     assert touching > 1000
     assert np.all(off <= touching * np.array([0.01, 0.001]))
     assert grazing <= 20
@@ -351,7 +353,8 @@ def test_lone_robots_are_in_the_same_place_after_200_steps_in_both_engines():
     ends = [engine.state for engine in both]
     np.testing.assert_allclose(ends[0].position, ends[1].position, atol=1e-4)
     assert np.max(np.abs(wrap(ends[0].heading - ends[1].heading))) < 1e-4
-    np.testing.assert_allclose(ours.obs[..., -4:], theirs.obs[..., -4:], atol=1e-4)
+    for part in map(both[0].env.spec.slice, ("velocity", "goal")):
+        np.testing.assert_allclose(ours.obs[..., part], theirs.obs[..., part], atol=1e-4)
     np.testing.assert_allclose(ours.episode_return, theirs.episode_return, atol=1e-4)
     assert np.linalg.norm(ends[0].position - np.asarray(start.position), axis=-1).max() > 0.5
 

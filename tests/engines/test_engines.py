@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -217,6 +218,20 @@ def test_the_cache_folder_follows_from_the_text_of_the_engine(monkeypatch, tmp_p
     monkeypatch.setattr(compilation, "CONSTANTS", (*compilation.CONSTANTS, "render/scene.py"))
     assert Path(here).parent == tmp_path
     assert compilation.cache_folder.__wrapped__()[0] != here
+
+
+def test_the_cache_folder_follows_from_every_file_with_compiled_functions(monkeypatch, tmp_path):
+    read = []
+    monkeypatch.setattr(compilation.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compilation.Path, "read_bytes", lambda path: read.append(path) or b"")
+    compilation.cache_folder.__wrapped__()
+    folder = Path(compilation.__file__).parent
+    compiled = [
+        path for path in folder.rglob("*.py") if re.search("^@(inlined|kernel)$", path.read_text(), re.MULTILINE)
+    ]
+    formulas = [folder.parents[1] / "physics" / name for name in ("contacts.py", "force.py")]
+    assert folder / "physics" / "force.py" in compiled
+    assert {*compiled, *formulas} <= {*read}
 
 
 def worker(queue, env):

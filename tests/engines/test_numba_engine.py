@@ -37,7 +37,7 @@ from entropy_env.scenarios import SCENARIOS, Open
 from entropy_env.types import SwarmSpec
 
 DT, WHEEL_BASE, WORLDS = 0.1, 0.2, 8
-ENV = Swarm(SwarmSpec(num_agents=10, num_rays=16, on_goal="next_goal", num_goals=2, **SLOTS))
+ENV = Swarm(symmetry.SPEC)
 DRIVES = ("kinematic", "force")
 ENVS = {drive: Swarm(dataclasses.replace(ENV.spec, drive=drive)) for drive in DRIVES}
 HUNDRED = Swarm(SwarmSpec(num_agents=100, num_rays=1, on_goal="next_goal", num_goals=1, **dict.fromkeys(SLOTS, 3)))

@@ -453,7 +453,7 @@ def test_velocities_are_observed_as_they_are(engine):
         env = swarm(1, velocity_frame=frame)
         state = make_world(env, [[1.0, 2.0]], np.pi / 2, goal=[[2.0, 2.0]], **values)
         worlds = engine_at(engine, env, [state], max_wheel_speed=0.8)
-        np.testing.assert_allclose(worlds.observe()[0, 0, 1:3], expected, atol=1e-6)
+        np.testing.assert_allclose(worlds.observe()[0, 0, env.spec.slice("velocity")], expected, atol=1e-6)
     assert env.spec.state_dim == 9
     np.testing.assert_allclose(worlds.global_state(), [[1, 2, 0, 1, 0.3, -0.4, 5.0, 2, 2]], atol=1e-6)
 

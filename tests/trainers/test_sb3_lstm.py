@@ -24,6 +24,7 @@ import torch as th
 from helpers.disk import full_disk
 from sb3_contrib import RecurrentPPO
 
+from entropy_env import SwarmSpec
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from trainers.evaluate import evaluate, evaluate_policy, make_env
 from trainers.evaluate import main as evaluate_main
@@ -725,7 +726,7 @@ def test_a_base_model_of_v2_sees_goals_as_it_did_there(tmp_path, stock):
         training.begin()
     there, starts = np.random.default_rng(0).uniform(-1, 1, (5, 36)).astype(np.float32), np.ones(5, bool)
     here = there.copy()
-    here[:, -2:] *= np.float32([8 / 10, 6 / 10])  # m of V2's arena, over goal_scale
+    here[:, SwarmSpec().slice("goal")] *= np.float32([8 / 10, 6 / 10])  # m of V2's arena, over goal_scale
     expected, _ = stock.predict(there, None, starts, deterministic=True)
     np.testing.assert_allclose(training.player()(here)[0], expected, atol=1e-5)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
 from entropy_env.render.window import Window, import_pygame
-from entropy_env.types import SwarmParams, SwarmState
+from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 from trainers.evaluation.film import TRAIL
 from trainers.evaluation.play import Live, Moment, episode_key
 
@@ -32,7 +32,7 @@ class Side:
 
     name: str
     title: str
-    num_rays: int
+    spec: SwarmSpec
     params: SwarmParams
     live: Live
 
@@ -209,7 +209,7 @@ class Player:
             self.sides, self._recordings, self._renderers, self.moments, strict=True
         ):
             renderer.retrace(recording.before(self.step, TRAIL) if self.trails else [])
-            lidar = moment.obs[:, : side.num_rays]
+            lidar = moment.obs[:, side.spec.slice("lidar")]
             frame = renderer.draw(moment.state, side.params, lidar, title=side.title, focus=self.followed)
             assert frame is not None
             pictures.append(pygame.surfarray.make_surface(frame.swapaxes(0, 1)))

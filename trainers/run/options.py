@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from entropy_env import checks
 from entropy_env.rewards import PRESETS
 from entropy_env.scenarios import SCENARIOS
-from entropy_env.task import Task
+from entropy_env.task import PARAM_FIELDS, Task
 
 Scenario = Annotated[str, tyro.conf.arg(help=f"Family of layouts: {', '.join(SCENARIOS)}.")]
 Reward = Annotated[str, tyro.conf.arg(help=f"Preset of reward weights: {', '.join(PRESETS)}.")]
@@ -32,8 +33,17 @@ class WorldOptions:
     @property
     def task(self) -> Task:
         """The worlds as a task. Raises ValueError for an impossible specification."""
-        settings: dict[str, Any] = {"num_agents": self.num_agents, "reward": self.reward, **self.env_params}
-        return Task.of(self.scenario, self.difficulty, **settings)
+        return Task.of(**self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keywords for `Task.of`. Raises ValueError for an unknown name in `env_params`."""
+        known = PARAM_FIELDS - {"difficulty"}  # it has its own option
+        for name in self.env_params:
+            if name not in known:
+                raise ValueError(f"env_params has an unknown parameter {name!r}{checks.suggest(name, sorted(known))}")
+        own = {name: getattr(self, name) for name in ("scenario", "difficulty", "num_agents", "reward")}
+        return own | self.env_params
 
 
 @dataclasses.dataclass(frozen=True)

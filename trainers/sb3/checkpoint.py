@@ -28,7 +28,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import VecNormalize
 
-from entropy_env import __version__
+from entropy_env import SwarmSpec, __version__
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.files import to_json
 
@@ -157,11 +157,11 @@ def fit_goals_of_v2(saved: Saved, goal_scale: float) -> Saved:
     """
     if saved.about:
         raise CheckpointError(f"{saved.path} was trained here, not by Entropy V2: leave out --base-from-v2")
-    policy = dict(saved.weights["policy"])
+    policy, goal = dict(saved.weights["policy"]), SwarmSpec().slice("goal")
     for name in ("lstm_actor.weight_ih_l0", "lstm_critic.weight_ih_l0"):
         if name in policy:
             policy[name] = policy[name].clone()
-            policy[name][:, -2:] *= th.tensor([goal_scale / length for length in V2_ARENA])
+            policy[name][:, goal] *= th.tensor([goal_scale / length for length in V2_ARENA])
     return dataclasses.replace(saved, weights=saved.weights | {"policy": policy})
 
 

@@ -123,8 +123,7 @@ class LstmConfig(WorldOptions):
     def task(self) -> Task:
         """The worlds that the training begins with, as a task. Raises ValueError for an impossible specification."""
         preset = "v2" if self.physics == "v2" else None
-        given = {"num_agents": self.num_agents, "reward": self.reward, **self.env_params}
-        return Task.of(self.scenario, self.difficulty, preset, **given).but(on_goal="respawn")
+        return Task.of(preset=preset, **self.settings).but(on_goal="respawn")
 
     @property
     def lanes(self) -> int:
