@@ -1,8 +1,8 @@
-"""Drive one robot by the arrow keys or WASD among others that look only at their goals; Escape ends it.
+"""Drive one robot with the arrow keys or WASD, among others that look only at their goals. Escape ends the program.
 
     python examples/drive.py --scenario obstacles --num-agents 8
 
-You are the robot whose lidar is drawn. Everyone who arrives gets a next goal, and every minute a new world begins.
+You are the robot whose lidar is drawn. A robot that arrives gets another goal. Every minute a new world begins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ YOU = 0
 
 
 def read_keys() -> np.ndarray:
-    """(2,) left and right motor, from the keys that are held down."""
+    """Return the left and right motor, (2,), for the keys that are held down."""
     held = pygame.key.get_pressed()
     ahead, turn = (
         any(held[key] for key in more) - any(held[key] for key in less)
@@ -35,7 +35,7 @@ def read_keys() -> np.ndarray:
 
 
 def go_to_goal(goal: jax.Array) -> jax.Array:
-    """(N, 2) motors that turn towards the goal and drive once it is ahead. goal: (N, 2), as observed."""
+    """Return motors (N, 2) that turn towards the goal, and drive when it is ahead. goal: (N, 2), as observed."""
     ahead, left = goal.T
     bearing = jnp.arctan2(left, ahead)
     drive, turn = 0.6 * jnp.maximum(jnp.cos(bearing), 0.0), 0.25 * bearing
@@ -52,7 +52,7 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
     spec, params = env.spec, env.make_params(dt=0.05, max_steps=1200)
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     labels = ["you", *[""] * (num_agents - 1)]
-    unseen = -params.agent_radius / params.lidar_range  # rays that end in the robot's centre
+    unseen = -params.agent_radius / params.lidar_range  # a reading whose ray ends in the robot's centre: not visible
     others = jnp.arange(num_agents)[:, None] != YOU
 
     for key in map(jax.random.key, itertools.count(seed)):

@@ -693,7 +693,7 @@ def test_a_plain_zip_of_sb3_serves_as_base_model(tmp_path, stock, capsys):
             th.testing.assert_close(training.policy.state_dict()[name], tensor, atol=0, rtol=0)
     train(config)
     assert f"Training swarm_1 from {tmp_path / 'v2.zip'}" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="of Stable-Baselines3 alone"):
+    with pytest.raises(CheckpointError, match="saved by Stable-Baselines3 itself"):
         load_policy(tmp_path / "v2.zip")
 
 

@@ -206,7 +206,7 @@ def test_a_config_that_was_emptied_is_refused_on_resume(keep: int, tmp_path: Pat
     train(dataclasses.replace(TINY, run_dir=run, total_steps=1))
     (run / "config.yaml").write_text((run / "config.yaml").read_text()[:keep].rpartition("\n")[0])
     assert main(["--resume", "--run-dir", str(run)]) == 2
-    assert "config.yaml says nothing of " in capsys.readouterr().err
+    assert "config.yaml does not set " in capsys.readouterr().err
 
 
 def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, capsys: Any) -> None:
