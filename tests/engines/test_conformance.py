@@ -188,7 +188,7 @@ def check_readings(found, expected, state, params, num_rays):
     return off.sum()
 
 
-def check_observations(spec, found, expected, state, params):
+def compare_observations(spec, found, expected, state, params):
     lidar = spec.slice("lidar")
     for part in map(spec.slice, ("velocity", "goal")):
         np.testing.assert_allclose(found[..., part], expected[..., part], atol=2 * TOLERANCE, rtol=1e-5)
@@ -210,7 +210,7 @@ def differing_speed(*ends):
     return np.any(velocity > SPEED_TOLERANCE["velocity"], axis=-1) | (spin > SPEED_TOLERANCE["angular_velocity"])
 
 
-def check_flags(ours, theirs, nudge):
+def compare_flags(ours, theirs, nudge):
     """(E,) bool: where two Transitions tell the same. Elsewhere something must have been within TOLERANCE of touching,
     as the flags of `nudge()`, two more Transitions, then show."""
     differs = {name: getattr(ours, name) != getattr(theirs, name) for name in FLAGS}
@@ -225,59 +225,83 @@ def check_flags(ours, theirs, nudge):
     return same
 
 
+def compare_states(ends, before, going, params, drive):
+    """Hold two states to each other in the worlds that are `going` (E,) bool.
+
+    Returns how far agents are apart (E, N) m, and who goes on at another speed (E, N) bool: one who touches several bodies
+    may meet them in another order.
+    """
+    for field in ("active", "goal_index", "goals_reached", "collided", "step", "done"):
+        np.testing.assert_array_equal(getattr(ends[0], field)[going], getattr(ends[1], field)[going], field)
+    np.testing.assert_allclose(ends[0].wheel_speed[going], ends[1].wheel_speed[going], atol=TOLERANCE)
+    apart = np.where(going[:, None], np.linalg.norm(ends[0].position - ends[1].position, axis=-1), 0)
+    other_speed = going[:, None] & differing_speed(*ends)
+    check_far_off((apart > CRUSH_TOLERANCE) & ~other_speed, before, params)
+    turned = np.abs(wrap(ends[0].heading - ends[1].heading))[going[:, None] & ~other_speed]
+    spun = SPEED_TOLERANCE["angular_velocity"] * params.dt.max() if drive == "force" else 0
+    assert np.max(turned, initial=0) < TOLERANCE + spun
+    return apart, other_speed
+
+
+def compare_rewards(ours, theirs, exact):
+    """Hold the rewards of two Transitions to each other in the worlds that are `exact` (E,) bool."""
+    for field in ("reward", "reward_terms", "episode_return", "episode_length"):
+        found, expected = (getattr(transition, field)[exact] for transition in (ours, theirs))
+        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=field)
+
+
+def compare_final_obs(ours, theirs, exact, spec):
+    """Hold the last observations of episodes to each other in the worlds that are `exact` (E,) bool.
+
+    They are of after the move, which has its own rounding, and before respawns, so no state is there to look from. Returns
+    how many readings differ, and with the force drive how many velocities do, as `compare_states` allows.
+    """
+    ended = exact[:, None] & (ours.terminated | ours.truncated)
+    gap = np.abs(ours.final_obs - theirs.final_obs)[ended]
+    velocities, goal = gap[:, spec.slice("velocity")], spec.slice("goal")
+    turned = TOLERANCE * np.linalg.norm(
+        theirs.final_obs[ended][:, goal], axis=-1, keepdims=True
+    )  # by the heading's own
+    if spec.drive == "kinematic":
+        assert np.max(velocities, initial=0) <= 5 * TOLERANCE
+    assert np.all(gap[:, goal] <= 5 * TOLERANCE + turned)
+    return np.sum(gap[:, spec.slice("lidar")] > 5 * TOLERANCE), np.sum(velocities > 2e-3)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds)
 def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, seed):
     rng = np.random.default_rng(seed)
     compiled, slow = engines(mode)
-    env = compiled.env
-    params = random_params(env, rng)
+    spec, params = compiled.env.spec, random_params(compiled.env, rng)
     compiled.params = slow.params = params
     state = numpy_tree(generator(COMMON, name, WORLDS)(seed))
     if rng.random() < 0.7:
-        state = upset(state, params, rng, env.spec.drive)
+        state = upset(state, params, rng, spec.drive)
     compared = crushed = grazing = 0
-    velocity, goal = map(env.spec.slice, ("velocity", "goal"))
     for t in range(STEPS):
         compiled.state, slow.state = state, state
-        grazing += check_observations(env.spec, compiled.observe(), slow.observe(), state, params)
+        grazing += compare_observations(spec, compiled.observe(), slow.observe(), state, params)
         np.testing.assert_allclose(compiled.global_state(), slow.global_state(), atol=TOLERANCE)
         action = random_motors(state, rng)
         ours, theirs = copied(compiled.step(action)), copied(slow.step(action))
         ends = compiled.state, slow.state
         np.testing.assert_array_equal(ours.obs, compiled.observe())
-        same = check_flags(ours, theirs, functools.partial(nudged_flags, slow, state, action))
-        compared += same.sum()
+
+        same = compare_flags(ours, theirs, functools.partial(nudged_flags, slow, state, action))
         going = same & ~(ours.done & compiled.autoreset)
-        distance = np.where(going[:, None], np.linalg.norm(ends[0].position - ends[1].position, axis=-1), 0)
-        # one who touches several bodies may meet them in another order, and then goes on at another speed
-        other_speed = going[:, None] & differing_speed(*ends)
-        check_far_off((distance > CRUSH_TOLERANCE) & ~other_speed, state, params)
-        crushed += np.sum((distance > TOLERANCE) | other_speed)
-        for field in ("active", "goal_index", "goals_reached", "collided", "step", "done"):
-            np.testing.assert_array_equal(getattr(ends[0], field)[going], getattr(ends[1], field)[going], field)
-        np.testing.assert_allclose(ends[0].wheel_speed[going], ends[1].wheel_speed[going], atol=TOLERANCE)
-        turned = np.abs(wrap(ends[0].heading - ends[1].heading))
-        spun = SPEED_TOLERANCE["angular_velocity"] * params.dt.max() if env.spec.drive == "force" else 0
-        assert np.max(turned[going[:, None] & ~other_speed], initial=0) < TOLERANCE + spun
-        # a reset or respawn took the place of where somebody had come
+        apart, other_speed = compare_states(ends, state, going, params, spec.drive)
+        # where a reset or respawn took the place of where somebody had come, rewards alone tell of a crush
         hidden = ~going | np.any(ours.terminated & ours.active, axis=1)
         off = hidden & np.any(np.abs(ours.reward_terms - theirs.reward_terms) > 2e-5, axis=(1, 2))
-        crushed += np.sum(same & off)
-        exact = same & ~off & np.all(distance <= TOLERANCE, axis=1)
-        np.testing.assert_allclose(ours.reward[exact], theirs.reward[exact], atol=2e-5)
-        np.testing.assert_allclose(ours.reward_terms[exact], theirs.reward_terms[exact], atol=2e-5)
-        for field in ("episode_return", "episode_length"):
-            np.testing.assert_allclose(getattr(ours, field)[exact], getattr(theirs, field)[exact], atol=2e-5)
-        # after the move, which has its own rounding, and before respawns, so that no state is there to look from
-        ended = exact[:, None] & (ours.terminated | ours.truncated)
-        final_off = np.abs(ours.final_obs - theirs.final_obs)[ended] > 5 * TOLERANCE
-        if env.spec.drive == "force":  # as with `other_speed`, which respawns hide
-            gap = np.abs(ours.final_obs - theirs.final_obs)[ended][:, velocity]
-            crushed, final_off[:, velocity] = crushed + np.sum(gap > 2e-3), False
-        assert not np.any(final_off[:, velocity]) and not np.any(final_off[:, goal])
-        grazing += final_off.sum()
+        exact = same & ~off & np.all(apart <= TOLERANCE, axis=1)
+        compare_rewards(ours, theirs, exact)
+        readings, velocities = compare_final_obs(ours, theirs, exact, spec)
+
+        compared += same.sum()
+        crushed += np.sum((apart > TOLERANCE) | other_speed) + np.sum(same & off) + velocities
+        grazing += readings
         state = ends[t % 2]
     assert compared >= 0.9 * STEPS * WORLDS
     assert crushed <= 6
@@ -311,14 +335,14 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         action = towards(np, state, where)
         ours, theirs = (copied(engine.step(action)) for engine in both)
         ends = [engine.state for engine in both]
-        same = check_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
+        same = compare_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
         assert same.sum() >= WORLDS - 2
         distance = np.linalg.norm(ends[0].position - ends[1].position, axis=-1)
         off += np.array([np.sum(distance > limit) for limit in (TOLERANCE, CRUSH_TOLERANCE)])
         touching += ours.collision.sum()
         for engine in both:
             engine.state = ends[1]
-        grazing += check_observations(both[0].env.spec, *(engine.observe() for engine in both), ends[1], params)
+        grazing += compare_observations(both[0].env.spec, *(engine.observe() for engine in both), ends[1], params)
     assert touching > 1000
     assert np.all(off <= touching * np.array([0.01, 0.001]))
     assert grazing <= 20
