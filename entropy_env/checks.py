@@ -145,7 +145,7 @@ def as_time_limit(value: str) -> int:
 
 def check_params(values: Mapping[str, Any]) -> None:
     """Check parameters, given by name, as `check_number` does. Traced values are not checked."""
-    if all(isinstance(value, PLAIN) for value in values.values()):
+    if all(isinstance(value, PLAIN) and type(value) is not bool for value in values.values()):
         least, most, whole = _limits(tuple(values))
         try:
             given = np.array(list(values.values()), np.float64)
@@ -276,6 +276,8 @@ def _as_numbers(value: Any) -> np.ndarray | None:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths
+        return None
+    if array.dtype.kind == "b":
         return None
     if np.can_cast(array.dtype, np.float64, "same_kind"):
         return array.astype(np.float64)

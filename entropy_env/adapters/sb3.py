@@ -215,8 +215,13 @@ class SwarmVecEnv(Adapter, VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method once, because lanes share their worlds. Returns its result once for every lane of `indices`."""
+        """Call a method once, because lanes share their worlds. Returns its result once for every lane of `indices`.
+
+        Raises ValueError for a method that sets something, if `indices` are only some lanes.
+        """
         lanes = self._lanes(indices)
+        if method_name.startswith("set_"):
+            self._check_all(f"env_method({method_name!r})", indices)
         return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(lanes)
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:

@@ -352,6 +352,8 @@ def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def known_options(options: Mapping[str, Any] | None, *known: str) -> dict[str, Any]:
     """Return the known options of a reset. Warns of each unknown one."""
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"{options=} must be a mapping of names to values, or None")
     options = dict(options or {})
     for name in options.keys() - set(known):
         warnings.warn(f"unknown reset option {name!r} is ignored: known are {', '.join(known)}", stacklevel=4)

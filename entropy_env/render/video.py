@@ -33,7 +33,11 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
     """
     path = Path(path)
     suffix = _suffix(path)
-    if not 0 < fps < float("inf") or (suffix == ".gif" and fps > MAX_GIF_FPS):
+    if (
+        not isinstance(fps, int | float | np.number)
+        or not 0 < fps < float("inf")
+        or (suffix == ".gif" and fps > MAX_GIF_FPS)
+    ):
         raise ValueError(f"{fps=} must be positive" + f", at most {MAX_GIF_FPS} for a GIF" * (suffix == ".gif"))
     with _whole(path) as temporary:
         _encode(temporary, _checked(frames, even=suffix == ".mp4"), fps, ENCODING[suffix])
