@@ -16,7 +16,7 @@ train: $(VENV)/installed
 	$(BIN)/python -m trainers.evaluate $(RUN) --gif $(RUN)/videos/swarm.gif
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(BIN)/python -m pytest -n auto --dist loadscope --durations 25
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

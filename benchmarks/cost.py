@@ -1,7 +1,7 @@
-"""How much arithmetic and memory traffic a JAX function needs at least, and what devices can do.
+"""Count the least arithmetic and memory traffic of a JAX function, and compare it with the limits of devices.
 
-XLA's own count (`compiled.cost_analysis()`) takes the body of a loop once, whatever its length, and the lidar and the
-contacts are loops over bodies. So the operations are counted here in the jaxpr, loops times their length.
+XLA's own count (`compiled.cost_analysis()`) counts the body of a loop only once, and the lidar and the contacts are loops
+over bodies. So operations are counted here in the jaxpr, those of a loop times its length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# by the device's name: memory bytes/s and float32 flop/s outside the tensor cores, from the vendor's data sheets
+# Name of the device to memory bytes/s and float32 flop/s outside the tensor cores, from the vendor's data sheets.
 LIMITS = {
     "H100 80GB HBM3": (3.35e12, 67e12),
     "H200": (4.8e12, 67e12),
@@ -33,27 +33,30 @@ REDUCTIONS = "argmax argmin cumsum reduce_and reduce_max reduce_min reduce_or re
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one call."""
+    """The cost of one call."""
 
-    operations: int  # float, integer and logic; a sine counts as one
-    bytes: int  # inputs and outputs, and what each loop carries from one pass to the next
+    operations: int  # float, integer and logic operations; a sine counts as one
+    bytes: int  # of inputs and outputs, and of what each loop carries from one pass to the next
 
 
 def cost(function: Callable[..., Any], *arguments: Any) -> Cost:
-    """Least work of a call. Of a branch the cheapest side counts, of a loop of unknown length one pass, of all that one
-    pass computes between its inputs and its outputs no byte."""
+    """Return the least cost of a call.
+
+    Only the cheapest side of a branch counts, and one pass of a loop of unknown length. Values between the inputs and
+    the outputs of a pass count no bytes.
+    """
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     operations, carried = _count(jaxpr)
     return Cost(operations, carried + _size(jaxpr.invars) + _size(jaxpr.outvars))
 
 
 def device_limits(kind: str) -> tuple[float, float] | None:
-    """Bytes/s and float32 flop/s of a device by its name, None where it is not known."""
+    """Return the bytes/s and float32 flop/s of a device by its name, or None if it is unknown."""
     return next((limits for name, limits in LIMITS.items() if re.search(rf"\b{name}\b", kind)), None)
 
 
 def _count(jaxpr: Jaxpr) -> tuple[int, int]:
-    """Operations, and bytes that loops carry."""
+    """Return the number of operations, and the bytes that loops carry."""
     operations = carried = 0
     for equation in jaxpr.eqns:
         name, inner = equation.primitive.name, [_count(each) for each in _inner(equation.params)]
@@ -80,7 +83,7 @@ def _count(jaxpr: Jaxpr) -> tuple[int, int]:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The jaxprs that an equation holds."""
+    """Yield the jaxprs inside an equation."""
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             if isinstance(each, ClosedJaxpr):
@@ -90,10 +93,10 @@ def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
 
 
 def _length(variable: Any) -> int:
-    """Elements."""
+    """Return the number of elements."""
     return math.prod(variable.aval.shape)
 
 
 def _size(variables: Any) -> int:
-    """Bytes."""
+    """Return the number of bytes."""
     return sum(_length(v) * getattr(v.aval.dtype, "itemsize", 8) for v in variables)

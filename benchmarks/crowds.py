@@ -1,11 +1,11 @@
-"""Whether crowds stay apart: every step of long, adversarial runs, looked at in float64.
+"""Check that crowds stay apart, in every step of long, adversarial runs, in float64.
 
     python -m benchmarks.crowds --json benchmarks/results/crowds.json
 
-Robots drive into corners, wedges, gaps and each other, with noise on their motors. After every step the positions, as
-they are stored, are compared in float64: the gap of every pair of robots, of every robot and body, and whether a move
-led through the middle line of a wall. A case passes if the worst gap is not below zero and nobody passed a wall.
-The default does about a million world steps. The exit status is 1 if a case fails.
+Robots drive into corners, wedges, gaps and each other, with noise on their motors. After every step the stored positions
+are checked in float64: the gap between all pairs of robots, the gap between all robots and bodies, and whether a move
+led through the middle line of a wall. A case passes if the smallest gap is not below zero and no robot passed a wall.
+By default it does about a million world steps. The exit status is 1 if a case fails.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from entropy_env.types import SwarmState
 
 EngineName = Literal["numba", "jax"]
 Drive = Literal["kinematic", "force"]
-NOISE = 0.3  # standard deviation, on motors in [-1, 1]
-ROAM = 40  # steps until robots that roam choose another place
-SLOTS = {"num_walls": 12, "num_boxes": 2, "num_discs": 2}  # of all maps made by hand, so that JAX compiles seldom
-FAR_FUTURE = 10**6  # steps, so that no time limit ends a run
+NOISE = 0.3  # standard deviation of the noise on motors in [-1, 1]
+ROAM = 40  # steps after which roaming robots choose another target
+SLOTS = {"num_walls": 12, "num_boxes": 2, "num_discs": 2}  # the same for all handmade maps, so JAX compiles less often
+FAR_FUTURE = 10**6  # steps, a time limit that no run reaches
 
 
 @dataclasses.dataclass(frozen=True)
 class Crowd:
-    """A crowd and where it is driven, as a share of the arena's size; None lets every robot roam."""
+    """A crowd, and the target of all its robots, as a share of the arena's size. With None each robot roams."""
 
     name: str
     num_agents: int
@@ -58,7 +58,7 @@ class Crowd:
 
 
 def corners() -> Iterator[Crowd]:
-    """Everybody into the corner of `open` where float32 is coarsest."""
+    """Yield crowds that press into the corner of `open` where float32 is coarsest."""
     for difficulty, most in ((1, 192), (4, 200)):
         for count in (24, 50, 100, most):
             for on_goal in ("next_goal", "respawn"):
@@ -67,7 +67,10 @@ def corners() -> Iterator[Crowd]:
 
 
 def handmade() -> Iterator[Crowd]:
-    """Arenas, obstacles, sizes and step lengths at their extremes. Mostly a hundred robots, so that JAX compiles seldom."""
+    """Yield crowds with extreme arenas, obstacles, sizes and step lengths.
+
+    Most have a hundred robots, so JAX compiles less often.
+    """
     for side in (12, 30, 100, 200, 253, 1000):
         grid = side - 0.15 - 0.25 * _lattice(10, 10)
         yield Crowd(f"far corner/{side} m", 100, (1.0, 1.0), layout={"size": (side, side), "spawns": grid})
@@ -85,7 +88,7 @@ def handmade() -> Iterator[Crowd]:
         layout = {"size": (8, 6), "walls": [[side, tip] for side in sides], "spawns": 0.2 + 0.22 * _lattice(5, 20)}
         yield Crowd(f"wedge/{wedge}", 100, (7.5 / 8, 0.5), layout=layout)
     crowd = 0.3 + 0.4 * _lattice(8, 13)[:100]
-    gates = [[[4, 0], [4, 2.85]], [[4, 3.15], [4, 6]]]  # with walls of 0.05 m, a robot's diameter apart
+    gates = [[[4, 0], [4, 2.85]], [[4, 3.15], [4, 6]]]  # with a half-thickness of 0.05 m, a robot's diameter apart
     yield Crowd("gap of a diameter", 100, (1.0, 0.5), layout={"size": (8, 6), "walls": gates, "spawns": crowd})
     rocks = {"boxes": [[4, 1.4, 0.5, 1.4], [4, 4.6, 0.5, 1.4]], "discs": [[6, 3, 0.4], [6.5, 3.7, 0.3]]}
     yield Crowd("rocks", 100, (6.2 / 8, 0.55), layout={"size": (8, 6), "spawns": crowd} | rocks)
@@ -100,7 +103,7 @@ def handmade() -> Iterator[Crowd]:
 
 
 def thin_walls() -> Crowd:
-    """Robots of 1 mm among walls without thickness, in single substeps of 0.1 m."""
+    """Return a crowd of robots of 1 mm among walls without thickness, with single substeps of 0.1 m."""
     rng = np.random.default_rng(0)
     middle, angle = rng.uniform(0.3, 1.8, (12, 2)), rng.uniform(0, np.pi, 12)
     half = 0.2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -111,17 +114,17 @@ def thin_walls() -> Crowd:
 
 
 def _lattice(columns: int, rows: int) -> np.ndarray:
-    """(columns * rows, 2) whole numbers."""
+    """Return the points of a grid, (columns * rows, 2) whole numbers."""
     return np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def all_crowds() -> list[Crowd]:
-    """Every case."""
+    """Return every case."""
     return [*corners(), *handmade()]
 
 
 class Run:
-    """Worlds of a crowd in an engine, one step at a time."""
+    """The worlds of a crowd in an engine, checked after every step."""
 
     def __init__(
         self,
@@ -160,25 +163,28 @@ class Run:
         self.margin = 0.0 if self.spec.substeps == 1 else longest
 
     def motors(self, direction: float = 1.0) -> np.ndarray:
-        """(E, N, 2): full speed forwards, or backwards, with the front to the target, and noise."""
+        """Return motors (E, N, 2) that drive at full speed with the front towards the target, and noise.
+
+        direction: 1 drives forwards, -1 backwards.
+        """
         state, rng = self.state, self.rng
         if self.roams and self.steps % ROAM == 0:
             self.target = self.size[:, None] * rng.uniform(size=state.position.shape)
         offset = self.target - state.position
         bearing = np.arctan2(offset[..., 1], offset[..., 0]) - state.heading
         turn = 3 * np.arctan2(np.sin(bearing), np.cos(bearing))
-        if self.spec.drive == "force":  # whose left motor turns the robot left, and ever faster
+        if self.spec.drive == "force":  # its left motor turns the robot left, and it turns ever faster
             turn = (state.angular_velocity - turn) / 10
         motors = np.clip(direction + np.stack([-turn, turn], axis=-1), -1, 1)
         return motors + rng.normal(0, NOISE, motors.shape)
 
     def step(self, direction: float = 1.0) -> None:
-        """Step all worlds once and look at where everybody is."""
+        """Step all worlds once, and check the positions of all robots."""
         before, told = self.state, self.engine.step(self.motors(direction))
         self.state = after = self.engine.state
         self.steps += 1
         self.worst_gap = min(self.worst_gap, float(least_gap(after, self.params).min()))
-        moved = told.acted & ~told.terminated  # the others may have come back elsewhere
+        moved = told.acted & ~told.terminated  # the others may have respawned elsewhere
         places, layout = (before.position.astype(np.float64), after.position.astype(np.float64)), after.layout
         for e in range(len(moved)):
             walls = layout.walls[e][layout.wall_mask[e]].astype(np.float64)
@@ -186,7 +192,7 @@ class Run:
 
 
 def least_gap(state: SwarmState, params: Any) -> np.ndarray:
-    """(E,) m, in each world the least gap between two active robots or one and a body, in float64."""
+    """Return the smallest gap in each world, (E,) m: between two active robots, or a robot and a body, in float64."""
     layout, radius = state.layout, float(np.float32(params.agent_radius))
     half = float(np.float32(params.wall_half_thickness))
     return np.array(
@@ -207,7 +213,10 @@ def _bodies(layout: Any) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @numba.njit(cache=False)
 def _least_gap(position, size, walls, boxes, discs, active, radius, half):
-    """m. position (N, 2), size (2,), walls (W, 2, 2), boxes (B, 4), discs (D, 3): float64. active: (N,) bool."""
+    """Return the smallest gap in one world, m.
+
+    position: (N, 2), size: (2,), walls: (W, 2, 2), boxes: (B, 4), discs: (D, 3), all float64. active: (N,) bool.
+    """
     least_square, least = np.inf, np.inf
     for i in range(len(position)):
         if not active[i]:
@@ -233,8 +242,11 @@ def _least_gap(position, size, walls, boxes, discs, active, radius, half):
 
 @numba.njit(cache=False)
 def _passes(before, after, moved, walls, margin):
-    """How many moves (N, 2) led through the middle line of a wall (W, 2, 2), but for `margin` m at its ends, which a
-    move of several substeps may turn round. float64."""
+    """Count the moves that led through the middle line of a wall.
+
+    The last `margin` m at both ends of a wall do not count, because a move of several substeps may lead around an end.
+    before, after: (N, 2) m. moved: (N,) bool. walls: (W, 2, 2) m. All float64.
+    """
     count = 0
     for i in range(len(before)):
         if not moved[i]:
@@ -259,28 +271,28 @@ class Options:
     json: Path | None = None
     """File to write the rows to."""
     engines: tuple[EngineName, ...] = ("numba", "jax")
-    """Which engines."""
+    """Engines to run."""
     drives: tuple[Drive, ...] = ("kinematic", "force")
-    """Which drives."""
+    """Drives to run."""
     only: str = ""
-    """Cases whose name begins so."""
+    """Run only cases whose names begin with this."""
     numba_worlds: int = 12
-    """Worlds of each case with Numba, each with other random numbers."""
+    """Worlds per case with Numba. Each has other random numbers."""
     jax_worlds: int = 4
-    """The same with JAX, which is slower at this and has its step compiled anew for most cases."""
+    """Worlds per case with JAX, which is slower here and compiles again for most cases."""
     steps: int = 750
     """Steps of each world."""
     seed: int = 0
-    """Of the random numbers."""
+    """Seed of the random numbers."""
     processes: int = os.cpu_count() or 1
-    """Cases at a time."""
+    """Number of cases that run at a time."""
 
 
 def run_case(crowd: Crowd, drive: Drive, engine: EngineName, options: Options) -> Row:
-    """A case from its start to its end, and how it went."""
+    """Run a case, and return its row of results."""
     started = time.perf_counter()
     num_worlds = options.numba_worlds if engine == "numba" else options.jax_worlds
-    run = Run(crowd, engine, drive, num_worlds, options.seed, num_threads=1)  # the other cores have cases of their own
+    run = Run(crowd, engine, drive, num_worlds, options.seed, num_threads=1)  # the other cores run other cases
     for _ in range(options.steps):
         run.step()
     return {
@@ -299,7 +311,7 @@ def run_case(crowd: Crowd, drive: Drive, engine: EngineName, options: Options) -
 
 
 def main(options: Options) -> None:
-    """Run all cases and print the worst gap of each."""
+    """Run all cases, and print the smallest gap of each."""
     crowds = [crowd for crowd in all_crowds() if crowd.name.startswith(options.only)]
     if not crowds:
         sys.exit(f"no case begins with {options.only!r}: choose from {sorted({crowd.name for crowd in all_crowds()})}")

@@ -1,13 +1,13 @@
-"""How many agent steps a second the batched simulator makes, with random actions.
+"""Measure the agent steps per second of the batched simulator, with random actions.
 
     python -m benchmarks.env_steps --json benchmarks/results/env_steps.json
 
-One step is one agent advanced by one control period: four substeps of motion and contacts, 32 lidar rays over
-everything in the arena, the observation and the reward, resets included; agents that have arrived count on until their
-world is over. `numba` is stepped from Python, `jax` in one compiled loop on the device, both with the same actions,
-drawn ahead. Compile time is apart: until reset and steps are ready to run, in processes of their own, with empty
-compilation caches (`compile_s`) and filled ones (`compile_cached_s`). `ratios` are to the other engines on the same
-case.
+An agent step is one agent advanced by one control period: four substeps of motion and contacts, 32 lidar rays over
+everything in the arena, the observation and the reward. Resets are included. Agents that have arrived still count until
+their world is over. `numba` is stepped from Python, `jax` in one compiled loop on the device. Both get the same actions,
+drawn beforehand. Compile time is the time until reset and steps are ready to run. It is measured apart, in fresh
+processes, with empty compilation caches (`compile_s`) and with filled ones (`compile_cached_s`). `ratios` are speeds over
+those of the other engines on the same case.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Options:
     json: Path | None = None
     """File to write the rows to."""
     engines: tuple[Engine, ...] = ("numba", "jax")
-    """Which engines."""
+    """Engines to measure."""
     cases: tuple[str, ...] = CASES
-    """scenario:agents:worlds."""
+    """Cases, as scenario:agents:worlds."""
     compile_times: bool = True
     """Also measure compile times, in fresh processes."""
 
 
 def compile_seconds(engine: Engine, case: Case, caches: str) -> float:
-    """Seconds until an engine is ready in a process of its own, with a given folder of caches."""
+    """Return the seconds until an engine is ready in a fresh process. caches: folder of the compilation caches."""
     code = f"from benchmarks.rollouts import *; use_all_cores(); print(rollout({engine!r}, {case!r}).row['compile_s'])"
     printed = python(
         "-c",

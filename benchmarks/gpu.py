@@ -1,13 +1,13 @@
-"""Everything that is worth measuring on an accelerator, in one call of a few minutes.
+"""Measure everything of interest on an accelerator, in one call of a few minutes.
 
     python -m benchmarks.gpu --json benchmarks/results/gpu.json
 
-One step is as in `env_steps`, on JAX. Rows `gpu/worlds` multiply the worlds by four until that no longer pays or the
-memory is full; `gpu/cases` are a crowd and a scenario with walls; `gpu/scaling` is as in `scaling`; `gpu/training` is
-the update of the PPO. `operations_per_s` and `bytes_per_s` are what the rollout needs at least (`benchmarks.cost`)
-over the time it took, `operations_share` and `bytes_share` that over the device's float32 and memory limits, null where
-those are not known. What the time limit leaves no room for is skipped with a line that says so. `--quick` runs tiny
-sizes anywhere.
+Agent steps are as in `env_steps`, on JAX. Rows `gpu/worlds` multiply the number of worlds by four until that is hardly
+faster or the memory is full. `gpu/cases` are a crowd and a scenario with walls. `gpu/scaling` is as in `scaling`.
+`gpu/training` is the update of PPO. `operations_per_s` and `bytes_per_s` are the least that a rollout needs
+(`benchmarks.cost`), divided by the time it took. `operations_share` and `bytes_share` are these divided by the device's
+float32 and memory limits, or null if the limits are unknown. After the time limit, the rest is skipped with a message.
+`--quick` runs tiny sizes anywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.training import speed
 
 WORLDS = (1_024, 4_096, 16_384, 65_536, 262_144)
 CASES = (Case("open", 100, 4_096), Case("rooms", 10, 16_384))
-PAYS = 1.05  # times the speed, for four times the worlds
+PAYS = 1.05  # least gain in speed by four times the worlds, else the series ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Options:
     json: Path | None = None
     """File to write the rows to."""
     quick: bool = False
-    """Tiny sizes, to see that everything runs."""
+    """Use tiny sizes, to see that everything runs."""
     limit_s: float = 420.0
-    """Seconds after which nothing new is started."""
+    """Seconds after which no new measurement is started."""
     updates: int = 40
-    """PPO updates that are timed."""
+    """Number of PPO updates to time."""
 
 
 def measured(case: Case, effort: Effort) -> Row:
-    """A case with what it achieves of the device's limits."""
+    """Measure a case. Its row also tells how close it comes to the device's limits."""
     (row,) = measure([rollout("jax", case)], effort)
     reset, step = jax_worlds(case)
     lanes = case.num_envs, case.num_agents
@@ -65,7 +65,7 @@ def measured(case: Case, effort: Effort) -> Row:
 
 
 def worlds(counts: tuple[int, ...], effort: Effort) -> Iterator[Row]:
-    """Ten agents in more and more worlds."""
+    """Measure ten agents in more and more worlds."""
     best = 0
     for count in counts:
         try:
@@ -82,7 +82,7 @@ def worlds(counts: tuple[int, ...], effort: Effort) -> Iterator[Row]:
 
 
 def everything(options: Options) -> Iterator[Row]:
-    """All rows, one part after the other."""
+    """Measure everything, one part after another."""
     quick, effort = options.quick, Effort(1, 0.01) if options.quick else Effort(3, 1.0)
     for row in worlds((4,) if quick else WORLDS, effort):
         yield {"benchmark": "gpu/worlds"} | row
@@ -96,7 +96,7 @@ def everything(options: Options) -> Iterator[Row]:
 
 
 def main(options: Options) -> None:
-    """Measure until everything is done or the time is up, and write down what there is after every row."""
+    """Measure until everything is done or the time is up. Writes the file again after every row."""
     started, rows = time.perf_counter(), []
     for row in everything(options):
         show([row])

@@ -1,4 +1,4 @@
-"""How things are compared: in one process, in turn, several times, the median counts and the best stands beside it."""
+"""Time things fairly: in one process, in turn, several times. The median counts, and the best is reported beside it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ progress = functools.partial(track, transient=True, disable=not sys.stdout.isatt
 
 @dataclasses.dataclass
 class Run:
-    """Something to time, compiled and warm."""
+    """Something to time. It is compiled and has run before."""
 
-    row: Row  # what is known of it already
-    go: Callable[[int], object]  # takes that many steps, and returns when they are done
-    work: int  # agent steps in a step
-    episode: int = 1  # steps after which everything has happened once, resets included
+    row: Row  # the fields of its row that are already known
+    go: Callable[[int], object]  # takes this many steps, and returns when they are done
+    work: int  # agent steps per step
+    episode: int = 1  # steps after which every kind of work has been done once, resets included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,16 @@ class Effort:
     """How long to measure."""
 
     repeats: int = 7
-    """Times that everything runs."""
+    """How often everything runs."""
     seconds: float = 2.0
-    """Length of a run: whole episodes, or a part of one where an episode takes longer."""
+    """Length of a run, s. It is rounded to whole episodes, unless an episode takes longer."""
 
 
 def measure(runs: Sequence[Run], effort: Effort) -> list[Row]:
-    """The runs' rows, with agent steps a second: one run after the other, `repeats` rounds, so that what else the
-    machine does meets all alike."""
+    """Time all runs, and return their rows with agent steps per second.
+
+    Does `repeats` rounds of one run after another, so that other load on the machine affects all of them alike.
+    """
     steps = [run_length(run, effort.seconds) for run in progress(runs, "warming up")]
     times: list[list[float]] = [[] for _ in runs]
     for _ in progress(range(effort.repeats), "measuring"):
@@ -59,7 +61,7 @@ def measure(runs: Sequence[Run], effort: Effort) -> list[Row]:
 
 
 def run_length(run: Run, seconds: float) -> int:
-    """Steps of a run: whole episodes, so that each has its share of the resets."""
+    """Return the number of steps of a run. It covers whole episodes if it can, so that resets have their due share."""
     count = 1
     while (taken := seconds_of(run.go, count)) < seconds / 10:
         count *= 4
@@ -68,14 +70,14 @@ def run_length(run: Run, seconds: float) -> int:
 
 
 def seconds_of(function: Callable[..., object], *arguments: Any) -> float:
-    """What a call takes."""
+    """Return how long a call takes, s."""
     started = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - started
 
 
 def add_ratios(rows: Sequence[Row], *same: str) -> None:
-    """Give every row its speed over that of each other engine, among rows that agree in the fields `same`."""
+    """Add `ratios` to every row: its speed over that of each other engine, among rows with equal fields `same`."""
     for row in rows:
         peers = [other for other in rows if all(other[name] == row[name] for name in same)]
         row["ratios"] = {
@@ -86,9 +88,9 @@ def add_ratios(rows: Sequence[Row], *same: str) -> None:
 
 
 def python(*arguments: str, **environment: str | None) -> str:
-    """What a fresh interpreter prints. environment: what differs there, None for a variable that is not set.
+    """Run a fresh interpreter, and return what it prints.
 
-    Raises RuntimeError with what it wrote to stderr where it fails.
+    environment: variables to set there, or with None to leave unset. Raises RuntimeError with its stderr if it fails.
     """
     merged = {name: value for name, value in (os.environ | environment).items() if value is not None}
     done = subprocess.run([sys.executable, *arguments], env=merged, capture_output=True, text=True, check=False)

@@ -1,9 +1,9 @@
-"""How fast other simulators of robots that navigate among each other are, beside ours on the same counts.
+"""Compare the speed of other simulators of navigating robots with ours, with equal numbers of agents and worlds.
 
     python -m benchmarks.peers --json benchmarks/results/peers.json
 
-One step is one agent advanced by one control period with its observation and its reward; all systems get the same
-random actions, drawn ahead, and start again every 200 steps. What they simulate is not the same:
+An agent step is one agent advanced by one control period, with its observation and its reward. All systems get the same
+random actions, drawn beforehand, and are reset every 200 steps. They do not simulate the same things:
 
 - `vmas`, VMAS `navigation` on torch: holonomic discs that collide, 32 rays over the other agents, 3 m; spawned in
   8 x 6 m like ours, 2 substeps. https://github.com/proroklab/VectorizedMultiAgentSimulator
@@ -12,7 +12,8 @@ random actions, drawn ahead, and start again every 200 steps. What they simulate
 - `camar`, CAMAR `random_grid`: differential drive among 800 discs, the three nearest observed instead of a lidar.
   https://github.com/AIRI-Institute/CAMAR
 
-A system that is not installed is skipped with a line that says so. `ratios` are to the others on the same counts.
+A system that is not installed is skipped with a message. `ratios` are speeds over those of the other systems with the
+same numbers.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from benchmarks.measure import Effort, Row, Run, add_ratios, measure, progress
 from benchmarks.report import save_rows, show
 from benchmarks.rollouts import Case, Engine, device_loop, rollout, use_all_cores
 
-EPISODE = 200  # steps, as our open arena has
-PEERS = {"vmas": "vmas", "jaxnav": "jaxmarl", "camar": "camar"}  # and their packages
+EPISODE = 200  # steps, the time limit of our open arena
+PEERS = {"vmas": "vmas", "jaxnav": "jaxmarl", "camar": "camar"}  # names of the systems and their packages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Options:
     json: Path | None = None
     """File to write the rows to."""
     engines: tuple[Engine, ...] = ("numba", "jax")
-    """Which of ours."""
+    """Our engines to measure."""
     peers: tuple[str, ...] = tuple(PEERS)
-    """Which others."""
+    """Other systems to measure."""
     cases: tuple[str, ...] = ("open:10:256", "open:32:64")
-    """scenario:agents:worlds; the scenario is ours."""
+    """Cases, as scenario:agents:worlds. The scenario is for our engines."""
 
 
 def vmas(case: Case) -> tuple[str, Callable[[int], None]]:
-    """On torch, CPU."""
+    """Return the scenario and the stepper of VMAS, on torch, on the CPU."""
     import torch
     from vmas import make_env
 
@@ -84,7 +85,10 @@ def vmas(case: Case) -> tuple[str, Callable[[int], None]]:
 
 
 def jaxnav(case: Case) -> tuple[str, Callable[[int], None]]:
-    """On JAX. `step_env` leaves out the reset that JaxMARL's `step` computes every time."""
+    """Return the scenario and the stepper of JaxNav, on JAX.
+
+    It calls `step_env`, which leaves out the reset that JaxMARL's `step` computes every time.
+    """
     import jaxmarl
 
     env = jaxmarl.make("jaxnav", num_agents=case.num_agents, lidar_num_beams=32)
@@ -96,7 +100,7 @@ def jaxnav(case: Case) -> tuple[str, Callable[[int], None]]:
 
 
 def camar(case: Case) -> tuple[str, Callable[[int], None]]:
-    """On JAX."""
+    """Return the scenario and the stepper of CAMAR, on JAX."""
     from camar import camar_v0
 
     env = camar_v0(dynamic="DiffDriveDynamic", map_kwargs={"num_agents": case.num_agents})
@@ -104,7 +108,7 @@ def camar(case: Case) -> tuple[str, Callable[[int], None]]:
 
 
 def jax_peer(reset: Callable[..., Any], step: Callable[..., Any], case: Case) -> Callable[[int], None]:
-    """Many worlds of a JAX environment of gymnax's kind in one compiled loop."""
+    """Return a function that steps many worlds of a gymnax-like environment in one compiled loop."""
     key = jax.random.key(0)
 
     def start(key: jax.Array) -> Any:
@@ -120,7 +124,7 @@ def jax_peer(reset: Callable[..., Any], step: Callable[..., Any], case: Case) ->
 
 
 def peer(name: str, case: Case) -> Run:
-    """A peer on the case's counts."""
+    """Return a peer as a run, with the numbers of agents and worlds of the case."""
     started = time.perf_counter()
     scenario, go = {"vmas": vmas, "jaxnav": jaxnav, "camar": camar}[name](case)
     go(1)
@@ -129,9 +133,9 @@ def peer(name: str, case: Case) -> Run:
 
 
 def main(options: Options) -> None:
-    """Measure case by case, the systems in turn."""
+    """Measure one case after another, all systems in turn."""
     use_all_cores()
-    warnings.simplefilter("ignore")  # the peers' own
+    warnings.simplefilter("ignore")  # the other systems' warnings
     present = [name for name in options.peers if importlib.util.find_spec(PEERS[name])]
     for name in options.peers:
         if name not in present:

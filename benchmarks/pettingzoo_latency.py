@@ -1,12 +1,12 @@
-"""How long a step of the PettingZoo environment takes, dicts of actions, observations and infos included.
+"""Measure how long a step of the PettingZoo environment takes, with its dicts of actions, observations and infos.
 
     python -m benchmarks.pettingzoo_latency --json benchmarks/results/pettingzoo_latency.json
 
-One step is one `parallel_env().step` of one open world, all of whose agents stay (`on_goal="next_goal"`, no time
-limit), so that every dict is full; one agent step is one agent in it. `reset_s` is one `reset()`. `first_use_s` runs
-from the start of a fresh process to the end of its first step, imports and compilation included, with an empty Numba
-cache; `second_use_s` is the next process, which finds that cache filled. JAX compiles anew in both, as it does for
-whoever sets no cache folder.
+A step is one `parallel_env().step` of one open world. All agents stay (`on_goal="next_goal"`, no time limit), so every
+dict is full. An agent step is one agent in such a step. `reset_s` is one `reset()`. `first_use_s` is the time from the
+start of a fresh process to the end of its first step, with imports, compilation and an empty Numba cache.
+`second_use_s` is the same in the next process, which finds that cache filled. JAX compiles again in both, as it does for
+users who set no cache folder.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Options:
     json: Path | None = None
     """File to write the rows to."""
     engines: tuple[Engine, ...] = ("numba", "jax")
-    """Which engines."""
+    """Engines to measure."""
     num_agents: tuple[int, ...] = (1, 10, 100)
-    """Agents in the world."""
+    """Numbers of agents in the world."""
     resets: int = 20
-    """Resets that are timed."""
+    """Number of resets to time."""
     first_use: bool = True
     """Also measure fresh processes."""
 
 
 def latency(engine: Engine, num_agents: int, resets: int) -> Run:
-    """Steps of one environment, whose resets have been timed."""
+    """Return the steps of one environment as a run. Its row already has the time of a reset."""
     case = Case("open", num_agents, 1)
     started = time.perf_counter()
     env = swarm_v0.parallel_env(num_agents=num_agents, engine=engine, on_goal="next_goal", max_steps=1_000_000_000)
@@ -71,7 +71,7 @@ def latency(engine: Engine, num_agents: int, resets: int) -> Run:
 
 
 def first_use(engine: Engine, num_agents: int, cache: str) -> float:
-    """Seconds from the start of a process to the end of its first step, with a given folder for Numba's cache."""
+    """Return the seconds from the start of a process to the end of its first step. cache: folder of Numba's cache."""
     started = time.time()
     code = FIRST_USE.format(engine=engine, num_agents=num_agents)
     printed = python("-c", code, NUMBA_CACHE_DIR=cache, JAX_COMPILATION_CACHE_DIR=None)

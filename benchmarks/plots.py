@@ -1,8 +1,8 @@
-"""Draw the result files.
+"""Draw the result files as plots.
 
     python -m benchmarks.plots
 
-What has not been measured is not drawn.
+Benchmarks without a result file are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.measure import Row
 from benchmarks.report import RESULTS, load_rows
 
 NAMES = {"numba": "Numba", "jax": "JAX", "vmas": "VMAS", "jaxnav": "JaxNav", "camar": "CAMAR"}
-COLOURS = {"numba": "#0072b2", "jax": "#d55e00"}  # told apart by the colour-blind (Okabe and Ito)
+COLOURS = {"numba": "#0072b2", "jax": "#d55e00"}  # distinct to colour-blind readers (Okabe and Ito)
 OTHERS = "#999999"
 SERIES = {"density": ("-", "o", "4.8 m² each"), "arena": ("--", "s", "60 x 50 m")}
 
@@ -35,11 +35,11 @@ class Options:
     """What to draw."""
 
     results: Path = RESULTS
-    """Folder of the result files, and of the pictures."""
+    """Folder of the result files. The plots are written there too."""
 
 
 def scaling(axes: Axes, rows: list[Row]) -> None:
-    """Time of an agent step over the number of agents."""
+    """Plot the time of an agent step over the number of agents."""
     for engine in dict.fromkeys(row["engine"] for row in rows):
         for series, (line, marker, name) in SERIES.items():
             points = [row for row in rows if (row["engine"], row["series"]) == (engine, series)]
@@ -54,7 +54,7 @@ def scaling(axes: Axes, rows: list[Row]) -> None:
 
 
 def peers(axes: Axes, rows: list[Row]) -> None:
-    """Agent steps a second of all systems, most agents and worlds last."""
+    """Plot the agent steps per second of all systems, grouped by numbers of agents and worlds."""
     counts = list(dict.fromkeys((row["num_agents"], row["num_envs"]) for row in rows))
     engines = list(dict.fromkeys(row["engine"] for row in rows))
     places, labels = [], []
@@ -76,7 +76,7 @@ def peers(axes: Axes, rows: list[Row]) -> None:
 
 
 def gpu(axes: Axes, rows: list[Row]) -> None:
-    """Agent steps a second over the number of worlds."""
+    """Plot the agent steps per second over the number of worlds."""
     points = [row for row in rows if row["benchmark"] == "gpu/worlds"]
     x, y = [row["num_envs"] for row in points], [row["agent_steps_per_s"] / 1e6 for row in points]
     axes.plot(x, y, "-o", markersize=4, color=COLOURS["jax"], label=points[0]["device"])
@@ -87,7 +87,7 @@ def gpu(axes: Axes, rows: list[Row]) -> None:
 
 
 def sb3(axes: Axes, rows: list[Row]) -> None:
-    """Success of recurrent PPO while it trains, a line a seed."""
+    """Plot the success of recurrent PPO during training, one line per seed."""
     for row in (row for row in rows if row["benchmark"] == "sb3/training"):
         curve = [point for point in row["curve"] if point["env/goal_reached_rate"] is not None]
         x, y = [point["step"] / 1e3 for point in curve], [point["env/goal_reached_rate"] for point in curve]
@@ -97,14 +97,14 @@ def sb3(axes: Axes, rows: list[Row]) -> None:
 
 
 def _plain(*log: Axis) -> None:
-    """Numbers instead of powers of ten."""
+    """Label axes with plain numbers instead of powers of ten."""
     for axis in log:
         axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axis.set_minor_formatter(NullFormatter())
 
 
 def main(options: Options) -> None:
-    """One picture a result file."""
+    """Draw one plot per result file."""
     plt.rcParams |= {
         "font.size": 9,
         "axes.spines.top": False,

@@ -58,7 +58,7 @@ BEGIN, END = "<!-- figures: written by benchmarks.readme -->\n", "<!-- end of fi
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which files."""
+    """The files to read and write."""
 
     results: Path = RESULTS
     """Folder of the result files."""
@@ -67,18 +67,18 @@ class Options:
 
 
 def percent(value: float) -> str:
-    """0.9934 as 99.3 %."""
+    """Format a share, for example 0.9934 as 99.3 %."""
     return f"{100 * value:.1f} %"
 
 
 def span(values: list[float], form: Callable[[float], str] = percent) -> str:
-    """The smallest to the largest."""
+    """Format the smallest and the largest value, or only one if both look the same."""
     low, high = form(min(values)), form(max(values))
     return low if low == high else f"{low} to {high}"
 
 
 def training(rows: list[Row]) -> str:
-    """What trained policies reach on fresh episodes."""
+    """Write what trained policies reach on fresh episodes."""
     suites: dict[str, list[Row]] = {}
     for row in rows:
         suites.setdefault(row["benchmark"].removeprefix("training/"), []).append(row)
@@ -122,7 +122,7 @@ The policy has no memory. `maze` and `corridor`, where a robot must turn away fr
 
 
 def env_steps(rows: list[Row]) -> str:
-    """How fast the simulator is."""
+    """Write how fast the simulator is."""
     heads = (
         "scenario",
         "robots x worlds",
@@ -153,7 +153,7 @@ Random actions, full lidar, observations, rewards and resets included; compile t
 
 
 def scaling(rows: list[Row]) -> str:
-    """How the time of a step grows with the number of robots."""
+    """Write how the time of a step grows with the number of robots."""
     most = max(row["num_agents"] for row in rows)
     largest = [row for row in rows if (row["num_agents"], row["series"]) == (most, "density")]
     speeds = ", ".join(f"{row['world_steps_per_s']:,.3g} with {row['engine']}" for row in largest)
@@ -165,7 +165,7 @@ Steps a second of one world of {" x ".join(f"{length:.0f}" for length in largest
 
 
 def pettingzoo_latency(rows: list[Row]) -> str:
-    """What a user of PettingZoo waits for."""
+    """Write how long users of PettingZoo wait."""
     heads = "robots", "engine", "steps/s", "reset, ms", "first use, s", "second process, s"
     lines = [
         (
@@ -188,7 +188,7 @@ first step, with an empty Numba cache; the second process finds it filled.
 
 
 def peers(rows: list[Row]) -> str:
-    """Other simulators beside ours."""
+    """Write how fast other simulators are, beside ours."""
     ours = list(dict.fromkeys(row["engine"] for row in rows if row["engine"] not in PEERS))
     speed = {(row["engine"], counts(row)): row for row in rows}
     lines = [
@@ -212,7 +212,7 @@ Same counts, same random actions, one process, in turn. They do not simulate the
 
 
 def gpu(rows: list[Row]) -> str:
-    """What an accelerator does."""
+    """Write how fast an accelerator is."""
     heads = "", "robots x worlds", "agent steps/s", "of the memory's speed", "of the arithmetic's"
     lines = [
         (
@@ -234,7 +234,7 @@ One {rows[0]["device"]}. The shares count what a step needs at least, see [cost.
 
 
 def sb3(rows: list[Row]) -> str:
-    """The Stable-Baselines3 pipeline."""
+    """Write how fast training with Stable-Baselines3 is, and what it reaches."""
     stepping, stock, ours = (row for row in rows if row["benchmark"] == "sb3/speed")
     runs = [row for row in rows if row["benchmark"] == "sb3/training"]
     heads = "agent steps/s", "Entropy V2", "here, sb3-contrib's LSTM policy", "here"
@@ -263,7 +263,7 @@ time on {runs[0]["threads"]} core{"s" * (runs[0]["threads"] > 1)} each.
 
 
 def crowds(rows: list[Row]) -> str:
-    """What pressing crowds did."""
+    """Write the results of the crowds."""
     world_steps, robots = sum(row["num_envs"] * row["steps"] for row in rows), [row["num_agents"] for row in rows]
     least, passed = min(row["worst_gap_m"] for row in rows), sum(row["passed_walls"] for row in rows)
     return f"""## Crowds
@@ -284,33 +284,36 @@ PARTS = (
     peers,
     sb3,
     gpu,
-)  # each of the result file of its name
+)  # each function writes the figures of the result file of its name
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """Return a table in Markdown."""
     rows = (" | ".join(cells) for cells in (heads, *lines))
     top, *rest = (f"| {row} |" for row in rows)
     return "\n".join([top, "|" + "---|" * len(heads), *rest])
 
 
 def counts(row: Row) -> str:
-    """Robots and worlds."""
+    """Format the numbers of robots and worlds."""
     return f"{row['num_agents']:,} x {row['num_envs']:,}"
 
 
 def shown(row: Row, name: str, form: Callable[[Any], str]) -> str:
-    """A value, or nothing where there is none."""
+    """Format a value, or return an empty text if there is none."""
     return "" if row.get(name) is None else form(row[name])
 
 
 def picture(name: str, text: str, folder: str = "results") -> str:
-    """One of `benchmarks.plots`, if it has been drawn. folder: of the results, from the page."""
+    """Return the link to a plot of `benchmarks.plots`, or an empty text if it has not been drawn.
+
+    folder: that of the results, seen from the page.
+    """
     return f"\n![{text}]({folder}/{name}.png)\n" if (RESULTS / f"{name}.png").exists() else ""
 
 
 def figures(results: Path = RESULTS) -> str:
-    """What stands in benchmarks/README.md: a part for every result file that is there."""
+    """Return the figures of benchmarks/README.md: one part for every result file that exists."""
     found = {part: rows for part in PARTS if (rows := load_rows(part.__name__, results))}
     devices = " and ".join(sorted({row["device"] for part, rows in found.items() for row in rows if part is not gpu}))
     text = "\n".join(part(rows) for part, rows in found.items())
@@ -322,7 +325,7 @@ Measured on {devices}; commits and versions are in [results](results).
 
 
 def summary(results: Path = RESULTS) -> str:
-    """What stands in README.md: the facts and the speed of other simulators beside ours, and what is trained."""
+    """Return the figures of README.md: facts and speeds of other simulators beside ours, and what training reaches."""
     trained, speeds = load_rows("training", results), load_rows("peers", results)
     heads, *lines = ((name, *cells) for name, cells in FACTS.items())
     text = ""
@@ -367,13 +370,13 @@ PAGES = {"README.md": summary, "benchmarks/README.md": figures}
 
 
 def replaced(readme: str, text: str) -> str:
-    """The README with another text between the marks."""
+    """Return the README with another text between the marks."""
     before, rest = readme.split(BEGIN)
     return before + BEGIN + text + END + rest.split(END)[1]
 
 
 def main(options: Options) -> None:
-    """Replace what stands between the two marks of each page."""
+    """Replace the text between the two marks of each page."""
     for name, write in PAGES.items():
         path = options.root / name
         write_atomic(path, replaced(path.read_text(), write(options.results)))

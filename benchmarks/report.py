@@ -1,4 +1,4 @@
-"""What every benchmark row says of where it was measured, and where rows go."""
+"""Add to every benchmark row where it was measured, and print, load and save rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @functools.cache
 def provenance(engine: str) -> dict[str, Any]:
-    """Device that an engine runs on here, versions and commit."""
+    """Return the device that an engine runs on here, the versions of packages, and the commit."""
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu" or engine in ("numba", "vmas")
     installed = {found.name.lower() for found in importlib.metadata.distributions()}
@@ -50,7 +50,7 @@ def provenance(engine: str) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a line a row."""
+    """Print one line per row."""
     for row in rows:
         ratios = ", ".join(f"{ratio:.2f} x {engine}" for engine, ratio in row.get("ratios", {}).items())
         print(
@@ -60,13 +60,16 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def load_rows(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Of a result file; none where it is not there yet."""
+    """Return the rows of a result file, or none if there is no such file."""
     path = folder / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else []
 
 
 def save_rows(path: Path, rows: list[dict[str, Any]], keep: str | None = None) -> None:
-    """Write rows, each with its provenance. With `keep`, earlier rows whose `keep` value is another stay."""
+    """Write rows, each with its provenance, to a file.
+
+    keep: name of a field. Rows already in the file stay if no new row has their value of that field. Without it all go.
+    """
     old = json.loads(path.read_text()) if keep and path.exists() else []
     fresh = {row[keep] for row in rows} if keep else set()
     rows = [row for row in old if row[keep] not in fresh] + [row | provenance(row["engine"]) for row in rows]

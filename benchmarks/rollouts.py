@@ -1,4 +1,4 @@
-"""Worlds that run by themselves under random actions, one function an engine."""
+"""Step worlds with random actions, with one function per engine."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from entropy_env.scenarios.open import Open
 from entropy_env.types import SwarmSpec
 
 Engine = Literal["numba", "jax"]
-ACTION_BATCHES = 8  # drawn ahead and used in turn, so that no engine's time is that of a random number generator
+ACTION_BATCHES = 8  # batches of actions, drawn beforehand and used in turn, so that drawing them is not timed
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is simulated."""
+    """A scenario with a number of agents and a number of worlds."""
 
     scenario: str
     num_agents: int
     num_envs: int
-    size: tuple[float, float] | None = None  # m, of an open arena that is not the family's
+    size: tuple[float, float] | None = None  # m, of an open arena; None for the scenario's own size
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """From scenario:agents:worlds."""
+        """Read a case from scenario:agents:worlds."""
         scenario, agents, envs = text.split(":")
         return cls(scenario, int(agents), int(envs))
 
     def swarm(self) -> Swarm:
-        """The simulator."""
+        """Return the simulator."""
         return Swarm(SwarmSpec(num_agents=self.num_agents), Open(size=self.size) if self.size else self.scenario)
 
     def actions(self) -> np.ndarray:
-        """(batches, E, N, 2) float32 in [-1, 1], the same at every call."""
+        """Return random actions (batches, E, N, 2) float32 in [-1, 1]. They are the same at every call."""
         shape = (ACTION_BATCHES, self.num_envs, self.num_agents, 2)
         return np.random.default_rng(0).random(shape, np.float32) * 2 - 1
 
     def row(self, engine: str) -> Row:
-        """What every row says of it."""
+        """Return the fields that describe this case in every row."""
         fields: Row = {"engine": engine, "scenario": self.scenario}
         return fields | {"num_agents": self.num_agents, "num_envs": self.num_envs}
 
 
 def rollout(engine: Engine, case: Case) -> Run:
-    """The case on an engine, warm: its row has `compile_s`, the seconds until it was ready to run."""
+    """Return the case on an engine as a run. `compile_s` in its row is the time until it was ready."""
     started = time.perf_counter()
     go, facts = (jax_rollout if engine == "jax" else engine_rollout)(case)
     facts = {"compile_s": round(time.perf_counter() - started, 2)} | facts
@@ -69,7 +69,7 @@ def rollout(engine: Engine, case: Case) -> Run:
 
 
 def engine_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
-    """On the Numba engine, one call a step."""
+    """Return a function that steps the Numba engine, one call per step, and more fields of the row."""
     from entropy_env.engines import make_engine
 
     env, actions = case.swarm(), case.actions()
@@ -86,7 +86,7 @@ def engine_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
 
 
 def jax_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
-    """On JAX, all steps in one compiled loop, as a learner on the device runs them."""
+    """Return a function that takes all steps in one compiled loop, as a learner in JAX does, and more fields of the row."""
     reset, step = jax_worlds(case)
     state = jax.jit(reset)()
     go, compiled = device_loop(step, state, jnp.asarray(case.actions()))
@@ -97,14 +97,16 @@ def jax_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
 
 
 def use_all_cores() -> None:
-    """Make a JAX device of every core, for XLA steps a batch on little more than one of them. Before anything is done
-    with JAX."""
-    with contextlib.suppress(RuntimeError):  # where something has been
+    """Make each core a JAX device, because XLA steps a batch on little more than one core.
+
+    Call it before any other use of JAX. Otherwise it has no effect.
+    """
+    with contextlib.suppress(RuntimeError):  # JAX has already been used
         jax.config.update("jax_num_cpu_devices", num_cores())
 
 
 def jax_batch(case: Case) -> vector.VectorSwarm | vector.SpreadSwarm:
-    """The case's worlds, over all cores of a CPU if those can share them evenly."""
+    """Return the worlds of a case. On a CPU they are spread over all cores, if these can share them evenly."""
     env, devices = case.swarm(), jax.local_devices()
     if devices[0].platform != "cpu" or len(devices) == 1 or case.num_envs % len(devices):
         return vector.batch(env, case.num_envs)
@@ -112,7 +114,7 @@ def jax_batch(case: Case) -> vector.VectorSwarm | vector.SpreadSwarm:
 
 
 def jax_worlds(case: Case) -> tuple[Callable[[], Any], Callable[..., tuple[Any, jax.Array]]]:
-    """Functions of no argument to the first state, and as `device_loop` takes it."""
+    """Return two functions: one without arguments that returns the first state, and the `step` of `device_loop`."""
     batch, key = jax_batch(case), jax.random.key(0)
     params = batch.env.make_params()
 
@@ -129,10 +131,10 @@ def jax_worlds(case: Case) -> tuple[Callable[[], Any], Callable[..., tuple[Any, 
 def device_loop(
     step: Callable[..., tuple[Any, jax.Array]], state: Any, actions: jax.Array
 ) -> tuple[Callable[[int], None], jax.stages.Compiled]:
-    """A function that takes a number of steps in one compiled loop, and that loop.
+    """Return a function that takes a number of steps in one compiled loop, and the compiled loop.
 
-    step: (state, action, count of steps so far) to the next state and a () number made of all that a learner reads,
-    without which XLA would leave that work out. actions: (batches, ...), used in turn.
+    step: maps state, action and the count of steps so far to the next state and a number, (). The number must depend on
+    everything that a learner reads; otherwise XLA would not compute it. actions: (batches, ...), used in turn.
     """
 
     def loop(state: Any, actions: jax.Array, first: jax.Array, last: jax.Array) -> tuple[Any, jax.Array]:

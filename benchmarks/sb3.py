@@ -1,11 +1,11 @@
-"""Stable-Baselines3 on the swarm: stepping its VecEnv, where a training spends its time, and what it reaches.
+"""Measure Stable-Baselines3 on the swarm: the steps of its VecEnv, where a training spends its time, what it reaches.
 
     python -m benchmarks.sb3 --suite speed --json benchmarks/results/sb3.json
     python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
 
-Suites: `speed` is `SwarmVecEnv.step` with random actions, and RecurrentPPO with the `multi` preset, rollouts and updates
-apart: with sb3-contrib's own LSTM policy and with ours, a round of one after a round of the other.
-`training` runs `python -m trainers.sb3_lstm` from its start to the evaluated model, once a seed, and keeps the curves.
+Suites: `speed` times `SwarmVecEnv.step` with random actions, and RecurrentPPO with the `multi` preset, rollouts and updates
+apart. It does so with sb3-contrib's own LSTM policy and with ours, in alternating rounds. `training` runs
+`python -m trainers.sb3_lstm` from start to evaluation, once per seed, and keeps the learning curves.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ class Options:
     """What to run."""
 
     suite: Literal["speed", "training"] = "speed"
-    """Which figures."""
+    """Suite to run."""
     json: Path | None = None
-    """File whose rows of this suite are replaced."""
+    """File to write to. Its rows of this suite are replaced."""
     rounds: int = 3
-    """Rollouts and updates of either policy in the speed suite, after one to warm up."""
+    """Rounds of a rollout and an update with each policy in the speed suite, after one to warm up."""
     seeds: int = 3
-    """Training seeds of the training suite."""
+    """Number of training seeds in the training suite."""
     total_steps: int = 1_000_000
-    """Agent steps of each."""
+    """Agent steps of each training."""
     episodes: int = 256
-    """Evaluation episodes of each."""
+    """Evaluation episodes of each training."""
     side_by_side: int = 1
-    """Trainings that run at a time, each on its share of the cores."""
+    """Number of trainings that run at a time. They share the cores evenly."""
 
 
 def vec_env(config: LstmConfig) -> Run:
-    """Random actions, drawn beforehand."""
+    """Return the steps of a VecEnv as a run. Its random actions are drawn beforehand."""
     env = SwarmVecEnv(config.num_worlds, config.num_agents, seed=0)  # type: ignore[arg-type]
     env.reset()
     drawn = np.random.default_rng(0).uniform(-1, 1, (64, config.lanes, 2)).astype(np.float32)
@@ -77,7 +77,7 @@ def vec_env(config: LstmConfig) -> Run:
 
 
 class Pipeline:
-    """A training whose phases are timed."""
+    """A training with timed phases."""
 
     def __init__(self, config: LstmConfig, policy: str) -> None:
         self.config, self.policy = config, policy
@@ -106,13 +106,13 @@ class Pipeline:
         setattr(owner, name, timed)
 
     def round(self) -> None:
-        """One rollout and one update."""
+        """Do one rollout and one update."""
         self.seconds.clear()
         self.model.learn(self.config.steps_per_rollout, reset_num_timesteps=False)
         self.rows.append(dict(self.seconds))
 
     def row(self) -> Row:
-        """Medians after the first round."""
+        """Return the row of the medians over all rounds but the first."""
         median = {phase: statistics.median(row[phase] for row in self.rows[1:]) for phase in self.rows[0]}
         steps = self.config.steps_per_rollout
         return {
@@ -132,7 +132,7 @@ class Pipeline:
 
 
 def speed(options: Options) -> list[Row]:
-    """The environment alone, then both policies in turn."""
+    """Measure the environment alone, then both policies in turn."""
     config = LstmConfig()
     rows = measure([vec_env(config)], Effort(seconds=1.0))
     pipelines = [Pipeline(config, policy) for policy in POLICIES]
@@ -143,7 +143,7 @@ def speed(options: Options) -> list[Row]:
 
 
 def trained(options: Options, seed: int) -> Row:
-    """One training from the command line, with its curve."""
+    """Train from the command line, and return the row, with the learning curve."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--seed", str(seed), "--total-steps", str(options.total_steps), "--no-videos", "--folder", folder]
         flags += ["--eval-episodes", str(options.episodes)]
@@ -169,7 +169,7 @@ def trained(options: Options, seed: int) -> Row:
 
 
 def main(options: Options) -> None:
-    """Run one suite and print a line a row."""
+    """Run one suite, and print one line per row."""
     if options.suite == "speed":
         rows = speed(options)
     else:

@@ -1,10 +1,10 @@
-"""How the time of an agent step grows with the number of agents in one world.
+"""Measure how the time of an agent step grows with the number of agents in one world.
 
     python -m benchmarks.scaling --json benchmarks/results/scaling.json
 
-One step is one agent of an open world advanced by one control period, as in `env_steps`. Series `density` gives every
-agent 4.8 m^2, as ten have in 8 x 6 m; series `arena` puts all in the same 60 x 50 m. One world each, and 16 worlds of
-100 agents for reference. The engines take turns on one world after the other.
+An agent step is one agent of an open world advanced by one control period, as in `env_steps`. In the series `density`
+every agent has 4.8 m^2, as ten agents have in 8 x 6 m. In the series `arena` all are in the same 60 x 50 m. Each case is
+one world; 16 worlds of 100 agents are measured for reference. The engines take turns on every case.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from benchmarks.report import save_rows, show
 from benchmarks.rollouts import Case, Engine, rollout, use_all_cores
 
 COUNTS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
-AREA = 4.8  # m^2 an agent
-ARENA = (60.0, 50.0)  # m, in which 10,000 fit
+AREA = 4.8  # m^2 per agent
+ARENA = (60.0, 50.0)  # m, has room for 10,000 agents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,29 +32,29 @@ class Options:
     json: Path | None = None
     """File to write the rows to."""
     engines: tuple[Engine, ...] = ("numba", "jax")
-    """Which engines."""
+    """Engines to measure."""
     counts: tuple[int, ...] = COUNTS
-    """Agents in the world."""
+    """Numbers of agents in the world."""
     arena: tuple[float, float] = ARENA
-    """m, the arena that stays the same."""
+    """Size of the arena in the series `arena`, m."""
     reference: str = "open:100:16"
-    """scenario:agents:worlds."""
+    """Case for reference, as scenario:agents:worlds."""
 
 
 def cases(counts: tuple[int, ...] = COUNTS, arena: tuple[float, float] = ARENA) -> list[tuple[str, Case]]:
-    """Every case with the name of its series."""
+    """Return every case with the name of its series."""
     dense = [("density", Case("open", count, 1, _size(count))) for count in counts]
     return dense + [("arena", Case("open", count, 1, arena)) for count in counts]
 
 
 def _size(num_agents: int) -> tuple[float, float]:
-    """m, 4 to 3."""
+    """Return the size, m, of an arena with sides of 4 to 3 and AREA per agent."""
     height = math.sqrt(AREA * num_agents * 3 / 4)
     return round(height * 4 / 3, 3), round(height, 3)
 
 
 def scale(engines: tuple[Engine, ...], series: str, case: Case, effort: Effort) -> list[Row]:
-    """One case on all engines."""
+    """Measure one case on all engines."""
     rows: list[Row] = [
         {"benchmark": "scaling", "series": series, "size": case.size} | row
         for row in measure([rollout(engine, case) for engine in engines], effort)
@@ -66,7 +66,7 @@ def scale(engines: tuple[Engine, ...], series: str, case: Case, effort: Effort) 
 
 
 def main(options: Options) -> None:
-    """Measure one world after the other."""
+    """Measure one case after another."""
     use_all_cores()
     rows: list[Row] = []
     reference = ("worlds", Case.parse(options.reference))

@@ -1,10 +1,11 @@
-"""What the native PPO reaches, and how fast: every row is a run of its own, evaluated on episodes it never saw.
+"""Measure what PPO in JAX reaches, and how fast. Every row is a separate run, evaluated on episodes it has never seen.
 
     python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
 
-Suites: `speed` (steady state of the update, compile apart), `quickstart` (the default run with five seeds, seconds
-from the start of the process to the trained policy, compilation cache empty) and `scenarios` (default hyperparameters
-on every family for 20 M agent steps). One step is one agent lane advanced by one control period and learned from.
+Suites: `speed` measures updates after compilation, and the compile time apart. `quickstart` is the default run with five
+seeds; its seconds are from the start of the process to the trained policy, with an empty compilation cache. `scenarios`
+trains with default hyperparameters on every other family for 20 M agent steps. An agent step is one lane advanced by one
+control period and learned from.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ class Options:
     """What to run."""
 
     suite: Literal["speed", "quickstart", "scenarios"] = "speed"
-    """Which runs."""
+    """Suite to run."""
     json: Path | None = None
-    """File whose rows of this suite are replaced."""
+    """File to write to. Its rows of this suite are replaced."""
     seeds: int = 5
-    """Training seeds of the quickstart suite."""
+    """Number of training seeds in the quickstart suite."""
     scenarios: tuple[str, ...] = ("obstacles", "rooms", "crossing", "circle", "corridor", "maze")
-    """Families of the scenarios suite."""
+    """Scenarios of the scenarios suite."""
     total_steps: int = 20_000_000
     """Agent steps of each run in the scenarios suite."""
     episodes: int = 256
     """Evaluation episodes of each run."""
     updates: int = 40
-    """Updates that the speed suite measures."""
+    """Number of updates to time in the speed suite."""
 
 
 def speed(updates: int, **options: Any) -> dict[str, Any]:
-    """Steady state of the update, logging left out. options: of the PPO, other than the default."""
+    """Time updates after compilation, without logging. options: of PPO; the others keep their defaults."""
     config = PPOConfig(**options)
     ppo, env_params, _ = make_ppo(config)
     runner = ppo.init(jax.random.key(0), env_params)
@@ -71,7 +72,7 @@ def speed(updates: int, **options: Any) -> dict[str, Any]:
 
 
 def trained(flags: list[str], episodes: int) -> dict[str, Any]:
-    """Train from the command line with an empty compilation cache, evaluate, and report both."""
+    """Train from the command line with an empty compilation cache, and evaluate. Returns the figures of both."""
     with tempfile.TemporaryDirectory() as folder:
         run, cache = f"{folder}/run", f"{folder}/cache"
         started = time.perf_counter()
@@ -94,7 +95,7 @@ def trained(flags: list[str], episodes: int) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    """Run one suite and print a line a row."""
+    """Run one suite, and print one line per row."""
     rows: list[dict[str, Any]] = []
     if options.suite == "speed":
         rows.append(speed(options.updates))

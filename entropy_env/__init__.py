@@ -12,7 +12,8 @@
     from entropy_env import make_engine                          # NumPy arrays, many worlds on all cores
     worlds = make_engine(Swarm(SwarmSpec(num_agents=10)), num_envs=256)
 
-Names are imported when first used, so that importing the package is quick and starts nothing.
+Names are imported when first used, so that importing the package is quick and starts nothing. What it imports at once is
+Gymnasium, which reads no entry points and must be told of the environment.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from entropy_env.adapters.registration import register_with_gymnasium
+from gymnasium.envs.registration import register, registry
 
 if TYPE_CHECKING:
     from entropy_env import swarm_v0, vector
@@ -47,7 +48,7 @@ _HOMES = {
     "Layout": "types",
     "Swarm": "env",
     "SwarmParams": "types",
-    "SwarmSpec": "types",
+    "SwarmSpec": "observations",  # which fills the table that its `obs_dim` is made of
     "SwarmState": "types",
     "make_engine": "engines",
     "make_layout": "scenarios.custom",
@@ -65,4 +66,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-register_with_gymnasium()
+if "entropy_env/Swarm-v0" not in registry:
+    register(
+        "entropy_env/Swarm-v0",
+        entry_point="entropy_env.adapters.gymnasium:SwarmEnv",
+        vector_entry_point="entropy_env.adapters.gymnasium:SwarmVectorEnv",
+    )

@@ -1,4 +1,4 @@
-"""Where compiled code is kept from one process to the next."""
+"""Folders that keep compiled code from one process to the next."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 
 def user_cache(kind: str) -> Path:
-    """The folder of this package, for one kind of code, in the user's cache folder. RuntimeError for a user without a
-    home."""
+    """Return this package's folder for one kind of code, inside the user's cache folder.
+
+    Raises RuntimeError if the user has no home folder.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "entropy_env", kind)
 
 
 def make_writable(folder: Path) -> Path:
-    """Make a folder with its parents, and return it. OSError where no file can be written there."""
+    """Make a folder with its parents, and return it. Raises OSError if no file can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         return folder

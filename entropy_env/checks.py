@@ -1,4 +1,4 @@
-"""Ranges of all numbers that the simulator takes, as a table, and what refuses the others by name."""
+"""A table of the allowed range of every number that the simulator takes, and checks that name what is out of range."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import jax
 import numpy as np
 
 NEVER = 2**31 - 1  # for `max_steps`: no time limit
-PLAIN = int | float | np.integer | np.floating  # what needs no look at its shape
+PLAIN = int | float | np.integer | np.floating  # types that are always a single number
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """From `least` to `most`, both allowed. Numbers that are not `whole` are judged as float32 holds them."""
+    """The numbers from `least` to `most`, both included. Unless `whole`, a number is rounded to float32 first."""
 
     least: float
     most: float
     unit: str = ""
     whole: bool = False
-    below: bool = False  # `most` itself is too much
+    below: bool = False  # `most` itself is not allowed
 
     @functools.cached_property
     def limits(self) -> tuple[float, float]:
-        """The least and the greatest number that pass."""
+        """The smallest and the largest number allowed."""
         if self.whole:
             return self.least, self.most
         most = np.float32(self.most)
         return float(np.float32(self.least)), float(np.nextafter(most, np.float32(0)) if self.below else most)
 
     def holds(self, numbers: np.ndarray) -> np.ndarray:
-        """Of the same shape, bool. numbers: float64."""
+        """Return which numbers are in the range, a bool array of their shape. numbers: float64."""
         least, most = self.limits
         if self.whole:
             return (numbers >= least) & (numbers <= most) & (numbers == np.rint(numbers))
@@ -49,10 +49,10 @@ class Range:
         return f"{span} {self.most:g} {self.unit}".rstrip()
 
 
-ARENA = Range(0.001, 1000, "m")  # where float32 still tells places a tenth of a millimetre apart
+ARENA = Range(0.001, 1000, "m")  # at 1,000 m float32 still resolves a tenth of a millimetre
 TOP_SPEED = Range(1e-9, 100, "m/s")
-PLACE = Range(-2000, 2000, "m")  # of what stands on a map, which may stick out of it
-LENGTH = Range(1e-6, 2000, "m")  # of a body
+PLACE = Range(-2000, 2000, "m")  # coordinates on a map; bodies may extend beyond the arena
+LENGTH = Range(1e-6, 2000, "m")  # size of a body
 HEADING = Range(-1e6, 1e6, "rad")
 COUNT = Range(0, 2**31 - 1, whole=True)  # an int32
 SHARE = Range(0, 1)
@@ -81,7 +81,7 @@ PARAMS = {
     "motor_tau": Range(0, 1000, "s"),
     "motor_force": Range(1e-9, 1e6, "N"),
     "mass": Range(1e-6, 1e6, "kg"),
-    "damping": Range(1e-30, 1, below=True),  # at 1 nothing would limit the speed
+    "damping": Range(1e-30, 1, below=True),  # at 1 the speed would have no limit
     "restitution": SHARE,
     "wall_restitution": SHARE,
     "friction": Range(0, 100),
@@ -94,7 +94,7 @@ PARAMS = {
     "reward_collision": WEIGHT,
     "reward_time": WEIGHT,
 }
-LAYOUT = {  # the columns of the last axis, or one range for all of them
+LAYOUT = {  # one range for each column of the last axis, or a single range for all columns
     "size": (ARENA,),
     "walls": (PLACE,),
     "boxes": (PLACE, PLACE, LENGTH, LENGTH),
@@ -116,11 +116,10 @@ STATE = {
 
 
 def check_number(name: str, value: Any, *allowed: Range, where: np.ndarray | bool = True) -> None:
-    """Refuse a number, or an array with one, that is out of its range: ValueError naming it and the range. TypeError
-    for what is no number.
+    """Check that a number, or every number of an array, is in its range.
 
-    allowed: one range, or one for each column of the last axis. where: which elements count, broadcast to the value's
-    shape.
+    allowed: one range, or one for each column of the last axis. where: the elements to check, broadcast to the shape of
+    the value. Raises ValueError naming the number and the range, TypeError if the value is not numeric.
     """
     given = _as_numbers(value)
     if given is None:
@@ -138,14 +137,14 @@ def check_number(name: str, value: Any, *allowed: Range, where: np.ndarray | boo
 
 
 def as_time_limit(value: str) -> int:
-    """NEVER for "never". ValueError for any other text."""
+    """Return NEVER for "never". Raises ValueError for any other text."""
     if value != "never":
         raise ValueError(f"max_steps={value!r} must be {PARAMS['max_steps']}, or 'never'")
     return NEVER
 
 
 def check_params(values: Mapping[str, Any]) -> None:
-    """As `check_number` for parameters by name; traced values are not looked at."""
+    """Check parameters, given by name, as `check_number` does. Traced values are not checked."""
     if all(isinstance(value, PLAIN) for value in values.values()):
         least, most, whole = _limits(tuple(values))
         try:
@@ -161,9 +160,10 @@ def check_params(values: Mapping[str, Any]) -> None:
 
 
 def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:
-    """`dynamics.top_speed` in NumPy, m/s. ValueError for one that motors and damping together make too high.
+    """Compute the top speed of a robot, m/s, in NumPy.
 
-    params: all of them, none traced.
+    params: all parameters by name, none traced. Raises ValueError if force, mass and damping together allow more than
+    `TOP_SPEED`.
     """
     if drive == "kinematic":
         return np.asarray(params["max_wheel_speed"], np.float64)
@@ -181,7 +181,10 @@ def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarra
 
 
 def check_layout(layout: Any, named: str = "layout.") -> None:
-    """Refuse numbers of a Layout, or of several, that are out of range. Empty slots may hold anything."""
+    """Check that all numbers of a Layout, or of several, are in range. Empty slots are not checked.
+
+    Raises ValueError naming the number. named: what to put before the name of its field.
+    """
     for name, allowed in LAYOUT.items():
         array, mask = np.asarray(getattr(layout, name)), MASKS.get(name)
         if mask is None:
@@ -191,16 +194,16 @@ def check_layout(layout: Any, named: str = "layout.") -> None:
         where = present.reshape(*present.shape, *(1,) * (array.ndim - present.ndim))
         check_number(f"{named}{name}", array, *allowed, where=where)
         _check_beside(f"{named}{name}", np.asarray(layout.size, np.float64), array, where)
-        if name == "walls":  # one of no length is a post
+        if name == "walls":  # a wall of length 0 is allowed: a round post
             length = np.hypot(*np.moveaxis(np.diff(array.astype(np.float64), axis=-2)[..., 0, :], -1, 0))
             check_number(f"the length of {named}{name}", length, LENGTH, where=present & (length > 0))
 
 
 def _check_beside(name: str, size: np.ndarray, array: np.ndarray, where: np.ndarray | bool) -> None:
-    """ValueError for bodies that are large beside their arena, or far from it: `dynamics` bounds errors by its side.
+    """Raise ValueError if a body is larger than its arena's longer side, or further than that from the arena's middle.
 
-    size: (..., 2) m. array: (..., bodies, 2, 2) walls, (..., bodies, 4) boxes or (..., bodies, 3) discs. where: as in
-    `check_number`, with a last axis.
+    The physics bounds its rounding errors by that side. size: (..., 2) m. array: (..., bodies, 2, 2) walls,
+    (..., bodies, 4) boxes or (..., bodies, 3) discs. where: as in `check_number`, with as many axes as `array`.
     """
     size = size.reshape(*size.shape[:-1], *(1,) * (array.ndim - size.ndim), 2)
     side, middle = size.max(axis=-1, keepdims=True), size / 2
@@ -215,7 +218,10 @@ def _check_beside(name: str, size: np.ndarray, array: np.ndarray, where: np.ndar
 
 
 def check_inside(name: str, position: np.ndarray, size: np.ndarray, where: np.ndarray | bool = True) -> None:
-    """ValueError for a position outside its arena. position: (..., 2) m. size: broadcast to it. where: (...) bool."""
+    """Raise ValueError if a position is outside its arena.
+
+    position: (..., 2) m. size: m, broadcast to it. where: (...) bool, the positions to check.
+    """
     outside = np.any((position < 0) | (position > size), axis=-1) & where
     for place in np.argwhere(outside)[:1].tolist():
         arena = np.broadcast_to(size, position.shape)[tuple(place)].tolist()
@@ -223,7 +229,7 @@ def check_inside(name: str, position: np.ndarray, size: np.ndarray, where: np.nd
 
 
 def as_count(name: str, value: Any, allowed: Range) -> int:
-    """Python's own integer of any other kind's, NumPy's too. ValueError for what is none, or out of range."""
+    """Convert an integer of any type, also NumPy's, to `int`. Raises ValueError if it is no integer or out of range."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -234,19 +240,22 @@ def as_count(name: str, value: Any, allowed: Range) -> int:
 
 
 def as_seed(seed: Any) -> Any:
-    """Python's own integer of one of NumPy's, which Gymnasium refuses; anything else as it is."""
+    """Convert a NumPy integer, which Gymnasium refuses, to `int`. Return anything else unchanged."""
     return int(seed) if isinstance(seed, np.integer) else seed
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest of those that are known, or all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, or the list of all."""
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else f": choose from {', '.join(known)}"
 
 
 def as_action(what: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """float32, of that shape, perhaps the same array. ValueError naming what is something else."""
+    """Convert an action to float32. May return the same array.
+
+    Raises ValueError, which begins with `what`, if it is not an array of numbers or has another shape.
+    """
     try:
         array = np.asarray(action)
     except (TypeError, ValueError):  # rows of different lengths
@@ -263,7 +272,7 @@ def as_action(what: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _as_numbers(value: Any) -> np.ndarray | None:
-    """float64, None for what are no numbers."""
+    """Convert to float64. Return None if the value is not numeric."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths
@@ -274,14 +283,14 @@ def _as_numbers(value: Any) -> np.ndarray | None:
 
 
 def _as_float32(numbers: np.ndarray) -> np.ndarray:
-    """As they are used, in float64."""
+    """Round to float32, as the simulator does, and return float64."""
     with np.errstate(over="ignore", under="ignore"):
         return numbers.astype(np.float32).astype(np.float64)
 
 
 @functools.cache
 def _limits(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The least and greatest numbers of parameters, and which are whole."""
+    """Return the smallest and the largest allowed values of parameters, and which of them are whole numbers."""
     rows = [(*PARAMS[name].limits, PARAMS[name].whole) for name in names]
     least, most, whole = (np.array(column) for column in zip(*rows, strict=True))
     return least, most, whole

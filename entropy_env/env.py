@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env import checks
-from entropy_env.geometry import Pair
-from entropy_env.lidar import scan
+from entropy_env import checks, observations
+from entropy_env.geometry import Point
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.physics import PARTING_SPEED, advance, apart, clearance
 from entropy_env.rewards import PRESETS, Outcome, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
+from entropy_env.types import LASTING, NO_KEY, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 ROUNDING = 1e-3  # m, more than two compilations of a generator differ by
@@ -167,23 +166,8 @@ class Swarm:
 
     def start(self, layout: Layout) -> SwarmState:
         """The state at the beginning of an episode on this layout."""
-        num_agents, layout = self.spec.num_agents, narrow(layout)
-        return SwarmState(
-            layout=layout,
-            position=layout.spawns[:, 0, :2],
-            heading=layout.spawns[:, 0, 2],
-            wheel_speed=jnp.zeros((num_agents, 2), jnp.float32),
-            velocity=jnp.zeros((num_agents, 2), jnp.float32),
-            angular_velocity=jnp.zeros(num_agents, jnp.float32),
-            rounding=jnp.zeros((num_agents, 6), jnp.float32),
-            sunk=jnp.zeros((num_agents, 2), jnp.float32),
-            active=jnp.ones(num_agents, bool),
-            goal_index=jnp.zeros(num_agents, jnp.int32),
-            goals_reached=jnp.zeros(num_agents, jnp.int32),
-            collided=jnp.zeros(num_agents, bool),
-            step=jnp.array(0, jnp.int32),
-            done=jnp.array(False),
-        )
+        layout = narrow(layout)
+        return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(self.spec.num_agents, jnp.int32))
 
     def step(
         self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams
@@ -237,41 +221,21 @@ class Swarm:
         return state, terminated, active & time_up
 
     def observe(self, state: SwarmState, params: SwarmParams) -> jax.Array:
-        """(N, obs_dim) float32: lidar, velocity (2), goal offset in the body frame (2). Inactive rows are zero."""
+        """(N, obs_dim) float32, the components of `observations` side by side. Inactive rows are zero."""
         return self._observe(state, cast_params(params), state.active)
 
     def _observe(self, state: SwarmState, params: SwarmParams, seeing: jax.Array) -> jax.Array:
-        cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
-        if self.spec.drive == "force":
-            vx, vy, turn_rate = state.velocity[:, 0], state.velocity[:, 1], state.angular_velocity
-            speed = vx * cos + vy * sin
-        else:
-            speed, turn_rate = state.speed, state.turn_rate(params)
-            vx, vy = speed * cos, speed * sin
-        if self.spec.velocity_frame == "body":
-            velocity = [speed / params.max_wheel_speed, turn_rate / params.max_turn_rate]
-        else:
-            velocity = [vx, vy]
-        offset = (state.goal - state.position) / params.goal_scale
-        goal = [offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin]
-        obs = jnp.concatenate([self.lidar(state, params), jnp.stack(velocity + goal, axis=-1)], axis=-1)
-        return jnp.where(seeing[:, None], obs, 0.0)
+        return jnp.where(seeing[:, None], observations.observe(state, params, self.spec), 0.0)
 
     def lidar(self, state: SwarmState, params: SwarmParams) -> jax.Array:
         """(N, num_rays) in [0, 1], from every agent's place; only active agents are seen."""
-        return scan(state.position, state.heading, state.active, state.layout, params, self.spec)
+        return observations.lidar(state, params, self.spec)
 
     def global_state(self, state: SwarmState) -> jax.Array:
         """(N * spec.state_dim,) float32, agent by agent: x, y (m), cos and sin of the heading, forward speed and right
         minus left wheel speed (m/s), with the force drive vx, vy (m/s) and turn rate (rad/s) instead, goal x, y (m).
         Inactive agents are zero."""
-        if self.spec.drive == "force":
-            velocity = [state.velocity, state.angular_velocity[:, None]]
-        else:
-            velocity = [state.speed[:, None], state.wheel_speed[:, 1:] - state.wheel_speed[:, :1]]
-        direction = jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading)], axis=-1)
-        rows = jnp.concatenate([state.position, direction, *velocity, state.goal], axis=-1)
-        return jnp.where(state.active[:, None], rows, 0.0).ravel()
+        return jnp.where(state.active[:, None], observations.describe(state, self.spec), 0.0).ravel()
 
     def respawn(self, state: SwarmState, params: SwarmParams) -> SwarmState:
         """Bring inactive agents back at the first clear pose of their row, from their next goal's on, bound for it.
@@ -284,7 +248,7 @@ class Swarm:
         order = (next_goal[:, None] + jnp.arange(self.spec.num_goals, dtype=jnp.int32)[None]) % self.spec.num_goals
         poses = jnp.take_along_axis(state.layout.spawns, order[..., None], axis=1)
 
-        def neighbours(points: Pair, position: Pair, present: jax.Array) -> Neighbours:
+        def neighbours(points: Point, position: Point, present: jax.Array) -> Neighbours:
             return find_neighbours(self.spec, points, position, present, state.layout.size, least)
 
         def keep_clear_of(clear: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
@@ -295,7 +259,8 @@ class Swarm:
         away = jnp.sum(jnp.square(poses[..., :2] - goal), axis=-1) >= jnp.square(params.reach)
         taken = state.position[:, 0], state.position[:, 1]
         clear = neighbours((poses[..., 0], poses[..., 1]), taken, state.active).visit(keep_clear_of, away)
-        x, y, heading = jnp.moveaxis(_pick(poses, jnp.argmax(clear, axis=1).astype(jnp.int32)), 1, 0)
+        pose = _pick(poses, jnp.argmax(clear, axis=1).astype(jnp.int32))
+        x, y = pose[:, 0], pose[:, 1]
         asking = ~state.active & jnp.any(clear, axis=1)
 
         def give_way_to(placed: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
@@ -303,18 +268,9 @@ class Swarm:
             return placed & ~(near & asking[i] & there & (i < index))
 
         placed = neighbours((x, y), (x, y), asking).visit(give_way_to, asking)
-        return state.replace(
-            position=jnp.where(placed[:, None], jnp.stack([x, y], axis=-1), state.position),
-            heading=jnp.where(placed, heading, state.heading),
-            wheel_speed=jnp.where(placed[:, None], 0.0, state.wheel_speed),
-            velocity=jnp.where(placed[:, None], 0.0, state.velocity),
-            angular_velocity=jnp.where(placed, 0.0, state.angular_velocity),
-            rounding=jnp.where(placed[:, None], 0.0, state.rounding),
-            sunk=jnp.where(placed[:, None], 0.0, state.sunk),
-            collided=state.collided & ~placed,
-            active=state.active | placed,
-            goal_index=jnp.where(placed, next_goal, state.goal_index),
-        )
+        fresh = vars(SwarmState.at_rest(state.layout, pose, next_goal))
+        own = {name: (new, getattr(state, name)) for name, new in fresh.items() if name not in LASTING}
+        return state.replace(**{name: _where(placed, new, old) for name, (new, old) in own.items()})
 
     def _check_capacity(self, level: int, params: SwarmParams) -> None:
         capacity = self.scenario.capacity(level, params)
@@ -337,6 +293,11 @@ def _same_bodies(one: Layout, other: Layout) -> jax.Array:
 def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:
     """(N, ...): of every row (N, G, ...), the entry at its column (N,)."""
     return jnp.take_along_axis(rows, column[:, None, None], axis=1)[:, 0]
+
+
+def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """(N, ...): rows of `new` where `chosen` (N,), else of `old`."""
+    return jnp.where(chosen.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
 
 def _distance(state: SwarmState) -> jax.Array:

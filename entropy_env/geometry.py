@@ -19,7 +19,7 @@ from entropy_env.types import Layout
 FAR = 1e9
 TINY = 1e-12
 
-Pair = jax.Array | Sequence[jax.Array]
+Point = jax.Array | Sequence[jax.Array]
 Separation = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -38,13 +38,13 @@ def _towards(dx: jax.Array, dy: jax.Array, fallback_x: jax.Array | float, fallba
     return length, jnp.where(degenerate, fallback_x, dx * inverse), jnp.where(degenerate, fallback_y, dy * inverse)
 
 
-def separation_disc(point: Pair, centre: Pair, radius: jax.Array | float) -> Separation:
+def separation_disc(point: Point, centre: Point, radius: jax.Array | float) -> Separation:
     """From a point to a disc. radius: () m."""
     length, nx, ny = _towards(centre[0] - point[0], centre[1] - point[1], 1.0, 0.0)
     return length - radius, nx, ny
 
 
-def separation_capsule(point: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float) -> Separation:
+def separation_capsule(point: Point, start: Point, end: Point, half_thickness: jax.Array | float) -> Separation:
     """From a point to a segment thickened by `half_thickness` () m. On the segment itself the way out is sideways.
 
     Beside the segment the normal is its own, and the distance a cross product: the difference between the point and the
@@ -63,7 +63,7 @@ def separation_capsule(point: Pair, start: Pair, end: Pair, half_thickness: jax.
     return distance - half_thickness, jnp.where(beside, ty * side, nx), jnp.where(beside, -tx * side, ny)
 
 
-def separation_box(point: Pair, centre: Pair, half: Pair) -> Separation:
+def separation_box(point: Point, centre: Point, half: Point) -> Separation:
     """From a point to a solid axis-aligned box; from inside, the way out is through the nearest face.
 
     half: (2,) m, half width and half height.
@@ -78,7 +78,7 @@ def separation_box(point: Pair, centre: Pair, half: Pair) -> Separation:
     return jnp.where(inside <= 0, inside, length), nx, ny
 
 
-def separation_half_plane(point: Pair, normal: Pair, offset: jax.Array | float) -> Separation:
+def separation_half_plane(point: Point, normal: Point, offset: jax.Array | float) -> Separation:
     """From a point to the half-plane where `normal` . point > `offset`. normal: unit. offset: () m."""
     gap = offset - (point[0] * normal[0] + point[1] * normal[1])
     return gap, jnp.broadcast_to(normal[0], gap.shape), jnp.broadcast_to(normal[1], gap.shape)
@@ -86,7 +86,7 @@ def separation_half_plane(point: Pair, normal: Pair, offset: jax.Array | float) 
 
 def fixed_bodies(
     layout: Layout, half_thickness: jax.Array | float
-) -> list[tuple[int, Callable[[jax.Array, Pair], Separation]]]:
+) -> list[tuple[int, Callable[[jax.Array, Point], Separation]]]:
     """The arena's border and what stands in it: for every kind, how many, and the separation of a point from the i-th.
 
     half_thickness: () m, of walls. Empty slots are infinitely far away.
@@ -97,15 +97,15 @@ def fixed_bodies(
     def present(mask: jax.Array, separation: Separation) -> Separation:
         return jnp.where(mask, separation[0], jnp.inf), separation[1], separation[2]
 
-    def wall(i: jax.Array, point: Pair) -> Separation:
+    def wall(i: jax.Array, point: Point) -> Separation:
         ends = layout.walls[i]
         return present(layout.wall_mask[i], separation_capsule(point, ends[0], ends[1], half_thickness))
 
-    def box(i: jax.Array, point: Pair) -> Separation:
+    def box(i: jax.Array, point: Point) -> Separation:
         centre_half = layout.boxes[i]
         return present(layout.box_mask[i], separation_box(point, centre_half[:2], centre_half[2:]))
 
-    def disc(i: jax.Array, point: Pair) -> Separation:
+    def disc(i: jax.Array, point: Point) -> Separation:
         centre_radius = layout.discs[i]
         return present(layout.disc_mask[i], separation_disc(point, centre_radius[:2], centre_radius[2]))
 
@@ -123,7 +123,7 @@ def _inverse(component: jax.Array) -> jax.Array:
     return 1.0 / jnp.where(jnp.abs(component) < 1 / FAR, jnp.copysign(1 / FAR, component), component)
 
 
-def ray_disc(origin: Pair, direction: Pair, centre: Pair, radius: jax.Array | float) -> jax.Array:
+def ray_disc(origin: Point, direction: Point, centre: Point, radius: jax.Array | float) -> jax.Array:
     """Along a unit ray to a disc. radius: () m."""
     rx, ry = centre[0] - origin[0], centre[1] - origin[1]
     along = direction[0] * rx + direction[1] * ry
@@ -133,7 +133,9 @@ def ray_disc(origin: Pair, direction: Pair, centre: Pair, radius: jax.Array | fl
     return jnp.where((square >= 0) & (along + half_chord >= 0), along - half_chord, jnp.inf)
 
 
-def ray_segment(origin: Pair, direction: Pair, start: Pair, end: Pair, half_thickness: jax.Array | float) -> jax.Array:
+def ray_segment(
+    origin: Point, direction: Point, start: Point, end: Point, half_thickness: jax.Array | float
+) -> jax.Array:
     """Along a unit ray to a segment thickened by `half_thickness` () m: its two sides, then the nearer round end."""
     ax, ay = end[0] - start[0], end[1] - start[1]
     length, ax, ay = _towards(ax, ay, 1.0, 0.0)
@@ -152,7 +154,7 @@ def ray_segment(origin: Pair, direction: Pair, start: Pair, end: Pair, half_thic
     return jnp.minimum(side, ends)
 
 
-def ray_box(origin: Pair, direction: Pair, centre: Pair, half: Pair) -> jax.Array:
+def ray_box(origin: Point, direction: Point, centre: Point, half: Point) -> jax.Array:
     """Along a unit ray to a solid axis-aligned box (slab method, Kay & Kajiya 1986). half: (2,) m."""
     ix, iy = _inverse(direction[0]), _inverse(direction[1])
     mx, my = (centre[0] - origin[0]) * ix, (centre[1] - origin[1]) * iy
@@ -161,7 +163,7 @@ def ray_box(origin: Pair, direction: Pair, centre: Pair, half: Pair) -> jax.Arra
     return jnp.where((enter <= leave) & (leave >= 0), enter, jnp.inf)
 
 
-def ray_border(origin: Pair, direction: Pair, size: Pair) -> jax.Array:
+def ray_border(origin: Point, direction: Point, size: Point) -> jax.Array:
     """Along a unit ray from inside the arena to its border. size: (2,) m."""
     ix, iy = _inverse(direction[0]), _inverse(direction[1])
     return jnp.minimum(

@@ -1,4 +1,4 @@
-"""What a robot's range finder reads: the analytic first hit of every ray."""
+"""Lidar readings: the first hit of every ray, computed analytically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 
 def ray_directions(heading: jax.Array, num_rays: int) -> tuple[jax.Array, jax.Array]:
-    """x and y (N, num_rays) of unit vectors; ray k points at heading + 2 pi k / num_rays. heading: (N,) rad."""
+    """Return x and y (N, num_rays) of unit vectors. Ray k points at heading + 2 pi k / num_rays. heading: (N,) rad."""
     angle = 2 * np.pi * np.arange(num_rays) / num_rays
     cos_ray, sin_ray = np.cos(angle).astype(np.float32)[None], np.sin(angle).astype(np.float32)[None]
     cos, sin = jnp.cos(heading)[:, None], jnp.sin(heading)[:, None]
@@ -22,9 +22,9 @@ def ray_directions(heading: jax.Array, num_rays: int) -> tuple[jax.Array, jax.Ar
 def scan(
     position: jax.Array, heading: jax.Array, visible: jax.Array, layout: Layout, params: SwarmParams, spec: SwarmSpec
 ) -> jax.Array:
-    """(N, num_rays) in [0, 1]: 0 touching, 1 nothing within `lidar_range` of the surface.
+    """Return readings (N, num_rays) in [0, 1]: 0 touching, 1 nothing within `lidar_range` of the agent's surface.
 
-    position: (N, 2) m. heading: (N,) rad. visible: (N,) bool, agents that others see.
+    position: (N, 2) m. heading: (N,) rad. visible: (N,) bool, the agents that others see.
     """
     direction = ray_directions(heading, spec.num_rays)
     origin = position[:, :1], position[:, 1:]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 from gymnasium.spaces import Box
 
-from entropy_env.types import SwarmSpec
+from entropy_env.observations import GLOBAL_STATE, OBSERVATION
+from entropy_env.types import Component, SwarmSpec
 
 
 def observation_space(spec: SwarmSpec) -> Box:
-    """Of one agent, (obs_dim,): lidar in [0, 1], then velocity (2) and goal (2), unbounded."""
-    low = np.full(spec.obs_dim, -np.inf, np.float32)
-    high = np.full(spec.obs_dim, np.inf, np.float32)
-    low[: spec.num_rays], high[: spec.num_rays] = 0.0, 1.0
-    return Box(low, high, dtype=np.float32)
+    """Of one agent, (obs_dim,), with the bounds of each component of `observations`."""
+    return Box(*_bounds(OBSERVATION, spec), dtype=np.float32)
 
 
 def action_space(spec: SwarmSpec) -> Box:
@@ -22,5 +20,13 @@ def action_space(spec: SwarmSpec) -> Box:
 
 
 def state_space(spec: SwarmSpec) -> Box:
-    """Of `Swarm.global_state`: `spec.state_dim` numbers for each agent, unbounded."""
-    return Box(-np.inf, np.inf, (spec.num_agents * spec.state_dim,), np.float32)
+    """Of `Swarm.global_state`, (num_agents * state_dim,), with the bounds of each of its components."""
+    low, high = (np.tile(bound, spec.num_agents) for bound in _bounds(GLOBAL_STATE, spec))
+    return Box(low, high, dtype=np.float32)
+
+
+def _bounds(table: dict[str, Component], spec: SwarmSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest number of every column."""
+    widths = [component.width_in(spec) for component in table.values()]
+    low, high = ([getattr(component, end) for component in table.values()] for end in ("low", "high"))
+    return np.repeat(low, widths).astype(np.float32), np.repeat(high, widths).astype(np.float32)

@@ -26,7 +26,7 @@ parallel_env = SwarmParallelEnv
 
 
 class SwarmAECEnv(Adapter, parallel_to_aec_wrapper):
-    """A `parallel_env` whose agents take turns."""
+    """A `parallel_env` in which the agents act in turn."""
 
     def __init__(self, world: SwarmParallelEnv) -> None:
         super().__init__(world)
@@ -34,10 +34,10 @@ class SwarmAECEnv(Adapter, parallel_to_aec_wrapper):
 
 
 def raw_env(**settings: Any) -> AECEnv:
-    """`parallel_env` as a turn-based environment, without wrappers. All agents move once the last has chosen."""
+    """Return `parallel_env` as a turn-based environment without wrappers. All agents move once the last has acted."""
     return SwarmAECEnv(SwarmParallelEnv(**settings))
 
 
 def env(**settings: Any) -> AECEnv:
-    """`raw_env` that also complains about calls in the wrong order."""
+    """Return `raw_env` in a wrapper that reports calls in the wrong order."""
     return OrderEnforcingWrapper(raw_env(**settings))

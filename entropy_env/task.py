@@ -1,4 +1,4 @@
-"""A world as plain data: what adapters, trainers and evaluation build theirs from, and what checkpoints keep."""
+"""A world as plain data. Adapters, trainers and evaluation build their worlds from it, and checkpoints store it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from entropy_env.types import OnGoal, SwarmParams, SwarmSpec, cast_params
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
 PARAM_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmParams))
 PRESETS: dict[str, dict[str, Any]] = {
-    # the physics, observed velocity and reward of the older engine on pymunk; its goals and lidar had other scales
+    # The physics, observed velocity and reward of the older engine on pymunk. Goals and lidar were scaled otherwise there.
     "v2": {
         "drive": "force",
         "dt": 0.05,
@@ -29,9 +29,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A scenario at a level, with a specification, a preset of rewards and other parameters.
+    """A scenario at a level of difficulty, with a specification, a reward preset and other parameters.
 
-    `Task.of` takes all of them as flat keywords.
+    `Task.of` makes one from flat keywords.
     """
 
     scenario: str | Scenario = "open"
@@ -44,11 +44,11 @@ class Task:
     def of(
         cls, scenario: str | Scenario = "open", difficulty: int = 1, preset: str | None = None, **settings: Any
     ) -> Self:
-        """The task with these settings: fields of SwarmSpec and SwarmParams, and `reward`, the name of its preset.
+        """Make a task from settings: fields of SwarmSpec and SwarmParams, and `reward`, the name of a reward preset.
 
-        preset: settings under those that are given. A setting that is None stays what the preset says, or the default.
-        A Scenario brings its own difficulty. Raises ValueError for unknown names and an impossible specification;
-        `resolve` checks the rest.
+        preset: the name of settings to start from; those given override it. A setting that is None keeps the preset's
+        value, or else the default. If `scenario` is a Scenario, its own difficulty counts.
+        Raises ValueError for an unknown name or an impossible specification. `resolve` checks the rest.
         """
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
@@ -65,36 +65,36 @@ class Task:
 
     @classmethod
     def load(cls, values: Mapping[str, Any]) -> Self:
-        """The task of a checkpoint: its `settings`, of which older versions kept those of SwarmParams under `params`."""
+        """Make a task from the `settings` in a checkpoint. Older checkpoints hold the fields of SwarmParams in `params`."""
         settings = dict(values)
         return cls.of(**settings.pop("params", {}), **settings)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `of` makes this task of."""
+        """The keywords from which `of` makes this task."""
         spec = {name: value for name, value in dataclasses.asdict(self.spec).items() if value is not None}
         return {"scenario": self.scenario, "difficulty": self.difficulty, "reward": self.reward} | spec | self.params
 
     @property
     def num_agents(self) -> int:
-        """In each world."""
+        """The number of agents in each world."""
         return self.spec.num_agents
 
     def but(self, **settings: Any) -> Self:
-        """This task with other settings, as `of` takes them."""
+        """Return this task with some settings changed. They are those of `of`; None changes nothing."""
         return self.of(**(self.settings | {name: value for name, value in settings.items() if value is not None}))
 
     def resolve(self, on_goal: OnGoal | None = None, room_for: int = 1) -> tuple[Swarm, SwarmParams]:
-        """The simulator and its parameters as plain numbers, which starts no device.
+        """Return the simulator and its parameters as plain numbers. Starts no device.
 
-        on_goal: another than the task's. room_for: a level that layouts must have room for, beside the task's.
-        Raises ValueError where such a world does not exist.
+        on_goal: use this instead of the task's. room_for: a level whose layouts must fit too, besides the task's own.
+        Raises ValueError if such a world is impossible.
         """
         spec = self.spec if on_goal is None else dataclasses.replace(self.spec, on_goal=on_goal)
         env = Swarm(spec, self.scenario, max(self.difficulty, room_for))
         return env, env.resolve_params(self.reward, difficulty=self.difficulty, **self.params)
 
     def make(self, on_goal: OnGoal | None = None) -> tuple[Swarm, SwarmParams]:
-        """As `resolve`, with parameters as JAX arrays of strong types."""
+        """Return the same as `resolve`, with the parameters as JAX arrays of strong types."""
         env, params = self.resolve(on_goal)
         return env, cast_params(params)

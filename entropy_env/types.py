@@ -6,7 +6,10 @@ its origin at the bottom left of the arena, x to the right, y up, and angles cou
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Literal, TypeVar, get_args
 
 import jax
@@ -64,13 +67,60 @@ class SwarmSpec:
 
     @property
     def obs_dim(self) -> int:
-        """Lidar, velocity (2) and goal (2)."""
-        return self.num_rays + 4
+        """Numbers in the observation of one agent."""
+        return sum(component.width_in(self) for component in _listed(OBSERVATION).values())
 
     @property
     def state_dim(self) -> int:
-        """Of `Swarm.global_state`, for each agent: pose (4), velocity (2, or 3 with the force drive) and goal (2)."""
-        return 9 if self.drive == "force" else 8
+        """Numbers for each agent in `Swarm.global_state`."""
+        return sum(component.width_in(self) for component in _listed(GLOBAL_STATE).values())
+
+    def slice(self, name: str) -> builtins.slice:
+        """Where a component of the observation stands: `obs[..., spec.slice("goal")]`. ValueError for an unknown name."""
+        return _columns(self, OBSERVATION, name)
+
+    def state_slice(self, name: str) -> builtins.slice:
+        """As `slice`, for the numbers of one agent in `Swarm.global_state`."""
+        return _columns(self, GLOBAL_STATE, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """Columns of an observation, or of the global state, that belong together.
+
+    read: of an observation from (state, params, spec), of the global state from (state, spec), gives (N, width) float32.
+    low, high: between which all its numbers lie.
+    """
+
+    width: int | Callable[[SwarmSpec], int]
+    read: Callable[..., jax.Array]
+    low: float = -math.inf
+    high: float = math.inf
+
+    def width_in(self, spec: SwarmSpec) -> int:
+        """How many columns it has."""
+        return self.width if isinstance(self.width, int) else self.width(spec)
+
+
+# by name, in the order of the columns; `entropy_env.observations` fills them, because readers need what stands above
+OBSERVATION: dict[str, Component] = {}
+GLOBAL_STATE: dict[str, Component] = {}
+
+
+def _listed(table: dict[str, Component]) -> dict[str, Component]:
+    if not table:
+        raise RuntimeError("no component of an observation is known yet: import entropy_env.observations")
+    return table
+
+
+def _columns(spec: SwarmSpec, table: dict[str, Component], name: str) -> slice:
+    start = 0
+    for each, component in _listed(table).items():
+        stop = start + component.width_in(spec)
+        if each == name:
+            return slice(start, stop)
+        start = stop
+    raise ValueError(f"no component {name!r}{checks.suggest(name, table)}")
 
 
 class SwarmParams(struct.PyTreeNode):
@@ -168,6 +218,30 @@ class SwarmState(struct.PyTreeNode):
     step: jax.Array  # () int32, control periods since the reset
     done: jax.Array  # () bool, the world is over
 
+    @classmethod
+    def at_rest(cls, layout: Layout, pose: jax.Array, goal_index: jax.Array) -> SwarmState:
+        """A new world, with all agents at rest at a pose (N, 3) m, m, rad and bound for the goal `goal_index` (N,).
+
+        This is where a new field gets its shape, its type and the value that an agent has which starts anew.
+        """
+        num_agents = pose.shape[0]
+        return cls(
+            layout=layout,
+            position=pose[:, :2],
+            heading=pose[:, 2],
+            wheel_speed=jnp.zeros((num_agents, 2), jnp.float32),
+            velocity=jnp.zeros((num_agents, 2), jnp.float32),
+            angular_velocity=jnp.zeros(num_agents, jnp.float32),
+            rounding=jnp.zeros((num_agents, 6), jnp.float32),
+            sunk=jnp.zeros((num_agents, 2), jnp.float32),
+            active=jnp.ones(num_agents, bool),
+            goal_index=goal_index,
+            goals_reached=jnp.zeros(num_agents, jnp.int32),
+            collided=jnp.zeros(num_agents, bool),
+            step=jnp.array(0, jnp.int32),
+            done=jnp.array(False),
+        )
+
     @property
     def goal(self) -> jax.Array:
         """(N, 2) m, each agent's current goal, world frame."""
@@ -181,3 +255,6 @@ class SwarmState(struct.PyTreeNode):
     def turn_rate(self, params: SwarmParams) -> jax.Array:
         """(N,) rad/s, counter-clockwise, from wheel odometry: of the kinematic drive."""
         return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base
+
+
+LASTING = frozenset({"layout", "goals_reached", "step", "done"})  # fields that an agent's new start leaves alone

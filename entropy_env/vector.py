@@ -1,4 +1,4 @@
-"""Many worlds at once, with same-step reset and respawn and the statistics of episodes."""
+"""Step many worlds at once. Adds reset and respawn in the same step, and the statistics of episodes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from entropy_env.checks import BATCH, NEVER, as_count
 from entropy_env.env import Info, Swarm
 from entropy_env.types import Layout, SwarmParams, SwarmState, narrow
 
-REDRAW_PERIOD = 64  # steps in which every world's next layout is drawn again once
-REFRESH_SHARE = 8  # worlds that changed are observed again this part of the batch at a time
+REDRAW_PERIOD = 64  # steps in which each world gets one chance to have its next layout drawn again
+REFRESH_SHARE = 8  # changed worlds are observed again in parts of 1 / REFRESH_SHARE of the batch
 Carry = TypeVar("Carry")
 
 
@@ -24,10 +24,10 @@ class VectorState(struct.PyTreeNode):
     """E worlds of N agents."""
 
     worlds: SwarmState  # (E, ...)
-    next_layout: Layout  # (E, ...), what each world resets to
-    spent: jax.Array  # (E,) bool, the next layout has been used and not yet drawn again
-    layout_reuses: jax.Array  # (E,) int32, resets that had to use a layout again; 0 where the scenario draws none
-    cursor: jax.Array  # () int32, which chunk of layouts is drawn next
+    next_layout: Layout  # (E, ...), the layout that each world resets to
+    spent: jax.Array  # (E,) bool, `next_layout` has been used and not yet drawn again
+    layout_reuses: jax.Array  # (E,) int32, resets to a layout that was already spent; 0 if the scenario draws none
+    cursor: jax.Array  # () int32, the chunk of layouts that is drawn next
     episode_return: jax.Array  # (E, N), so far
     episode_length: jax.Array  # (E, N) int32, so far
 
@@ -35,25 +35,26 @@ class VectorState(struct.PyTreeNode):
 def batch(
     env: Swarm, num_envs: int, stagger: bool = False, autoreset: bool = True, fresh_rows: bool = False
 ) -> VectorSwarm:
-    """The same simulator over `num_envs` worlds; `stagger` starts their clocks at random times.
+    """Return the same simulator over `num_envs` worlds.
 
-    Without `autoreset` a world that is over stays as it is until `reset_where`. With `fresh_rows`, in worlds with
-    `max_steps="never"`, an agent that has used up its spawns and goals gets others instead of the same again, which makes
-    the step compile a second or two longer.
+    stagger: start the clocks of the worlds at random times.
+    autoreset: reset a world in the step that ends it. Without it, a world that is over stays so until `reset_where`.
+    fresh_rows: in worlds with `max_steps="never"`, give an agent new spawns and goals once it has used up its own, instead
+    of the same ones again. The step then takes a second or two longer to compile.
     """
     return VectorSwarm(env, num_envs, stagger, autoreset, fresh_rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorSwarm:
-    """`Swarm` over E worlds: the same signatures, arrays (E, N, ...), and worlds that never stop.
+    """`Swarm` over E worlds, with the same signatures and arrays (E, N, ...). Pure and not jitted, like `Swarm`.
 
-    `params` holds scalars for all worlds, or (E,) arrays, one value a world. Pure and not jitted, like `Swarm`.
+    Each parameter is a scalar for all worlds, or an array (E,) with one value per world.
     """
 
     env: Swarm
     num_envs: int
-    stagger: bool = False  # so that the time limits do not fall together, which would make batches of one kind
+    stagger: bool = False  # spreads the time limits; otherwise all worlds of a batch are in the same part of an episode
     autoreset: bool = True
     fresh_rows: bool = False
 
@@ -62,25 +63,29 @@ class VectorSwarm:
 
     @property
     def chunk(self) -> int:
-        """How many layouts are drawn at a time."""
+        """The number of layouts drawn at a time."""
         return -(-self.num_envs // REDRAW_PERIOD)
 
     def draw(self, key: jax.Array, params: SwarmParams) -> Layout:
-        """Layouts (S, E, ...): what every world starts on, and with `autoreset` what it starts on next."""
-        world = 2 * jnp.arange(self.num_envs, dtype=jnp.uint32)  # numbered, not split: a world's are those of any batch
+        """Draw layouts (S, E, ...). S = 2 with `autoreset`: the first to start on, the second for the next episode."""
+        # The key of a layout follows from the world's number, so a world gets the same layouts in a batch of any size.
+        world = 2 * jnp.arange(self.num_envs, dtype=jnp.uint32)
         episode = jnp.arange(2 if self.autoreset else 1, dtype=jnp.uint32)
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, world[None] + episode[:, None])
         return jax.vmap(jax.vmap(self.env.generate, (0, param_axes(params))), (0, None))(keys, params)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, VectorState]:
-        """Observations (E, N, obs_dim) and the state of new worlds."""
+        """Begin new worlds. Returns observations (E, N, obs_dim) and the state."""
         k_layout, k_clock = jax.random.split(key)
         return self.reset_to(self.draw(k_layout, params), params, k_clock)
 
     def reset_to(
         self, layouts: Layout, params: SwarmParams, k_clock: jax.Array | None = None
     ) -> tuple[jax.Array, VectorState]:
-        """As `reset`, on layouts (S, E, ...): the first for now, the last for the next episode. k_clock: to stagger."""
+        """Begin new worlds on given layouts (S, E, ...): the first for now, the last for the next episode.
+
+        k_clock: draws the clocks with `stagger`.
+        """
         axes = param_axes(params)
         worlds = jax.vmap(self.env.start)(jax.tree.map(lambda x: x[0], layouts))
         if self.stagger and k_clock is not None:
@@ -102,13 +107,17 @@ class VectorSwarm:
     def step(
         self, key: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, VectorState, jax.Array, jax.Array, jax.Array, Info]:
-        """One control period of every world; agents that ended respawn and worlds that are over reset at once.
+        """Step every world by one control period. Agents that ended respawn, and worlds that are over reset, at once.
 
-        action: (E, N, 2). Returns obs (E, N, obs_dim) of the worlds as they go on, and info with, besides what
-        `Swarm.step` tells, `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) and
-        `success` (E, N) bool, all valid where terminated or truncated, `goals_reached` (E, N) int32 since the world's
-        reset, `active` and `remains` (E, N) bool: who took this step, and who is in the world after it and before any
-        reset, and `over` (E,) bool: which worlds are.
+        action: (E, N, 2). The returned obs (E, N, obs_dim) are those after any respawn and reset.
+        info has the entries of `Swarm.step` and:
+
+        - `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) int32 and `success` (E, N) bool,
+          all valid where terminated or truncated;
+        - `goals_reached` (E, N) int32, since the world's reset;
+        - `active` (E, N) bool, the agents that took part in this step;
+        - `remains` (E, N) bool, the agents in the world after it, before any reset;
+        - `over` (E,) bool, the worlds that are over.
         """
         axes = param_axes(params)
         active = state.worlds.active
@@ -156,9 +165,9 @@ class VectorSwarm:
         return obs, state, reward, terminated, truncated, info
 
     def _renew_rows(self, worlds: SwarmState, used_up: jax.Array, params: SwarmParams) -> Layout:
-        """The worlds' layouts with other spawns and goals for all agents of `used_up` (E, N) bool.
+        """Return the layouts with new spawns and goals for the agents of `used_up` (E, N) bool.
 
-        One after another, because there are few in any one step.
+        Draws for one agent after another, because few use up a row in the same step.
         """
         numbers = worlds.layout, worlds.goals_reached
 
@@ -177,13 +186,13 @@ class VectorSwarm:
     def reset_where(
         self, key: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, VectorState]:
-        """Begin new episodes in the worlds of `which` (E,) bool, on fresh layouts; observations of all worlds."""
+        """Begin new episodes, on new layouts, in the worlds of `which` (E,) bool. Returns observations of all worlds."""
         return self.start_where(self.draw(key, params), state, which, params)
 
     def start_where(
         self, layouts: Layout, state: VectorState, which: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, VectorState]:
-        """As `reset_where`, on the first of layouts (S, E, ...)."""
+        """Do as `reset_where`, on the first of the given layouts (S, E, ...)."""
         axes = param_axes(params)
         fresh = jax.tree.map(lambda x: x[0], layouts)
         state = state.replace(
@@ -194,7 +203,7 @@ class VectorSwarm:
         return jax.vmap(self.env.observe, (0, axes))(state.worlds, params), state
 
     def _observe_again(self, obs: jax.Array, worlds: SwarmState, params: SwarmParams, changed: jax.Array) -> jax.Array:
-        """Replace the rows of changed worlds, a part of the batch at a time: few change in any one step."""
+        """Observe the changed worlds again, in parts of the batch, because few change in the same step."""
         axes = param_axes(params)
 
         def refresh(obs, index):
@@ -205,7 +214,7 @@ class VectorSwarm:
         return in_parts(changed, REFRESH_SHARE, refresh, obs)
 
     def _redraw(self, key: jax.Array, state: VectorState, over: jax.Array, params: SwarmParams) -> VectorState:
-        """Count the layouts that worlds that are `over` (E,) bool have used, and draw one chunk of such again."""
+        """Mark the layouts of the worlds that are `over` (E,) bool as spent, and draw the spent ones of one chunk again."""
         axes = param_axes(params)
         state = state.replace(
             spent=state.spent | over,
@@ -228,10 +237,10 @@ class VectorSwarm:
 
 @dataclasses.dataclass(frozen=True)
 class SpreadSwarm:
-    """`VectorSwarm.reset` and `step` with the worlds spread evenly over devices that step them side by side.
+    """`VectorSwarm.reset` and `step` with the worlds spread evenly over several devices, which work in parallel.
 
-    devices: such as tuple(jax.devices()). On a CPU, where XLA steps a batch on little more than one core, make a device of
-    each core before anything else is done with JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
+    devices: for example tuple(jax.devices()). On a CPU XLA steps a batch on little more than one core. To use all cores,
+    make each a device before any other use of JAX: jax.config.update("jax_num_cpu_devices", os.cpu_count()).
     """
 
     env: Swarm
@@ -276,7 +285,7 @@ class SpreadSwarm:
         return P("worlds")
 
     def _specs(self, tree: Any) -> Any:
-        """Whatever has a row a world is spread, a number for all is everywhere."""
+        """Split arrays over the devices by their first axis, worlds. Give scalars to every device."""
         return jax.tree.map(lambda leaf: self._worlds if jnp.ndim(leaf) else P(), tree)
 
     def _own(self, key: jax.Array) -> jax.Array:
@@ -289,19 +298,19 @@ class SpreadSwarm:
 
 
 def param_axes(params: SwarmParams) -> SwarmParams:
-    """`vmap` axes: 0 for a parameter given per world, None for a shared one."""
+    """Return the `vmap` axes of the parameters: 0 for one given per world, None for a shared one."""
     return jax.tree.map(lambda value: 0 if jnp.ndim(value) else None, params)
 
 
 def pick_params(params: SwarmParams, index: jax.Array) -> SwarmParams:
-    """The parameters of one world or several, by their index."""
+    """Return the parameters of one world or several, by index."""
     return jax.tree.map(lambda value: value[index] if jnp.ndim(value) else value, params)
 
 
 def in_parts(which: jax.Array, parts: int, visit: Callable[[Carry, jax.Array], Carry], carry: Carry) -> Carry:
-    """What `visit(carry, index)` makes of `carry`, for the worlds of `which` (E,) bool, a part of the batch at a time.
+    """Call `carry = visit(carry, index)` on the worlds of `which` (E,) bool, one part of the batch after another.
 
-    index: (M,) int32, M being E / `parts`, rounded up. The last ones may be of worlds that are not in `which`.
+    index: (M,) int32, with M = E / `parts`, rounded up. The last call may include worlds that are not in `which`.
     """
     size = -(-len(which) // parts)
     order = jnp.argsort(~which, stable=True).astype(jnp.int32)
@@ -316,5 +325,5 @@ def in_parts(which: jax.Array, parts: int, visit: Callable[[Carry, jax.Array], C
 
 
 def _select(mask: jax.Array, new: SwarmState, old: SwarmState) -> SwarmState:
-    """Per world, the new state where `mask` (E,) is set."""
+    """Take the new state in the worlds of `mask` (E,) bool, the old one elsewhere."""
     return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)

@@ -1,8 +1,8 @@
-"""Drive one robot by the arrow keys or WASD among others that look only at their goals; Escape ends it.
+"""Drive one robot with the arrow keys or WASD, among others that look only at their goals. Escape ends the program.
 
     python examples/drive.py --scenario obstacles --num-agents 8
 
-You are the robot whose lidar is drawn. Everyone who arrives gets a next goal, and every minute a new world begins.
+You are the robot whose lidar is drawn. A robot that arrives gets another goal. Every minute a new world begins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ YOU = 0
 
 
 def read_keys() -> np.ndarray:
-    """(2,) left and right motor, from the keys that are held down."""
+    """Return the left and right motor, (2,), for the keys that are held down."""
     held = pygame.key.get_pressed()
     ahead, turn = (
         any(held[key] for key in more) - any(held[key] for key in less)
@@ -34,9 +34,9 @@ def read_keys() -> np.ndarray:
     return np.array([0.75 * ahead - 0.25 * turn, 0.75 * ahead + 0.25 * turn], np.float32)
 
 
-def go_to_goal(obs: jax.Array) -> jax.Array:
-    """(N, 2) motors that turn towards the goal and drive once it is ahead. obs: (N, obs_dim)."""
-    ahead, left = obs[:, -2:].T
+def go_to_goal(goal: jax.Array) -> jax.Array:
+    """Return motors (N, 2) that turn towards the goal, and drive when it is ahead. goal: (N, 2), as observed."""
+    ahead, left = goal.T
     bearing = jnp.arctan2(left, ahead)
     drive, turn = 0.6 * jnp.maximum(jnp.cos(bearing), 0.0), 0.25 * bearing
     return jnp.stack([drive - turn, drive + turn], axis=-1)
@@ -49,18 +49,18 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
     except RuntimeError as error:
         sys.exit(f"drive.py opens a window: {error}")
     env = Swarm(SwarmSpec(num_agents=num_agents, on_goal="next_goal"), scenario, difficulty)
-    params = env.make_params(dt=0.05, max_steps=1200)
+    spec, params = env.spec, env.make_params(dt=0.05, max_steps=1200)
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     labels = ["you", *[""] * (num_agents - 1)]
-    unseen = -params.agent_radius / params.lidar_range  # rays that end in the robot's centre
+    unseen = -params.agent_radius / params.lidar_range  # a reading whose ray ends in the robot's centre: not visible
     others = jnp.arange(num_agents)[:, None] != YOU
 
     for key in map(jax.random.key, itertools.count(seed)):
         obs, state = reset(key, params)
         while not (state.done or renderer.closed or pygame.key.get_pressed()[pygame.K_ESCAPE]):
-            action = go_to_goal(obs).at[YOU].set(read_keys())
+            action = go_to_goal(obs[:, spec.slice("goal")]).at[YOU].set(read_keys())
             obs, state, *_ = step(key, state, action, params)
-            lidar = jnp.where(others, unseen, obs[:, : env.spec.num_rays])
+            lidar = jnp.where(others, unseen, obs[:, spec.slice("lidar")])
             renderer.draw(state, params, lidar, labels, title="arrow keys or WASD")
         if not state.done:
             break

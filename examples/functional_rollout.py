@@ -1,8 +1,8 @@
-"""Many worlds in one compiled loop, and a parameter that differs from world to world.
+"""Run many worlds in one compiled loop, with a parameter that differs from world to world.
 
     python examples/functional_rollout.py --num-envs 1024 --scenario rooms
 
-A parameter given as an array (num_envs,) has one value a world. New values of parameters never compile again.
+A parameter given as an array (num_envs,) has one value per world. New values of parameters never compile again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from entropy_env.vector import VectorSwarm
 
 @partial(jax.jit, static_argnames=("worlds", "num_steps"))
 def rollout(worlds: VectorSwarm, num_steps: int, key: jax.Array, params: SwarmParams) -> jax.Array:
-    """(num_envs,) the share of robots in contact over `num_steps` control periods of random actions."""
+    """Act at random for `num_steps` control periods. Returns the share of robots in contact in each world, (num_envs,)."""
     k_reset, k_steps = jax.random.split(key)
     _, state = worlds.reset(k_reset, params)
 
@@ -39,7 +39,7 @@ def main(
     """Time random rollouts, and see what the robots' top speed does to their contacts."""
     env = Swarm(SwarmSpec(num_agents=num_agents, on_goal="respawn"), scenario, difficulty)
     worlds = vector.batch(env, num_envs)
-    speeds = jnp.linspace(0.25, 2.0, num_envs)  # m/s, one a world
+    speeds = jnp.linspace(0.25, 2.0, num_envs)  # m/s, one per world
     params = env.make_params(max_wheel_speed=speeds)
 
     started = time.perf_counter()

@@ -1,8 +1,9 @@
-"""Random actions in the PettingZoo environment, with a line for every episode.
+"""Act at random in the PettingZoo environment, and print a line for every episode.
 
     python examples/random_rollout.py --scenario obstacles --num-agents 5
 
-The whole loop of a multi-agent episode: robots that arrive leave `env.agents`, the rest stay until the time limit.
+This is the complete loop of a multi-agent episode. Robots that arrive leave `env.agents`, the others stay until the time
+limit.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from entropy_env import swarm_v0
 
 
 def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 10, episodes: int = 3, seed: int = 0) -> None:
-    """Play episodes with random actions and print what became of the robots."""
+    """Play episodes with random actions, and print the results of each."""
     env = swarm_v0.parallel_env(num_agents=num_agents, scenario=scenario, difficulty=difficulty)
     for index, agent in enumerate(env.possible_agents):
         env.action_space(agent).seed(seed + index)
-    env.reset(seed=seed)  # the resets below go on with this random stream
+    env.reset(seed=seed)  # the resets below go on with the random numbers of this seed
     for episode in range(episodes):
         env.reset()
         returns, contacts, arrived, steps = dict.fromkeys(env.agents, 0.0), 0, 0, 0

@@ -1,15 +1,16 @@
-"""One episode as a GIF or an MP4, with trails and lidar.
+"""Write one episode as a GIF or an MP4, with trails and lidar.
 
     python examples/render_episode.py --scenario obstacles --num-agents 8 --out obstacles.mp4
     python examples/render_episode.py --run-dir runs/quickstart --out trained.gif
     python examples/render_episode.py --num-agents 1000 --size 60 50 --out crowd.mp4
 
-With --run-dir a trained policy drives, by default in the world it was trained in; else a few lines that steer towards
-the goal and away from what is near.
+With --run-dir a trained policy drives, by default in worlds like those it was trained in. Without it a simple rule
+steers towards the goal and away from what is near.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,24 +19,25 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from entropy_env import SwarmSpec
 from entropy_env.render import Renderer
 from entropy_env.render.video import write_video
 from entropy_env.scenarios import Open
 from entropy_env.task import Task
 from trainers.policies import load_policy
 
-GOAL_SCALE, LIDAR_RANGE = 10.0, 3.0  # m, what observations are over by default
+GOAL_SCALE, LIDAR_RANGE = 10.0, 3.0  # m, by which observations of goals and the lidar are divided by default
 
 
-def steer(obs: jax.Array, key: jax.Array) -> jax.Array:
-    """(N, 2) motors, from observations (N, obs_dim): the goal pulls, and whatever is nearer than the goal pushes."""
-    lidar, goal = obs[:, :-4], obs[:, -2:]
+def steer(spec: SwarmSpec, obs: jax.Array, key: jax.Array) -> jax.Array:
+    """Map observations (N, obs_dim) to motors (N, 2): the goal pulls, and everything nearer than the goal pushes."""
+    lidar, goal = obs[:, spec.slice("lidar")], obs[:, spec.slice("goal")]
     angle = 2 * jnp.pi * jnp.arange(lidar.shape[1]) / lidar.shape[1]
     rays = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
     distance = jnp.linalg.norm(goal, axis=-1, keepdims=True) + 1e-6
     horizon = jnp.minimum(1.0, distance * GOAL_SCALE / LIDAR_RANGE)
     push = 0.5 * jnp.maximum(1 - lidar / horizon, 0.0) ** 8 @ rays
-    jitter = 0.1 * jax.random.normal(key, goal.shape)  # two robots nose to nose do not stay so
+    jitter = 0.1 * jax.random.normal(key, goal.shape)  # keeps two robots from standing nose to nose forever
     ahead, left = (goal / distance - push + jitter).T
     drive, turn = jnp.clip(ahead, 0.0, 0.7), 0.3 * jnp.arctan2(left, ahead)
     return jnp.clip(jnp.stack([drive - turn, drive + turn], axis=-1), -1.0, 1.0)
@@ -50,18 +52,18 @@ def main(
     out: Path = Path("episode.mp4"),
     seed: int = 0,
 ) -> None:
-    """Play one episode and write it to --out. With a size, in an open arena of so many metres."""
+    """Play one episode and write it to --out. With --size, in an open arena of this size in metres."""
     policy = load_policy(run_dir) if run_dir else None
     task = policy.task if policy else Task.of("obstacles")
     task = task.but(scenario=Open(size=size) if size else scenario, difficulty=difficulty, num_agents=num_agents)
     env, params = task.make("terminate")
-    reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(steer)
+    reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(functools.partial(steer, env.spec))
     renderer = Renderer(max_size=(720, 540), show_lidar=True, trails=40)
 
     def frames(key: jax.Array) -> Iterator[np.ndarray]:
         obs, state = reset(key, params)
         while True:
-            lidar = obs[:, : env.spec.num_rays]
+            lidar = obs[:, env.spec.slice("lidar")]
             yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
             if state.done:
                 break

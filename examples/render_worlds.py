@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tyro
 
+from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.render.video import write_video
 from entropy_env.types import SwarmParams
@@ -25,8 +26,8 @@ TRAIL = 40  # positions drawn behind each robot
 COLUMNS = 2  # of worlds in the picture
 
 
-def play(run_dir: Path, episodes: int) -> tuple[str, SwarmParams, list[Moment]]:
-    """The best of some episodes: the one in which most robots arrive, and of those the quickest."""
+def play(run_dir: Path, episodes: int) -> tuple[Swarm, SwarmParams, list[Moment]]:
+    """Play some episodes and return the best: the one in which most robots arrive, and of those the quickest."""
     policy = load_policy(run_dir)
     env, params = policy.task.make("terminate")
     begin = live(policy, env, params)
@@ -35,7 +36,7 @@ def play(run_dir: Path, episodes: int) -> tuple[str, SwarmParams, list[Moment]]:
     print(
         f"{run_dir}: {(~best[-1].state.active).sum()} of {policy.task.num_agents} robots arrived in {len(best)} steps"
     )
-    return env.scenario.name, jax.device_get(params), best
+    return env, jax.device_get(params), best
 
 
 def main(
@@ -54,10 +55,11 @@ def main(
     renderer = Renderer(max_size=size, show_lidar=True, trails=TRAIL)
 
     def tile(index: int, step: int) -> np.ndarray:
-        title, params, moments = worlds[index]
+        env, params, moments = worlds[index]
         renderer.retrace(moment.state for moment in moments[max(0, step - TRAIL) : step])
         state, obs, _ = moments[min(step, len(moments) - 1)]
-        return np.asarray(renderer.draw(state, params, obs[:, :-4] if index < lidars else None, title=title))
+        lidar = obs[:, env.spec.slice("lidar")] if index < lidars else None
+        return np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
 
     def frames() -> Iterator[np.ndarray]:
         for step in range(0, max(len(moments) for _, _, moments in worlds), speed):

@@ -1,13 +1,13 @@
-"""RLlib's PPO on the swarm, with one policy for every robot.
+"""Train the swarm with RLlib's PPO. All robots share one policy.
 
     python examples/rllib_ppo.py --scenario obstacles --iterations 20
 
-It needs Ray, which no extra brings: `pip install 'ray[rllib]' torch`, without constraints.txt, as Ray 2.60 asks for
-Gymnasium 1.2.2, which is fine with entropy-env. Written for Ray 2.60 and its new API stack.
+It needs Ray, which is in none of the extras: `pip install 'ray[rllib]' torch`. Leave out constraints.txt, because Ray 2.60
+asks for Gymnasium 1.2.2, with which entropy-env works too. Written for Ray 2.60 and its new API stack.
 
-Robots that arrive start again elsewhere, so that all end together. With `on_goal="terminate"` RLlib's wrapper copes with
-robots that leave one after the other, but where some arrive in the very step in which the time limit ends the others, it
-sees no end of the episode, and the next step raises.
+Robots that arrive start again elsewhere, so all end together.
+Known limit: with `on_goal="terminate"` RLlib's wrapper handles robots that leave one after another. But if some arrive in
+the same step in which the time limit ends the others, it misses the end of the episode, and the next step raises.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(
     batch: int = 1000,
     workers: int = 0,
 ) -> None:
-    """Train for a moment. batch: control periods an iteration; workers: processes that collect them, 0 for this one."""
+    """Train briefly. batch: control periods per iteration. workers: processes that collect them, 0 for this one."""
     try:
         import ray
         from ray.rllib.algorithms.ppo import PPOConfig

@@ -1,23 +1,24 @@
-"""Stable-Baselines3's PPO on the swarm through SuperSuit: one policy, every robot of every world a lane of its own.
+"""Train the swarm with Stable-Baselines3's PPO through SuperSuit. Every robot of every world is a lane; all share a policy.
 
     python examples/supersuit_ppo.py --scenario obstacles --total-steps 200000
 
-It needs the extras: `pip install 'entropy-env[supersuit,sb3]'`. Robots that arrive start again elsewhere, so that all
-end together at the time limit, which is the only kind of episode that SuperSuit takes.
+It needs the extras: `pip install 'entropy-env[supersuit,sb3]'`. Robots that arrive start again elsewhere, so all end
+together at the time limit. SuperSuit accepts no other kind of episode.
 
-For more than a first look there is `entropy_env.adapters.sb3.SwarmVecEnv`, which steps all worlds in one call: more
-than ten times as fast, and without any of these limits of SuperSuit 3.11 with Stable-Baselines3 2.9:
+For more than a first look use `entropy_env.adapters.sb3.SwarmVecEnv`. It steps all worlds in one call, is more than ten
+times as fast, and has none of these limits of SuperSuit 3.11 with Stable-Baselines3 2.9:
 
-- `PPO(..., seed=0)` raises AttributeError, as do `seed` and `reset(seed=0)`. What repeats a run is
+- `PPO(..., seed=0)`, `seed` and `reset(seed=0)` raise AttributeError. To repeat a run, call
   `stable_baselines3.common.utils.set_random_seed(0)` and, before `learn`, `worlds.venv.reset(seed=0)`.
-- `get_attr`, `set_attr` and `env_method` raise AttributeError too: nothing can be asked of a world or changed in it.
-- The worlds are copies of the one that was wrapped. Had that been reset before, all would draw the same layouts for ever.
-- `TimeLimit.truncated` is never set, so PPO takes the time limit for a failure, after which nothing more can be earned.
-- An assertion fails once an agent leaves before the others, as all do who arrive with `on_goal="terminate"`.
-- `num_cpus=1` starts no process. From 2 on, workers start in Python's usual way: by a fork, on Linux before Python 3.14,
-  which fails where this process has reset an environment before. `multiprocessing.set_start_method("spawn")` helps,
-  under `if __name__ == "__main__":`. On two cores, four worlds of ten robots were slower that way than in one process.
-- No episode is counted: `rollout/ep_rew_mean` needs the `VecMonitor` below.
+- `get_attr`, `set_attr` and `env_method` raise AttributeError too, so a world can be neither inspected nor changed.
+- The worlds are copies of the wrapped one. If that has been reset before, all copies draw the same layouts forever.
+- `TimeLimit.truncated` is never set, so PPO takes the time limit for a failure after which no reward follows.
+- An assertion fails once an agent leaves before the others, as agents that arrive do with `on_goal="terminate"`.
+- `num_cpus=1` starts no process. With 2 or more, workers start in Python's default way. On Linux before Python 3.14 that
+  is a fork, which fails if this process has already reset an environment. Calling
+  `multiprocessing.set_start_method("spawn")` under `if __name__ == "__main__":` helps. On two cores, four worlds of ten
+  robots were slower that way than in one process.
+- Episodes are not counted: `rollout/ep_rew_mean` needs the `VecMonitor` below.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main(
     max_steps: int | None = None,
     total_steps: int = 20_000,
 ) -> None:
-    """Train for a moment. Steps are agent steps; a rollout is so many control periods of all worlds."""
+    """Train briefly. total_steps: agent steps. rollout: control periods of all worlds between two updates."""
     try:
         import supersuit
         from stable_baselines3 import PPO

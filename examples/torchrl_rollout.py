@@ -1,11 +1,12 @@
-"""A rollout in TorchRL: robots as one group of a tensordict, with a mask for those who have arrived.
+"""Play an episode in TorchRL. All robots are one group of a tensordict, with a mask of those that have not arrived.
 
     python examples/torchrl_rollout.py --scenario obstacles --num-agents 5
 
-It needs TorchRL, which no extra brings: `pip install torchrl`. Written for TorchRL 0.14.
+It needs TorchRL, which is in none of the extras: `pip install torchrl`. Written for TorchRL 0.14.
 
-TorchRL acts for all, always: the swarm ignores the actions of those who have arrived. `next`'s rewards belong to those whom the mask at the root names: `mask` says who acts, `next`'s who will go on.
-With `done_on_any=False` an episode lasts until everyone has ended; by default it ends as soon as one robot arrives.
+TorchRL always acts for all robots. The swarm ignores the actions of those that have arrived. `mask` says which robots act
+in a step, and so to which of them the rewards in `next` belong. The `mask` in `next` says which robots go on.
+With `done_on_any=False` an episode lasts until all robots have ended. By default it ends as soon as one robot arrives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 
 import tyro
 
-from entropy_env import swarm_v0
+from entropy_env import SwarmSpec, swarm_v0
 
 
 def main(
@@ -27,7 +28,7 @@ def main(
     policy: Literal["random", "steer"] = "random",
     seed: int = 0,
 ) -> None:
-    """Play one episode. policy: `random`, or `steer` for one that looks only at its goal."""
+    """Play one episode. policy: `random`, or `steer` for robots that look only at their goals."""
     try:
         import torch
         from tensordict.nn import TensorDictModule
@@ -37,7 +38,7 @@ def main(
         sys.exit(2)
 
     def steer(observation: torch.Tensor) -> torch.Tensor:
-        ahead, left = observation[..., -2:].unbind(-1)
+        ahead, left = observation[..., SwarmSpec().slice("goal")].unbind(-1)
         bearing = torch.atan2(left, ahead)
         drive, turn = 0.6 * torch.cos(bearing).clamp(min=0), 0.25 * bearing
         return torch.stack([drive - turn, drive + turn], dim=-1)
@@ -48,7 +49,7 @@ def main(
     }
 
     world = swarm_v0.parallel_env(num_agents=num_agents, scenario=scenario, difficulty=difficulty, max_steps=max_steps)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # tested with another PettingZoo, it says
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # TorchRL was tested with another PettingZoo
         env = PettingZooWrapper(world, use_mask=True, done_on_any=False, seed=seed)
     check_env_specs(env)
     print({group: len(agents) for group, agents in env.group_map.items()}, "robots by group")

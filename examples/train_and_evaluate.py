@@ -2,7 +2,7 @@
 
     python examples/train_and_evaluate.py --scenario obstacles --total-steps 5000000
 
-The same from a shell: `python -m trainers.jax_ppo` and `python -m trainers.evaluate`.
+From a shell, `python -m trainers.jax_ppo` and `python -m trainers.evaluate` do the same.
 """
 
 from __future__ import annotations

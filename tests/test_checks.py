@@ -7,6 +7,7 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 import entropy_env  # noqa: F401
 from entropy_env import Swarm, SwarmSpec, checks, make_engine, make_layout, swarm_v0, vector
@@ -17,7 +18,6 @@ from entropy_env.types import INT_PARAMS, SwarmParams
 ENV = Swarm(SwarmSpec(num_agents=3, num_rays=4), Custom(4))
 SMALL = Swarm(SwarmSpec(num_agents=3, num_rays=4), difficulty=4)
 FORCE = Swarm(SwarmSpec(num_agents=3, num_rays=4, drive="force"))
-ENGINES = ("numba", "jax")
 ADAPTERS = {
     "pettingzoo": functools.partial(swarm_v0.parallel_env, 3),
     "gymnasium": functools.partial(gymnasium.make, "entropy_env/Swarm-v0"),
@@ -428,7 +428,7 @@ def test_a_body_that_is_large_or_far_beside_its_arena_is_refused(bodies, named):
     make_layout(size=(16, 16), spawns=[[1, 1]], goals=[[2, 2]], **bodies)
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("goal", [np.nan, 0.5, -1, 8])
 def test_a_goal_that_is_none_is_refused(engine, goal):
     worlds = make_engine(Swarm(SwarmSpec(num_agents=2, on_goal="respawn")), 1, engine=engine)
@@ -439,7 +439,7 @@ def test_a_goal_that_is_none_is_refused(engine, goal):
     worlds.step(np.zeros((1, 2, 2)))
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_states_of_other_types_are_cast_and_damaged_snapshots_refused(engine):
     worlds = make_engine(Swarm(SwarmSpec(num_agents=2)), 1, engine=engine)
     worlds.reset(seed=0)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from helpers import reference
-from helpers.worlds import RADIUS, SLOTS, crowded_world, make_world, numpy_tree, random_world, stack
+from helpers.worlds import ENGINES, RADIUS, SLOTS, crowded_world, make_world, numpy_tree, random_world, stack
 
 from benchmarks import crowds
 from benchmarks.crowds import Crowd, Run, least_gap
@@ -63,7 +63,7 @@ def test_nothing_presses_robots_into_each_other(name, drive):
     assert run.passed == 0
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_thin_robots_do_not_pass_thin_walls(engine):
     run = press(crowds.thin_walls(), engine, "kinematic", steps=400, num_worlds=4)
     assert run.worst_gap >= 0
@@ -99,7 +99,7 @@ def test_overlaps_that_are_brought_into_a_crush_do_not_spread_and_go_when_it_eas
     assert least_gap(run.state, run.params).min() >= 0
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("drive", DRIVES)
 def test_robots_that_touch_come_no_nearer(engine, drive):
     """A row of robots whose surfaces are at 0 to a few float32 digits of each other, driven together and at a wall."""
@@ -125,7 +125,7 @@ def test_robots_that_touch_come_no_nearer(engine, drive):
 
 
 @pytest.mark.parametrize("gap", [-1e-6, 5e-8, 1e-6])
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_robot_comes_back_only_where_a_gap_is_left(engine, gap):
     env = Swarm(SwarmSpec(num_agents=2, num_rays=1, on_goal="respawn", num_goals=1), Custom())
     x = np.float32(1 + 2 * RADIUS + gap)
@@ -147,7 +147,7 @@ def test_robots_too_thin_for_their_speed_are_refused_by_name():
     env.make_params(dt=10.0, max_wheel_speed=10.0, **thin | {"wall_half_thickness": 0.05})
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_each_pair_that_touches_keeps_its_gap(engine):
     """A block of robots at gaps of 0 to 2e-7 m that all drive to its middle, pair by pair."""
     env, rng = Swarm(SPEC), np.random.default_rng(1)

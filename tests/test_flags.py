@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 from entropy_env.engines import make_engine
 from entropy_env.env import Swarm
@@ -96,7 +97,7 @@ def record(folder):
         dtypes |= kinds(f"{drive} reset", reset) | kinds(f"{drive} step", step) | kinds(f"{drive} alone", alone)
     for scenario, drive in (("rooms", "kinematic"), ("open", "force")):
         env = Swarm(SwarmSpec(num_agents=AGENTS, drive=drive, on_goal="respawn"), scenario)
-        for kind in ("jax", "numba"):
+        for kind in ENGINES:
             engine = make_engine(env, WORLDS, env.make_params(max_steps=30), kind)
             actions = np.random.default_rng(0).uniform(-1, 1, (STEPS, WORLDS, AGENTS, 2))
             told = {f"reset {scenario} {kind}": engine.reset(3).copy()}

@@ -1,8 +1,8 @@
 """Who may import whom.
 
-The simulator: checks <- types <- geometry <- neighbours <- {physics, lidar, rewards, scenarios} <- env <- vector <- engines
-<- adapters. The trainers: rooms that know those in their row of `ROOMS` alone, and commands on top, which know no other
-command.
+The simulator: checks <- types <- geometry <- neighbours <- {physics, lidar, rewards, scenarios} <-
+observations <- env <- vector <- engines <- adapters. The trainers: rooms that know those in their row of `ROOMS` alone,
+and commands on top, which know no other command.
 """
 
 import ast
@@ -21,7 +21,8 @@ SIDE_BY_SIDE = ("physics", "lidar", "rewards", "scenarios")
 BELOW = {"checks": (), "types": ("checks",), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))
-BELOW |= {"env": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
+BELOW |= {"observations": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
+BELOW |= {"env": (*BELOW["observations"], "observations")}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
 
@@ -64,6 +65,22 @@ def test_core_modules_import_only_what_is_below_them(name, path):
 
 def test_the_whole_core_is_looked_at():
     assert all(files_of(name) for name in BELOW)
+
+
+PHYSICS = {"double": (), "contacts": (), "kinematic": ("contacts",), "force": ("contacts", "double")}
+PHYSICS_ROOMS = [*files_of("physics"), *files_of("engines/numba_engine/physics")]
+
+
+@pytest.mark.parametrize("path", PHYSICS_ROOMS, ids=name_of)
+def test_rooms_of_physics_know_those_below_them_alone(path):
+    physics, allowed = name_of(path.parent / "__init__.py"), PHYSICS.get(path.stem, tuple(PHYSICS))
+    for imported in imports_of(path):
+        if f"{imported}.".startswith(f"{physics}."):
+            assert imported.removeprefix(f"{physics}.").split(".")[0] in allowed, imported
+
+
+def test_every_room_of_physics_is_in_the_table():
+    assert {*PHYSICS, "__init__"} == {path.stem for path in PHYSICS_ROOMS}
 
 
 ENGINES = files_of("engines")
@@ -172,11 +189,11 @@ def test_importing_the_core_starts_no_device_and_no_computation():
 
 def test_importing_the_core_brings_in_no_other_library():
     code = "import entropy_env.vector, sys; print(*{name.split('.')[0] for name in sys.modules})"
-    assert not {"gymnasium", "pettingzoo", "pygame", "torch", "tensorboardX", "optax"} & set(run(code))
+    assert not {"pettingzoo", "pygame", "torch", "tensorboardX", "optax"} & set(run(code))
 
 
 def test_importing_the_package_does_not_import_jax():
-    assert not {"jax", "numpy", "numba"} & set(run("import entropy_env, sys; print(*sys.modules)"))
+    assert not {"jax", "numba", "pettingzoo", "pygame"} & set(run("import entropy_env, sys; print(*sys.modules)"))
 
 
 def test_making_an_environment_for_a_cpu_starts_no_device():

@@ -6,6 +6,7 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 from entropy_env import swarm_v0
 from entropy_env.engines import make_engine
@@ -70,7 +71,7 @@ def test_a_harder_level_in_between_changes_no_world(name, scenario):
     assert not same(first, harder)
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("num_agents", "names"), [(1, [*SINGLE, "sb3", "pettingzoo"]), (10, SEVERAL)])
 def test_the_first_world_is_the_same_in_every_adapter_and_engine(num_agents, names, engine):
     expected = expected_world(num_agents)
@@ -88,7 +89,7 @@ def expected_world(num_agents):
 def test_both_engines_begin_with_the_same_bits_in_all_worlds(num_envs):
     """Of few worlds and of many, whose layouts are drawn by code compiled otherwise."""
     env = Swarm(SwarmSpec(num_agents=10, on_goal="respawn"), "rooms", 2)
-    engines = [make_engine(env, num_envs, engine=name) for name in ("numba", "jax")]
+    engines = [make_engine(env, num_envs, engine=name) for name in ENGINES]
     for seed in (3, 4):
         for engine in engines:
             engine.reset(seed)

@@ -1,1 +1,1 @@
-"""Trainers: one algorithm or command each."""
+"""Commands that train and evaluate policies, and the parts that they are made of."""

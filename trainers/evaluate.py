@@ -1,13 +1,13 @@
-"""How well the policy of a run does on worlds it has never seen.
+"""Evaluate the policy of a run on worlds that it has never seen.
 
     python -m trainers.evaluate runs/open --episodes 256 --gif open.gif
     python -m trainers.evaluate models/swarm_1.zip
     python -m trainers.evaluate runs/open --show --against models/swarm_1.zip
 
-Every world is one episode, in which agents that arrive leave. Its key is folded out of `--seed` by a constant that no
-trainer uses, so that no seed repeats a world of training; world i of a seed is the same however many are evaluated.
-Actions are sampled, as in training; what the mean action achieves in the same worlds stands beside. The figures are
-printed and written to `evaluation.json` in the run folder.
+Every world is one episode, in which agents that arrive leave. The keys of worlds come from `--seed` and a constant that
+no trainer uses, so no seed repeats a world of training. World i of a seed is the same for any number of episodes.
+Actions are sampled, as in training. The figures of the mean action in the same worlds are reported beside them. The
+figures are printed and written to `evaluation.json` in the run folder.
 
 `--show` plays the same episodes in a window instead, one after the other.
 """
@@ -41,38 +41,38 @@ from trainers.run.terminal import say, warnings_as_lines
 
 __all__ = ["Policy", "evaluate", "evaluate_policy", "load_policy"]
 
-OVERRIDES = ("scenario", "difficulty", "num_agents")  # of the worlds of the run
+OVERRIDES = ("scenario", "difficulty", "num_agents")  # options that replace settings of the run's worlds
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Evaluate the policy of a run on fresh worlds, print the figures and write them to RUN_DIR/evaluation.json; with
-    other worlds than those of the run, beside it."""
+    """Evaluate the policy of a run on fresh worlds. Prints the figures and writes them to RUN_DIR/evaluation.json. With
+    --scenario, --difficulty or --num-agents the name of the file says so."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of the run, whose newest checkpoint is evaluated, or the zip of a model of trainers.sb3_lstm."""
+    """Folder of a run, whose newest checkpoint is evaluated, or a zip written by trainers.sb3_lstm."""
     episodes: int = 256
-    """Worlds, one episode each."""
+    """Number of worlds. Each is one episode."""
     seed: int = 0
-    """Of the worlds and of the sampled actions."""
+    """Seed of the worlds and of the sampled actions."""
     scenario: str | None = None
-    """Another scenario than the run's."""
+    """Scenario to use instead of the run's."""
     difficulty: int | None = None
-    """Another difficulty than the run's, 1 to 4."""
+    """Difficulty to use instead of the run's, 1 to 4."""
     num_agents: int | None = None
-    """Another number of agents than the run's."""
+    """Number of agents to use instead of the run's."""
     gif: Path | None = None
-    """Draw the first episode into this file."""
+    """Write the first episode as a GIF to this file."""
     mp4: Path | None = None
-    """Draw the first episode into this file."""
+    """Write the first episode as an MP4 to this file."""
     deterministic_video: bool = False
-    """Draw, or show, with the mean action instead of sampled ones."""
+    """Use mean actions instead of sampled ones in the video or the window."""
     show: bool = False
-    """Play in a window instead, and write nothing. Space pauses and goes on; the right and left arrow keys go a step
-    forward and back; + and - change the speed; R takes a new world; L draws what the lidars see; T hides the trails; a
-    click follows a robot, beside all robots it ends that; Escape, or closing the window, ends."""
+    """Play in a window instead, and write no files. Space pauses and goes on. The arrow keys go one step on or back.
+    + and - change the speed. R begins a new world. L shows the lidar. T hides the trails. Escape ends.
+    Click on a robot to follow it, and beside all robots to stop following."""
     against: Path | None = None
-    """With --show: another run folder or zip, played beside it in the same worlds."""
+    """With --show: another run folder or zip, played beside the first in the same worlds."""
 
 
 def evaluate(
@@ -84,16 +84,17 @@ def evaluate(
     difficulty: int | None = None,
     num_agents: int | None = None,
 ) -> dict[str, Any]:
-    """What the command prints and writes, as a dict. Raises what `load_policy` raises, and ValueError."""
+    """Return the figures that the command prints and writes. Raises ValueError and the errors of `load_policy`."""
     policy = load_policy(run_dir)
     env, params = make_env(policy, scenario=scenario, difficulty=difficulty, num_agents=num_agents)
     return evaluate_policy(policy, env, params, episodes, seed)
 
 
 def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
-    """The simulator of the policy's task, in which agents that arrive leave; overrides that are None do not count.
+    """Return the simulator of the policy's task and its parameters. Agents that arrive leave.
 
-    Raises ValueError where it does not exist or its observations are not what the policy expects.
+    overrides: settings to use instead of the task's; None changes nothing. Raises ValueError if such worlds are
+    impossible, or if their observations have another size than the policy expects.
     """
     env, params = policy.task.but(**overrides).make(on_goal="terminate")
     if env.spec.obs_dim != policy.obs_dim:
@@ -102,7 +103,7 @@ def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
 
 
 def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
-    """What the options ask for, or an error that says what is wrong with them."""
+    """Check the options, and load the policy. Returns it, the simulator and its parameters."""
     check_counts(options.episodes, options.seed)
     for path, suffix in ((options.gif, ".gif"), (options.mp4, ".mp4")):
         if path is not None:
@@ -116,7 +117,7 @@ def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
     if options.show:
         _check_display()
     if options.gif or options.mp4:
-        Renderer()  # raises where pygame is missing
+        Renderer()  # raises if pygame is missing
     policy = load_policy(options.run_dir)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
@@ -132,7 +133,7 @@ def _check_display() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 2, with a message on stderr, for what cannot be evaluated."""
+    """Run the command line. Returns the exit status: 2, with a message on stderr, if the evaluation is impossible."""
     options = tyro.cli(Options, args=argv, prog="python -m trainers.evaluate")
     with warnings_as_lines("evaluate: warning"):
         try:
@@ -156,8 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def results_path(options: Options) -> Path:
-    """`evaluation.json` in the run folder, beside a zip NAME-evaluation.json; with other worlds than those of the run the
-    name tells which."""
+    """Return the file to write: `evaluation.json` in a run folder, or `NAME-evaluation.json` beside a zip NAME.
+
+    With other worlds than the run's, the name says which, as in `evaluation-rooms-2.json`.
+    """
     overrides = (getattr(options, name) for name in OVERRIDES)
     name = "-".join(["evaluation", *(str(value) for value in overrides if value is not None)]) + ".json"
     path = options.run_dir
@@ -178,9 +181,9 @@ def watch(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> 
 
 
 def side(path: Path, policy: Policy, env: Swarm, params: SwarmParams) -> Side:
-    """A policy as `Player` shows it."""
+    """Return a policy as a side of `Player`."""
     title = f"{env.scenario.name} {int(params.difficulty)}"
-    return Side(str(path), title, env.spec.num_rays, params, live(policy, env, params))
+    return Side(str(path), title, env.spec, params, live(policy, env, params))
 
 
 def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:

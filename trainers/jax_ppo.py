@@ -1,4 +1,4 @@
-"""Train a swarm with PPO: feed-forward, with one network for all agents, rollout and learning in one jitted update.
+"""Train a swarm with feed-forward PPO. All agents share one network.
 
     python -m trainers.jax_ppo --scenario rooms --num-agents 10 --total-steps 20000000
 
@@ -45,17 +45,17 @@ class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
 
     @property
     def steps_per_update(self) -> int:
-        """Agent steps, over all lanes."""
+        """The number of agent steps per update, over all lanes."""
         return self.num_envs * self.num_agents * self.num_steps
 
     @property
     def num_updates(self) -> int:
-        """In the whole run."""
+        """The number of updates in the whole run."""
         return -(-self.total_steps // self.steps_per_update)
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
-    """The algorithm on its swarm, the swarm's parameters, and what a checkpoint says of the policy."""
+    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints."""
     env, env_params = config.task.make(on_goal="respawn")
     ppo = PPO(
         config,
@@ -73,9 +73,9 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     """Train to `config.total_steps` and return the run folder. Turns on JAX's persistent compilation cache.
 
     hooks: called after every update, see `trainers.run.loop.Moment`.
-    Raises ValueError for a swarm that cannot be or a resumed run of other options, OSError where the run folder cannot
-    be used, CheckpointError where it does not hold this run, TrainingDivergedError as soon as a figure is not finite,
-    and KeyboardInterrupt, once all is saved, after Ctrl-C.
+    Raises ValueError for an impossible swarm, or for a resumed run with other options, OSError if the run folder cannot
+    be used, CheckpointError if it does not hold this run, TrainingDivergedError as soon as a loss or the weights are not
+    finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
     if config.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
@@ -96,12 +96,12 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
 
 
 def count_layout_reuses(moment: Moment) -> None:
-    """Resets that had to use a layout again, because a fresh one was not drawn in time."""
+    """Add `env/layout_reuses`: the resets that used a layout again, because a new one was not drawn in time."""
     moment.metrics["env/layout_reuses"] = int(moment.state.env_state.layout_reuses.sum())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     parse = partial(parse_config, PPOConfig, prog="python -m trainers.jax_ppo", description=__doc__)
     config = parse(argv)

@@ -1,12 +1,12 @@
-"""Recurrent PPO of Stable-Baselines3 (sb3-contrib) on a swarm that shares one network with memory.
+"""Train a swarm with the recurrent PPO of Stable-Baselines3 (sb3-contrib). All agents share one network with memory.
 
     python -m trainers.sb3_lstm --preset multi
     python -m trainers.sb3_lstm --preset single --scenario rooms --folder runs/rooms_lstm
 
-The pipeline of Entropy V2. Its folder holds `checkpoints/checkpoint.zip` while it trains, `models/` of finished trainings,
-`runs/` with metrics and TensorBoard events, and `videos/`. The same command after a crash, a kill or Ctrl-C goes on from
-the checkpoint, exactly as if nothing had happened. At the end the model goes to `models/` under the next free number, the
-checkpoint is deleted, and the model is evaluated on fresh worlds.
+This is the pipeline of Entropy V2. Its folder holds `checkpoints/checkpoint.zip` during a training, `models/` of finished
+trainings, `runs/` with metrics and TensorBoard events, and `videos/`. After a crash, a kill or Ctrl-C, the same command
+goes on from the checkpoint, exactly as if nothing had happened. At the end the model is written to `models/` under the
+next free number, the checkpoint is deleted, and the model is evaluated on fresh worlds.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from trainers.sb3.workspace import open_workspace
 
 
 def train(config: LstmConfig) -> Path:
-    """Train to `config.total_steps`, or go on to there from the checkpoint in the folder; the path of the model.
+    """Train to `config.total_steps`, and return the path of the model. Goes on from a checkpoint in the folder, if any.
 
-    Raises ValueError for a swarm that cannot be or a checkpoint of other options, CheckpointError for a damaged one,
-    OSError where the folder cannot be used, TrainingDivergedError as soon as a loss is not finite, and KeyboardInterrupt,
-    once all is saved, after Ctrl-C.
+    Raises ValueError for an impossible swarm, or for a checkpoint with other options, CheckpointError for a damaged one,
+    OSError if the folder cannot be used, TrainingDivergedError as soon as a loss or the weights are not finite. After
+    Ctrl-C it saves the training and raises KeyboardInterrupt.
     """
     if config.base_model and not config.base_model.is_file():
         raise FileNotFoundError(f"no base model {config.base_model}")
     for level in range(config.difficulty, (HARDEST if config.curriculum else config.difficulty) + 1):
-        config.task.but(difficulty=level).resolve()  # a swarm that cannot be leaves no folders behind
+        config.task.but(difficulty=level).resolve()  # raises for an impossible swarm, before folders are made
     with open_workspace(config.folder) as workspace:
         training = Training(config, workspace)
         training.begin()
@@ -69,7 +69,7 @@ def train(config: LstmConfig) -> Path:
 
 
 def training_tracker(training: Training) -> AbstractContextManager[Tracker | None]:
-    """W&B where it is asked for."""
+    """Return a W&B tracker if the options ask for one, else a context of None."""
     config = training.config
     if not config.wandb:
         return contextlib.nullcontext()
@@ -81,9 +81,9 @@ def training_tracker(training: Training) -> AbstractContextManager[Tracker | Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line. Returns the exit status."""
     config = parse_config(LstmConfig, argv, prog="python -m trainers.sb3_lstm", description=__doc__)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat SIGTERM as Ctrl-C
     with warnings_as_lines():
         try:
             train(config)

@@ -1,4 +1,4 @@
-"""What the gymnax and JaxMARL adapters share: their keywords, and one world that begins again in the step that ends it."""
+"""What the gymnax and JaxMARL adapters share: their keywords, and a step of one world with auto-reset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Told = tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]
 def make_swarm(
     num_agents: int, scenario: str | Scenario = "open", difficulty: int = 1, preset: str | None = None, **settings: Any
 ) -> tuple[Swarm, SwarmParams]:
-    """The simulator and its parameters as plain numbers. preset, settings: see `Task.of`."""
+    """Return the simulator and its parameters as plain numbers. preset, settings: see `Task.of`."""
     swarm, params = Task.of(scenario, difficulty, preset, num_agents=num_agents, **settings).resolve()
     return swarm, jax.tree.map(lambda value: np.asarray(value).item(), params)
 
@@ -30,10 +30,11 @@ def make_swarm(
 def step(
     env: Swarm, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams, autoreset: bool
 ) -> Told:
-    """One control period of one world, with what `VectorSwarm.step` does and tells, but for the sums over an episode.
+    """Step one world by one control period, with the results of `VectorSwarm.step` but no `episode_return` or `_length`.
 
-    With `autoreset` a world that is over begins again, on a layout drawn from the second half of `key`. `vmap` makes one
-    batch of it, in which only the worlds that are over draw: a plain `lax.cond` would draw for all of them in every step.
+    With `autoreset` a world that is over is reset in the same step, to a layout drawn from the second half of `key`.
+    Under `vmap` all worlds become one batch, in which only the worlds that are over draw a layout. With a plain
+    `lax.cond`, `vmap` would make all of them draw in every step.
     """
     one = jax.tree.map(lambda leaf: leaf[None], (key, state, action))
     told = _many(env, autoreset)(*one, cast_params(params))
@@ -41,7 +42,7 @@ def step(
 
 
 def _many(env: Swarm, autoreset: bool) -> Callable[..., Told]:
-    """`_step_many`, of which `vmap` makes one larger batch."""
+    """Return `_step_many` with its own rule for `vmap`, which turns many batches into one larger batch."""
     run = jax.custom_batching.custom_vmap(functools.partial(_step_many, env, autoreset))
 
     @run.def_vmap
@@ -69,7 +70,7 @@ def _many(env: Swarm, autoreset: bool) -> Callable[..., Told]:
 def _step_many(
     env: Swarm, autoreset: bool, keys: jax.Array, worlds: SwarmState, actions: jax.Array, params: SwarmParams
 ) -> Told:
-    """`step` of E worlds."""
+    """Do as `step`, for E worlds."""
     batch = VectorSwarm(env, len(actions), autoreset=False)
     _, state = batch.reset_to(jax.tree.map(lambda leaf: leaf[None], worlds.layout), params)
     obs, state, reward, terminated, truncated, info = batch.step(keys[0], state.replace(worlds=worlds), actions, params)
@@ -84,14 +85,14 @@ def _step_many(
 def _begin_again(
     env: Swarm, keys: jax.Array, worlds: SwarmState, obs: jax.Array, over: jax.Array, params: SwarmParams
 ) -> tuple[SwarmState, jax.Array]:
-    """Reset the worlds that are `over` (E,) bool, a part of the batch at a time: few are in any one step."""
+    """Reset the worlds that are `over` (E,) bool, in parts of the batch, because few end in the same step."""
     axes = param_axes(params)
 
     def renew(carry, index):
         worlds, obs = carry
         reset_keys = jax.vmap(_reset_key)(keys[index])
         fresh_obs, fresh = jax.vmap(env.reset, (0, axes))(reset_keys, pick_params(params, index))
-        place = jnp.where(over[index], index, len(over))  # a part may hold worlds that go on
+        place = jnp.where(over[index], index, len(over))  # drops worlds of this part that are not over
         worlds = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), worlds, fresh)
         return worlds, obs.at[place].set(fresh_obs, mode="drop")
 
@@ -99,5 +100,5 @@ def _begin_again(
 
 
 def _reset_key(key: jax.Array) -> jax.Array:
-    """What the base classes of gymnax and JaxMARL reset with, in a step that is given `key`."""
+    """Return the key that the base classes of gymnax and JaxMARL reset with, in a step with this key."""
     return jax.random.split(key)[1]

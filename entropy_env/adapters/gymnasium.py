@@ -1,4 +1,4 @@
-"""One robot as a Gymnasium environment, alone and vectorised."""
+"""One robot as a Gymnasium environment, single or vectorised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from entropy_env.adapters.world import (
     check_single,
     draw_seed,
 )
-from entropy_env.engines.interface import EngineName, Transition
+from entropy_env.engines import EngineName
+from entropy_env.engines.interface import Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
@@ -35,9 +36,9 @@ METADATA = {"render_modes": list(RENDER_MODES), "render_fps": 10}
 class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
     """One robot on its way to its goal, `gymnasium.make("entropy_env/Swarm-v0")`.
 
-    Reaching the goal terminates; with `on_goal="next_goal"` it turns to the next one instead. The time limit is the
-    world's own and truncates. `info` says what the step did: `reached`, `collision`, `goals_reached` since the reset,
-    `reward_terms` and whether the robot is still `active`.
+    Reaching the goal terminates the episode. With `on_goal="next_goal"` the robot goes on to its next goal instead. The
+    world has its own time limit, which truncates. `info` reports the step: `reached`, `collision`, `goals_reached` since
+    the reset, `reward_terms`, and whether the robot is still `active`.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -56,7 +57,7 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         num_threads: int | None = None,
         **settings: Any,
     ) -> None:
-        """The keywords are those of `swarm_v0.parallel_env`, but a preset leaves `on_goal` as it is: one robot resets."""
+        """Take the keywords of `swarm_v0.parallel_env`, except `num_agents`. A preset does not change `on_goal`."""
         check_single(on_goal, settings)
         check_keywords(SwarmEnv, settings)
         self._world = self._simulator = World(
@@ -71,16 +72,16 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new episode. options, for it alone: `difficulty` (1 to 4), and `layout`, as for the constructor."""
+        """Begin a new episode. options, for this episode only: `difficulty` (1 to 4) and `layout`, as in the constructor."""
         plan = self._world.plan(options)
         super().reset(seed=checks.as_seed(seed))
         obs = self._world.reset(self.np_random, plan)
         return obs[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One control period. action: (2,) left and right motor, clipped to [-1, 1].
+        """Step by one control period. action: (2,) left and right motor, clipped to [-1, 1].
 
-        Raises ValueError for another shape or a value that is not finite, RuntimeError outside an episode.
+        Raises ValueError for another shape or a value that is not finite, RuntimeError if no episode is running.
         """
         self._world.check_running()
         told = self._world.step(check_action("the action", action, (2,))[None])
@@ -91,7 +92,7 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         return obs, float(told.reward[0, 0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
-        """A frame (H, W, 3) uint8 in mode `rgb_array`, None in `human`, which draws by itself at every step."""
+        """Return a frame (H, W, 3) uint8 in mode `rgb_array`. Return None in `human`, which draws by itself in every step."""
         return self._world.render()
 
     def close(self) -> None:
@@ -100,16 +101,16 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Many worlds of one robot each, in one compiled step; `gymnasium.make_vec("entropy_env/Swarm-v0", num_envs=256)`.
+    """Many worlds of one robot each, in one compiled step: `gymnasium.make_vec("entropy_env/Swarm-v0", num_envs=256)`.
 
-    What becomes of a world that ends is `autoreset_mode`, with what `SyncVectorEnv` gives, see
+    `autoreset_mode` says what happens to a world that ends. The results are those of `SyncVectorEnv`, see
     https://farama.org/Vector-Autoreset-Mode:
 
-    - `SameStep`: it is reset in the same step, and its last observation and info are in `infos["final_obs"]` and
+    - `SameStep`: it is reset in the same step. Its last observation and info are in `infos["final_obs"]` and
       `infos["final_info"]`.
-    - `NextStep`: it is reset in the next step, which ignores its action and rewards nothing. Gymnasium's vector wrappers
-      that change observations want this mode.
-    - `Disabled`: it waits for `reset(options={"reset_mask": worlds})`, without which the next step fails.
+    - `NextStep`: it is reset in the next step, which ignores its action and has reward 0. Gymnasium's vector wrappers
+      that change observations need this mode.
+    - `Disabled`: it waits for `reset(options={"reset_mask": worlds})`. A step before that raises RuntimeError.
     """
 
     metadata: dict[str, Any] = METADATA | {
@@ -125,7 +126,7 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         **settings: Any,
     ) -> None:
-        """autoreset_mode: see above. settings: as for `SwarmEnv`, without `layout`."""
+        """Take `autoreset_mode`, see above, and the keywords of `SwarmEnv` without `layout`."""
         check_single(on_goal, settings)
         if "layout" in settings:
             raise ValueError("layout: a map of one's own needs make_vec(..., vectorization_mode='sync')")
@@ -147,13 +148,15 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._obs = np.zeros((num_envs, self._worlds.swarm.spec.obs_dim), np.float32)  # the latest
-        self._over = np.zeros(num_envs, bool)  # worlds that have ended and not begun again
+        self._over = np.zeros(num_envs, bool)  # worlds that have ended and have not been reset yet
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New episodes in all worlds. options: `difficulty` (1 to 4), until the next call, or `reset_mask`, (num_envs,)
-        bool, of the only worlds to reset; the observations of the others are those they had."""
+        """Begin new episodes in all worlds. Returns the observations of all worlds.
+
+        options: `difficulty` (1 to 4), until the next call, or `reset_mask`, (num_envs,) bool, to reset only these worlds.
+        """
         options = dict(options or {})
         which = self._as_mask(options.pop("reset_mask")) if "reset_mask" in options else None
         if which is not None and "difficulty" in options:
@@ -170,14 +173,14 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One control period of every world. actions: (num_envs, 2) left and right motors, clipped to [-1, 1]."""
+        """Step every world by one control period. actions: (num_envs, 2) left and right motor, clipped to [-1, 1]."""
         actions = check_action("the array of actions", actions, (self.num_envs, 2))
         beginning, same_step = self._over, self.autoreset_mode is AutoresetMode.SAME_STEP
         if self.autoreset_mode is AutoresetMode.DISABLED and beginning.any():
             raise RuntimeError(
                 f"worlds {np.flatnonzero(beginning).tolist()} have ended: reset(options={{'reset_mask': worlds}}) first"
             )
-        told = self._worlds.step(actions[:, None])  # also of those that begin again, which is overwritten
+        told = self._worlds.step(actions[:, None])  # steps worlds that are reset below too; that step is overwritten
         terminated, truncated = told.terminated[:, 0] & ~beginning, told.truncated[:, 0] & ~beginning
         reward = np.where(beginning, 0.0, told.reward[:, 0].astype(np.float64))
         ended, info = terminated | truncated, _told(told)
@@ -203,7 +206,7 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._obs.copy(), reward, terminated, truncated, infos
 
     def _restart(self, which: np.ndarray, seed: np.ndarray | None = None) -> None:
-        """Begin again in the worlds of `which` (E,) bool."""
+        """Reset the worlds of `which` (E,) bool."""
         self._obs[which] = self._worlds.restart(which, seed)[which, 0]
         self._over = self._over & ~which
 
@@ -216,7 +219,7 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return mask
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """An attribute, or what a method gives, for every world. It is called once, since worlds share one object."""
+        """Return an attribute, or a method's result, once for every world. Worlds share one object: it is called once."""
         if name in ("reset", "step"):
             raise ValueError(f"call({name!r}): worlds share their steps and resets, so call {name} itself")
         value = getattr(self, PER_WORLD.get(name, name))
@@ -225,11 +228,11 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return value if name == "render" and value is not None else (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute for every world, the same for all."""
+        """Return an attribute once for every world. It is the same for all."""
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set it for all worlds, which share it: one value, or a list or tuple of equal ones."""
+        """Set an attribute of all worlds, which share it. values: one value, or a list or tuple of equal values."""
         if isinstance(values, list | tuple):
             if len(values) != self.num_envs or not all(np.array_equal(value, values[0]) for value in values):
                 raise ValueError(
@@ -239,16 +242,16 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         setattr(self, name, values)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """A frame (H, W, 3) uint8 of every world in mode `rgb_array`, else None."""
+        """Return one frame (H, W, 3) uint8 per world in mode `rgb_array`, else None."""
         return self._worlds.frames()
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Nothing but the renderer to let go of."""
+        """Close the renderer. There is nothing else to close."""
         self._worlds.close()
 
 
 def _as_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """Gymnasium's, also of its name in another spelling: `NextStep`, `NEXT_STEP`, `next-step`."""
+    """Return Gymnasium's mode of a name, in any of these spellings: `NextStep`, `NEXT_STEP`, `next-step`."""
     name = mode.value if isinstance(mode, AutoresetMode) else str(mode)
     plain = name.replace("_", "").replace("-", "").lower()
     if plain not in RESET_MODES:
@@ -257,7 +260,7 @@ def _as_mode(mode: str | AutoresetMode) -> AutoresetMode:
 
 
 def _told(told: Transition) -> dict[str, Any]:
-    """What a step did to the only robot of each world, (E,) arrays."""
+    """Return the info of a step, for the only robot of each world, as arrays (E,)."""
     return {
         "active": told.active[:, 0],
         "reached": told.reached[:, 0],
@@ -268,9 +271,9 @@ def _told(told: Transition) -> dict[str, Any]:
 
 
 def _vector_info(info: Mapping[str, Any], holds: np.ndarray) -> dict[str, Any]:
-    """Gymnasium's form: beside each array of values a mask of the worlds they hold for, zero elsewhere.
+    """Convert to Gymnasium's form: each array has a mask of the worlds that it is valid for, and is zero elsewhere.
 
-    info: (E,) each, or a dict of such. holds: (E,) bool.
+    info: arrays (E,), or dicts of them. holds: (E,) bool, the worlds they are valid for.
     """
     infos: dict[str, Any] = {}
     for name, value in info.items():

@@ -28,38 +28,41 @@ from entropy_env.adapters.world import check_keywords, check_single
 from entropy_env.scenarios import Scenario
 from entropy_env.types import OnGoal, SwarmParams, SwarmState
 
-SIX_RESULTS = hasattr(Environment, "is_truncated")  # from gymnax 1.0 on; 0.0.9 has one `done`
+SIX_RESULTS = hasattr(Environment, "is_truncated")  # gymnax 1.0 and later; 0.0.9 has a single `done`
 
 
 class GymnaxParams(SwarmParams):
-    """SwarmParams that also know their time limit by gymnax's name."""
+    """SwarmParams with gymnax's name for the time limit."""
 
     @property
     def max_steps_in_episode(self) -> jax.Array | int:
-        """`max_steps`."""
+        """The time limit, `max_steps`."""
         return self.max_steps
 
 
 def _replace(self: GymnaxParams, **values: Any) -> GymnaxParams:
-    """Other values, `max_steps_in_episode` among them. They are not checked, as `Swarm.make_params` does: a difficulty, say,
-    must not be above the one that the environment was made with."""
+    """Return a copy with other values, also of `max_steps_in_episode`.
+
+    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the one
+    that the environment was made with.
+    """
     if "max_steps_in_episode" in values:
         values["max_steps"] = values.pop("max_steps_in_episode")
     return dataclasses.replace(self, **values)
 
 
-GymnaxParams.replace = _replace  # type: ignore[assignment]  # flax puts its own in place of one in the class
+GymnaxParams.replace = _replace  # type: ignore[assignment]  # flax would overwrite a `replace` defined in the class
 
 
 class GymnaxSwarm(Environment):
-    """One robot on its way to its goal. `step` gives what gymnax 1.0's does, and gymnax 0.0.9's five values under 0.0.9.
+    """One robot on its way to its goal. `step` returns six values as in gymnax 1.0, or five under gymnax 0.0.9.
 
-    Reaching the goal terminates; with `on_goal="next_goal"` it turns to the next one instead. The time limit truncates.
-    `info` holds `terminated`, `truncated`, `final_observation`, which is what the step ended on, `discount`, and `reached`,
-    `collision` and `goals_reached` since the reset.
+    Reaching the goal terminates the episode. With `on_goal="next_goal"` the robot goes on to its next goal instead. The
+    time limit truncates. `info` holds `terminated`, `truncated`, `final_observation` (before any reset), `discount`,
+    `reached`, `collision`, and `goals_reached` since the reset.
 
-    Under `vmap` only the worlds that are over draw a new layout, with the key and hence the result of gymnax's own
-    auto-reset, which draws one for every world in every step.
+    Under `vmap` only the worlds that are over draw a new layout. Gymnax's own auto-reset would draw one for every world
+    in every step. The key is the same, and so is the result.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class GymnaxSwarm(Environment):
         preset: str | None = None,
         **settings: Any,
     ) -> None:
-        """The keywords of Gymnasium's `Swarm-v0` that choose a world. Its numbers are in `default_params`."""
+        """Take the keywords of Gymnasium's `Swarm-v0` that choose a world. Its parameters are in `default_params`."""
         check_single(on_goal, settings)
         check_keywords(GymnaxSwarm, settings, functional.make_swarm)
         super().__init__()
@@ -83,24 +86,24 @@ class GymnaxSwarm(Environment):
 
     @property
     def default_params(self) -> GymnaxParams:
-        """Plain numbers, all of which may change without a recompile."""
+        """The parameters, plain numbers. All of them may change without a recompile."""
         return self._params
 
     @partial(jax.jit, static_argnums=0)
     def step(self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams | None = None) -> Any:
-        """One control period. action: (2,) left and right motor, clipped to [-1, 1]."""
+        """Step by one control period, and reset a world that is over. action: (2,) left and right motor, clipped."""
         obs, state, reward, terminated, truncated, info = self._step(key, state, action, params, True)
         if SIX_RESULTS:
             return obs, state, reward, terminated, truncated, info
         return obs, state, reward, terminated | truncated, info
 
     def step_env(self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams) -> Any:
-        """`step` without the reset, and without `truncated`, which `is_truncated` tells of the state."""
+        """Do as `step`, but without the reset, and without returning `truncated`: ask `is_truncated`."""
         _, state, reward, terminated, truncated, info = self._step(key, state, action, params, False)
         return info["final_observation"], state, reward, terminated if SIX_RESULTS else terminated | truncated, info
 
     def reset_env(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
-        """A new world."""
+        """Begin a new world. Returns its observation (obs_dim,) and its state."""
         obs, state = self.swarm.reset(key, params)
         return obs[0], state
 
@@ -118,7 +121,7 @@ class GymnaxSwarm(Environment):
         return obs[0], state, reward[0], terminated[0], truncated[0], info
 
     def get_obs(self, state: SwarmState, params: SwarmParams | None = None, key: jax.Array | None = None) -> jax.Array:
-        """(obs_dim,), zero once the robot has reached its goal."""
+        """Return the observation (obs_dim,), zero once the robot has reached its goal."""
         return self.swarm.observe(state, self._params if params is None else params)[0]
 
     def is_terminated(self, state: SwarmState, params: SwarmParams) -> jax.Array:
@@ -126,29 +129,29 @@ class GymnaxSwarm(Environment):
         return ~state.active[0]
 
     def is_truncated(self, state: SwarmState, params: SwarmParams) -> jax.Array:
-        """Whether the time was up before that."""
+        """Whether the time limit came before the goal."""
         return state.active[0] & (state.step >= params.max_steps)
 
     def is_terminal(self, state: SwarmState, params: SwarmParams) -> jax.Array:
-        """As gymnax's version has it: up to 0.0.9 the time limit counts."""
+        """Whether the episode is over in the sense of the installed gymnax: up to 0.0.9 the time limit counts too."""
         over = self.is_terminated(state, params)
         return over if SIX_RESULTS else over | self.is_truncated(state, params)
 
     @property
     def name(self) -> str:
-        """Of the environment."""
+        """The name of the environment."""
         return "Swarm-v0"
 
     @property
     def num_actions(self) -> int:
-        """Left and right motor."""
+        """The number of values in an action: left and right motor."""
         return self.swarm.spec.action_dim
 
     def action_space(self, params: SwarmParams | None = None) -> Box:
-        """Left and right motor in [-1, 1]."""
+        """Return the space of actions: left and right motor in [-1, 1]."""
         return Box(-1.0, 1.0, (self.swarm.spec.action_dim,), jnp.float32)
 
     def observation_space(self, params: SwarmParams | None = None) -> Box:
-        """Lidar in [0, 1], then velocity (2) and goal (2), unbounded."""
+        """Return the space of observations: lidar in [0, 1], then velocity (2) and goal (2), unbounded."""
         space = spaces.observation_space(self.swarm.spec)
         return Box(space.low, space.high, space.shape, jnp.float32)

@@ -28,7 +28,7 @@ from entropy_env.scenarios import Scenario
 from entropy_env.types import OnGoal, SwarmState
 
 Actions = Literal["continuous", "discrete"]
-MOTORS = (  # left and right of each discrete action: stop, ahead, ahead in wide and tight arcs, turn in place, back
+MOTORS = (  # left and right motor of each discrete action: stop, ahead, wide and tight arcs, turn in place, back
     (0.0, 0.0),
     (1.0, 1.0),
     (0.8, 1.0),
@@ -44,18 +44,23 @@ PerAgent = dict[str, jax.Array]
 
 
 class JaxMARLSwarm(MultiAgentEnv):
-    """Robots `agent_0`, `agent_1`, ... move at once, each on its way to its own goal.
+    """Robots `agent_0`, `agent_1`, ... that move at the same time, each on its way to its own goal.
 
-    `dones[agent]` is set in the step that ends a robot's episode and for as long as it is not in the world: with
-    `on_goal="terminate"` from its arrival until the world's reset, with observations and rewards of zero, with `respawn` at
-    each arrival, whereupon it starts again elsewhere, and with `next_goal` at the time limit alone. `dones["__all__"]`, and
-    with it every agent's, is set in the step that ends the world, which is reset in the same step.
+    `dones[agent]` is set in the step that ends a robot's episode, and while the robot is not in the world:
 
-    JaxMARL has one `done`: a time limit looks like any other end. `infos` has `terminated` and `truncated`, which tell them
-    apart, `reached`, `collision` and `goals_reached` since the reset, each (num_agents,), as JaxMARL's baselines expect.
+    - `on_goal="terminate"`: from its arrival to the reset of the world, with observations and rewards of zero;
+    - `respawn`: at each arrival, after which it starts again elsewhere;
+    - `next_goal`: only at the time limit.
 
-    Under `vmap` only the worlds that are over draw a new layout, with the key and hence the result of JaxMARL's own
-    auto-reset, which draws one for every world in every step. The state is a SwarmState.
+    `dones["__all__"]` is set in the step that ends the world, and with it `dones` of every agent. The world is reset in
+    the same step.
+
+    JaxMARL has a single `done`, so a time limit looks like any other end. `terminated` and `truncated` in `infos` tell
+    them apart. `infos` also has `reached`, `collision`, and `goals_reached` since the reset. Each is (num_agents,), as
+    JaxMARL's baselines expect. The state is a SwarmState.
+
+    Under `vmap` only the worlds that are over draw a new layout. JaxMARL's own auto-reset would draw one for every world
+    in every step. The key is the same, and so is the result.
     """
 
     def __init__(
@@ -70,8 +75,9 @@ class JaxMARLSwarm(MultiAgentEnv):
         actions: Actions = "continuous",
         **settings: Any,
     ) -> None:
-        """The keywords of `swarm_v0.parallel_env` that choose a world, and `actions`: `discrete` are those of MOTORS, for
-        algorithms that have no continuous ones, such as JaxMARL's MAPPO.
+        """Take the keywords of `swarm_v0.parallel_env` that choose a world, and `actions`.
+
+        actions: `continuous`, or `discrete` for the actions in MOTORS. Algorithms such as JaxMARL's MAPPO need discrete ones.
         """
         check_keywords(JaxMARLSwarm, settings, functional.make_swarm)
         if actions not in get_args(Actions):
@@ -89,7 +95,7 @@ class JaxMARLSwarm(MultiAgentEnv):
 
     @partial(jax.jit, static_argnums=0)
     def reset(self, key: jax.Array) -> tuple[PerAgent, SwarmState]:
-        """A new world."""
+        """Begin a new world. Returns observations (obs_dim,) by agent, and the state."""
         obs, state = self.swarm.reset(key, self.params)
         return self._by_agent(obs), state
 
@@ -97,9 +103,10 @@ class JaxMARLSwarm(MultiAgentEnv):
     def step(
         self, key: jax.Array, state: SwarmState, actions: Mapping[str, jax.Array], reset_state: SwarmState | None = None
     ) -> tuple[PerAgent, SwarmState, PerAgent, PerAgent, PerAgent]:
-        """One control period. actions: for every agent (2,) left and right motor, clipped to [-1, 1], or an index of MOTORS.
+        """Step by one control period, and reset a world that is over.
 
-        reset_state: what a world that is over goes on with, instead of a new one.
+        actions: for every agent (2,) left and right motor, clipped to [-1, 1], or an index of MOTORS.
+        reset_state: the state to reset to, instead of a new world.
         """
         if reset_state is not None:
             return super().step(key, state, actions, reset_state)
@@ -109,7 +116,7 @@ class JaxMARLSwarm(MultiAgentEnv):
     def step_env(
         self, key: jax.Array, state: SwarmState, actions: Mapping[str, jax.Array]
     ) -> tuple[PerAgent, SwarmState, PerAgent, PerAgent, PerAgent]:
-        """`step` without the reset."""
+        """Do as `step`, but without the reset."""
         return self._step(key, state, actions, False)
 
     def _step(
@@ -127,18 +134,18 @@ class JaxMARLSwarm(MultiAgentEnv):
         return self._by_agent(obs), state, self._by_agent(reward), dones, infos
 
     def get_obs(self, state: SwarmState) -> PerAgent:
-        """Of every agent, (obs_dim,), zero where it is not in the world."""
+        """Return observations (obs_dim,) by agent, zero for an agent that is not in the world."""
         return self._by_agent(self.swarm.observe(state, self.params))
 
     @partial(jax.jit, static_argnums=0)
     def get_avail_actions(self, state: SwarmState) -> PerAgent:
-        """Every action of every agent: those of one that is not in the world are ignored."""
+        """Return that every agent may take every action. Actions of agents that are not in the world are ignored."""
         size = len(MOTORS) if self._discrete else self.swarm.spec.action_dim
         return {agent: jnp.ones(size, bool) for agent in self.agents}
 
     @property
     def agent_classes(self) -> dict[str, list[str]]:
-        """All are alike."""
+        """All agents by class: there is one class."""
         return {"robots": self.agents}
 
     def _by_agent(self, rows: jax.Array) -> PerAgent:

@@ -12,7 +12,8 @@ from pettingzoo import ParallelEnv
 
 from entropy_env import checks
 from entropy_env.adapters.world import RENDER_MODES, Adapter, World, check_action, check_keywords
-from entropy_env.engines.interface import EngineName, Transition
+from entropy_env.engines import EngineName
+from entropy_env.engines.interface import Transition
 from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space, state_space
@@ -27,17 +28,21 @@ METADATA = {
 
 
 class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
-    """Robots `agent_0`, `agent_1`, ... move at once, each on its way to its own goal.
+    """Robots `agent_0`, `agent_1`, ... that move at the same time, each on its way to its own goal.
 
-    An agent that reaches its goal is terminated and leaves with `on_goal="terminate"`. With `respawn` it starts again
-    elsewhere, and with `next_goal` it turns to its next goal; there nobody ends before the time limit, which truncates
-    all who are still going. One that waits for room to respawn observes zeros.
+    `on_goal` says what happens to an agent that reaches its goal:
 
-    As in all of PettingZoo, `num_agents` is how many are in `agents`, 0 before the first reset; `max_num_agents` is how
-    many there are in all.
+    - `terminate`: it is terminated and leaves;
+    - `respawn`: it starts again elsewhere, and observes zeros while it waits for room;
+    - `next_goal`: it goes on to its next goal.
 
-    `infos[agent]` says what the step did: `reached`, `collision`, `goals_reached` since the reset, `reward_terms` and
-    whether the agent is still `active` in the world.
+    With the last two, no agent ends before the time limit. The time limit truncates all agents that are left.
+
+    As in all of PettingZoo, `num_agents` is the number of agents now in `agents`, 0 before the first reset.
+    `max_num_agents` is the number of all agents.
+
+    `infos[agent]` reports the step: `reached`, `collision`, `goals_reached` since the reset, `reward_terms`, and whether
+    the agent is still `active` in the world.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -57,17 +62,21 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         num_threads: int | None = None,
         **settings: Any,
     ) -> None:
-        """scenario, difficulty (1 to 4): which layouts are drawn.
-        on_goal: `terminate`, `respawn` or `next_goal`; None for `terminate`, or what the preset says.
-        max_steps: control periods until the time limit; `never` for none, where robots that go on get other spawns and
-        goals on the same walls as often as they need; None for what the scenario needs, or the preset says.
-        reward: weights of the reward's terms, `shaped` or `seed`; None for `shaped`, or what the preset says.
-        layout: a map to use instead of the scenario's, as `make_layout` gives or takes it.
-        engine: what steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.
-        preset: settings under one name, which every other keyword overrides. `v2` has the physics of the older engine on
-        pymunk: the force drive, 0.05 s a step in 3 substeps, velocities observed in m/s in the world's frame, goals one
-        after the other (`respawn`) for 500 steps, and the reward `seed`.
-        num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS says, else OMP_NUM_THREADS, else for all cores.
+        """Make the environment.
+
+        num_agents: robots in the world.
+        scenario, difficulty (1 to 4): choose the layouts that are drawn.
+        on_goal: `terminate`, `respawn` or `next_goal`, see above. None: the preset's, or else `terminate`.
+        render_mode: None, `human` or `rgb_array`.
+        max_steps: the time limit in control periods, or `never`. Without a time limit, robots get new spawns and goals
+        between the same walls whenever they need them. None: the preset's, or else what the scenario needs.
+        reward: the reward preset, `shaped` or `seed`. None: the preset's, or else `shaped`.
+        layout: a map to use instead of the scenario's: a result of `make_layout`, or a mapping of its arguments.
+        engine: steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.
+        preset: the name of several settings; any other keyword overrides them. `v2` is the older engine on pymunk: the
+        force drive, 0.05 s per step in 3 substeps, velocities observed in m/s in the world's frame, one goal after
+        another (`respawn`) for 500 steps, and the reward `seed`.
+        num_threads: threads of the Numba engine. None: NUMBA_NUM_THREADS, or else OMP_NUM_THREADS, or else all cores.
         settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`) or SwarmParams.
         """
         check_keywords(SwarmParallelEnv, settings)
@@ -88,19 +97,19 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         self._row = {agent: row for row, agent in enumerate(self.possible_agents)}
 
     def observation_space(self, agent: str) -> Box:
-        """The same object at every call."""
+        """Return the agent's observation space. It is the same object at every call."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Box:
-        """The same object at every call."""
+        """Return the agent's action space. It is the same object at every call."""
         return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        """A new episode with every agent; without a seed the random stream goes on.
+        """Begin a new episode with every agent. Without a seed, the random numbers go on from before.
 
-        options, for this episode alone: `difficulty` (1 to 4), and `layout`, as for the constructor.
+        options, for this episode only: `difficulty` (1 to 4) and `layout`, as in the constructor.
         """
         plan = self._world.plan(options)
         if seed is not None or self.np_random is None:
@@ -114,11 +123,11 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
     ) -> tuple[
         dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
     ]:  # fmt: skip
-        """One control period. actions: for every agent in `agents`, (2,) left and right motor, clipped to [-1, 1].
+        """Step by one control period. actions: for every agent in `agents`, (2,) left and right motor, clipped to [-1, 1].
 
-        Actions of agents that have ended are ignored, whatever they are; once all have, nothing moves and all results
-        are empty. Raises ValueError for an action that is missing, of an unknown agent, of another shape or not finite,
-        and RuntimeError before the first reset.
+        Actions of agents that have ended are ignored and not checked. Once all agents have ended, nothing moves and all
+        results are empty. Raises ValueError for an action that is missing, of an unknown agent, of another shape or not
+        finite, and RuntimeError before the first reset.
         """
         if self.agents:
             self._world.check_running()
@@ -149,7 +158,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
     def _stack(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(possible agents, 2) float32, zero for those who have left."""
+        """Return the actions of all possible agents, (N, 2) float32, zero for those that have left."""
         self._check_names(actions)
         chosen = [actions[agent] for agent in self.agents]
         try:
@@ -165,7 +174,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         return everybody
 
     def _check_names(self, actions: Mapping[str, np.ndarray]) -> None:
-        """ValueError for actions that are missing, or of unknown agents."""
+        """Raise ValueError if an action is missing, or is of an unknown agent."""
         if not isinstance(actions, Mapping):
             raise ValueError(f"{actions=} must be a mapping from every agent to its action, (2,)")  # noqa: TRY004
         if actions.keys() == set(self.agents):
@@ -178,12 +187,14 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
                 raise ValueError(f"an action for {agent!r}, which is no agent of this environment")
 
     def state(self) -> np.ndarray:
-        """(num_agents * 8,) float32, with the force drive 9, agent by agent, zero for those who have left: see
-        `Swarm.global_state`."""
+        """Return the state of all agents, 8 float32 each, or 9 with the force drive; see `Swarm.global_state`.
+
+        Agents that have left are zero.
+        """
         return self._world.global_state()
 
     def render(self) -> np.ndarray | None:
-        """A frame (H, W, 3) uint8 in mode `rgb_array`, None in `human`, which draws by itself at every step."""
+        """Return a frame (H, W, 3) uint8 in mode `rgb_array`. Return None in `human`, which draws by itself in every step."""
         return self._world.render()
 
     def close(self) -> None:
@@ -199,7 +210,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
 
 
 def _infos(told: Transition) -> list[dict[str, Any]]:
-    """For each agent of the only world, in Python's own numbers."""
+    """Return the info of each agent of the only world, in Python numbers."""
     columns = (told.active, told.reached, told.collision, told.goals_reached, told.reward_terms)
     return [
         {

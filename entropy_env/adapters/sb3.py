@@ -1,4 +1,4 @@
-"""Many worlds as a Stable-Baselines3 `VecEnv` in which every robot is a lane, so that all share one policy.
+"""Many worlds as a Stable-Baselines3 `VecEnv`. Every robot is a lane of it, so all robots share one policy.
 
 from entropy_env.adapters.sb3 import SwarmVecEnv
 model = PPO("MlpPolicy", SwarmVecEnv(num_worlds=8, num_agents=10), seed=0)
@@ -22,31 +22,34 @@ except ModuleNotFoundError as error:
     ) from error
 
 from entropy_env.adapters.world import RENDER_MODES, Adapter, Worlds, check_action, check_keywords, take
-from entropy_env.engines.interface import EngineName, Transition
+from entropy_env.engines import EngineName
+from entropy_env.engines.interface import Transition
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import OnGoal
 
 
 class SwarmVecEnv(Adapter, VecEnv):
-    """`num_worlds` worlds of `num_agents` robots; lane `world * num_agents + agent`.
+    """`num_worlds` worlds of `num_agents` robots. The robot `agent` of `world` is lane `world * num_agents + agent`.
 
-    A lane's episodes follow one another without a break. One ends (`dones`) when its robot arrives, which is termination,
-    and at the world's time limit, which is truncation: `infos` then hold `terminal_observation`, `TimeLimit.truncated` and
-    `episode` (return `r`, length `l`, time `t`) as Monitor gives them, and the observation is already that of the next
-    episode. What follows an arrival depends on `on_goal`:
+    The episodes of a lane follow one another without a break. An episode ends (`dones`) when the robot arrives, which is
+    termination, or at the world's time limit, which is truncation. `infos` then hold `terminal_observation`,
+    `TimeLimit.truncated` and `episode` (return `r`, length `l`, time `t`), as Monitor does. The returned observation is
+    already that of the next episode. `on_goal` says what follows an arrival:
 
-    - `respawn`: the robot stands elsewhere, bound for its next goal, while its world goes on. Should no place be clear, it
-      waits: the lane observes zeros and earns nothing, and what it does is ignored.
-    - `terminate`: the robot leaves, and the lane waits like that until its world is over, when all have arrived or the
-      time is up. Half of what such lanes collect is waiting: train with `respawn`.
-    - `next_goal`: it does not end the episode; the robot turns to its next goal until the time limit.
+    - `respawn`: the robot starts again elsewhere, on its way to its next goal, while its world goes on. If no place is
+      clear it waits. A lane that waits observes zeros and has reward 0, and its actions are ignored.
+    - `terminate`: the robot leaves, and the lane waits until its world is over, when all have arrived or the time is up.
+      About half of the collected steps are then waiting: prefer `respawn` to train.
+    - `next_goal`: the episode goes on, and the robot turns to its next goal, until the time limit.
 
-    Steps of waiting belong to the episode that follows, but are not counted in its length; nothing ends for a lane that
-    waits while the time runs out. `is_success` tells whether a robot arrived. With `respawn` it is in `infos` once a
-    world, when its time is up, and of the robot's first goal: told at each arrival, successes would be counted sooner than
-    failures, and later goals have only what is left of the time, so that the rate that SB3 shows would be biased. Lanes
-    that wait then are told as well, though no episode of theirs ends.
+    Steps of waiting belong to the episode that follows, but do not count in its length. If the time is up while a lane
+    waits, no episode of it ends.
+
+    `is_success` in `infos` says whether the robot arrived. With `respawn` it is about the robot's first goal, and is
+    reported once per robot when the time of its world is up, also for lanes that wait. Reporting on arrival would
+    overcount successes, because they come before failures. Later goals would bias the rate too, because they have less
+    time left.
     """
 
     def __init__(
@@ -63,9 +66,9 @@ class SwarmVecEnv(Adapter, VecEnv):
         num_threads: int | None = None,
         **settings: Any,
     ) -> None:
-        """on_goal: see above. seed: of the layouts; None for a new one each time.
+        """Take the keywords of `swarm_v0.parallel_env`, without `layout`.
 
-        The other keywords are those of `swarm_v0.parallel_env`, without `layout`.
+        on_goal: see above. seed: decides the layouts; None for new ones each time.
         """
         if "layout" in settings:
             raise ValueError("layout: give a Scenario of your own, since all worlds are drawn from one")
@@ -86,24 +89,30 @@ class SwarmVecEnv(Adapter, VecEnv):
         self._born = time.time()
 
     def set_difficulty(self, difficulty: int) -> None:
-        """Draw layouts of this level (1 to 4) from now on: the next step truncates all episodes and begins new ones.
+        """Draw layouts of this level (1 to 4) from now on. The next step truncates all episodes and begins new ones.
 
-        Lanes that wait are truncated too. What is cut is no episode to report: its infos have neither `episode` nor
-        `is_success`. ValueError where the scenario cannot be had at this level.
+        Lanes that wait are truncated too. The episodes cut here are not reported: their infos have neither `episode` nor
+        `is_success`. Raises ValueError if the agents do not fit at this level.
         """
         before = self.difficulty
         super().set_difficulty(difficulty)
         self._level_changed |= self.difficulty != before
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Of the layouts, from the next reset on; None for any. One for each lane comes back, of which the first counts."""
+        """Set the seed of the layouts from the next reset on; None for any.
+
+        Returns one seed per lane, as SB3 expects. Only the first has an effect.
+        """
         seeds = super().seed(seed)
         self._rng = np.random.default_rng(seeds[0])
         return seeds
 
     def reset(self) -> np.ndarray:
-        """New episodes everywhere: observations (lanes, obs_dim). `set_options` may have given a `difficulty`, which holds
-        until the next call; ValueError where it gave lanes different ones."""
+        """Begin new episodes everywhere. Returns observations (lanes, obs_dim).
+
+        A `difficulty` given to `set_options` holds until the next call. Raises ValueError if lanes were given different
+        options.
+        """
         options = self._options[0]
         if any(others != options for others in self._options):
             raise ValueError("lanes share their worlds, so give set_options one dict for all of them")
@@ -114,12 +123,15 @@ class SwarmVecEnv(Adapter, VecEnv):
         return self._in_lanes(obs)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """actions: (lanes, 2) left and right motors, clipped to [-1, 1]. ValueError if not finite or of another shape."""
+        """Keep the actions (lanes, 2) for `step_wait`: left and right motor, clipped to [-1, 1].
+
+        Raises ValueError if they are not finite or have another shape.
+        """
         flat = check_action("the array of actions", actions, (self.num_envs, self._actions.shape[-1]))
         self._actions = flat.reshape(self._actions.shape)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """One control period: observations (lanes, obs_dim), rewards (lanes,), dones (lanes,) bool, infos."""
+        """Step by one control period. Returns observations (lanes, obs_dim), rewards (lanes,), dones (lanes,) bool, infos."""
         told = self._worlds.step(self._actions)
         obs, rewards = self._in_lanes(told.obs).copy(), self._in_lanes(told.reward).copy()
         dones = self._in_lanes(told.terminated | told.truncated)
@@ -134,7 +146,7 @@ class SwarmVecEnv(Adapter, VecEnv):
         return obs, rewards, dones, infos
 
     def _describe_end(self, told: Transition, at: tuple[int, int]) -> dict[str, Any]:
-        """The info of a lane, given as (world, agent), whose episode ends."""
+        """Return the info of a lane whose episode ends. at: (world, agent) of the lane."""
         age = round(time.time() - self._born, 6)
         info = {
             "terminal_observation": told.final_obs[at].copy(),
@@ -146,7 +158,10 @@ class SwarmVecEnv(Adapter, VecEnv):
         return info | {"is_success": told.goals_reached.item(at) > 0}
 
     def _at_new_level(self, obs: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        """Cut what goes on at these observations (lanes, obs_dim), and begin at the difficulty that has been set."""
+        """Truncate all running episodes and begin new ones at the new difficulty. Returns the new observations.
+
+        obs: (lanes, obs_dim), the last observations of the episodes that are cut. infos: changed in place.
+        """
         for lane, info in enumerate(infos):
             if "terminal_observation" not in info:
                 info["terminal_observation"], info["TimeLimit.truncated"] = obs[lane], True
@@ -154,16 +169,16 @@ class SwarmVecEnv(Adapter, VecEnv):
         return self._in_lanes(self._worlds.reset(self._rng, self._worlds.plan()))
 
     def _in_lanes(self, rows: np.ndarray) -> np.ndarray:
-        """(worlds, agents, ...) to (lanes, ...)."""
+        """Reshape (worlds, agents, ...) to (lanes, ...)."""
         return rows.reshape(self.num_envs, *rows.shape[2:])
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Copies of all that decides what comes next, by name: a training that is saved with it can go on exactly."""
+        """Return copies, by name, of all arrays that decide what happens next. `restore` goes on exactly from there."""
         rng = np.frombuffer(json.dumps(self._rng.bit_generator.state).encode(), np.uint8)
         return self._worlds.snapshot() | {"rng": rng.copy(), "level_changed": np.array(self._level_changed)}
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from the snapshot of an environment made with the same settings. ValueError for one of another."""
+        """Go on from a snapshot. Raises ValueError if it is of an environment with other settings."""
         rest = dict(snapshot)
         rng, level_changed = take(rest, "rng"), take(rest, "level_changed")
         self._worlds.restore(rest)
@@ -171,12 +186,14 @@ class SwarmVecEnv(Adapter, VecEnv):
         self._level_changed = bool(level_changed)
 
     def get_images(self) -> list[np.ndarray]:
-        """One (H, W, 3) uint8 of every world; nothing without `render_mode="rgb_array"`."""
+        """Return one frame (H, W, 3) uint8 per world; none without `render_mode="rgb_array"`."""
         return list(self._worlds.frames() or ())
 
     def render(self, mode: str | None = None) -> np.ndarray | None:
-        """All worlds in one picture (H, W, 3) uint8 in mode `rgb_array`; None, and the first world in a window, in mode
-        `human`."""
+        """Return all worlds in one picture (H, W, 3) uint8 in mode `rgb_array`.
+
+        In mode `human` show the first world in a window and return None.
+        """
         if self.render_mode == "human" and mode in (None, "human"):
             self._worlds.frames()
             return None
@@ -187,23 +204,23 @@ class SwarmVecEnv(Adapter, VecEnv):
         self._worlds.close()
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
-        """An attribute of this object, the same for every lane of `indices`."""
+        """Return an attribute of this object once for every lane of `indices`. It is the same for all."""
         return [getattr(self, attr_name)] * len(self._lanes(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
-        """Set it for all lanes: they share their worlds. ValueError for some of them only."""
+        """Set an attribute for all lanes, which share it. Raises ValueError if `indices` are only some of them."""
         self._check_all(f"set_attr({attr_name!r})", indices)
         setattr(self, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: int | Iterable[int] | None = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method once, since lanes share their worlds; its result for every lane of `indices`."""
+        """Call a method once, because lanes share their worlds. Returns its result once for every lane of `indices`."""
         lanes = self._lanes(indices)
         return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(lanes)
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
-        """Nothing is, but what Monitor would report is reported."""
+        """Whether each lane is wrapped. True only for Monitor: lanes report what Monitor would."""
         return [wrapper_class is Monitor] * len(self._lanes(indices))
 
     def _lanes(self, indices: int | Iterable[int] | None) -> list[int]:

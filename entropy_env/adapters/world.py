@@ -1,4 +1,4 @@
-"""What the PettingZoo and Gymnasium adapters share: settings, episodes and pictures around an engine."""
+"""What the PettingZoo, Gymnasium and SB3 adapters share: settings, episodes and pictures around an engine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.engines import make_engine
-from entropy_env.engines.interface import Engine, EngineName, Transition, check_draws, check_start
+from entropy_env.engines import EngineName, make_engine
+from entropy_env.engines.interface import Engine, Transition, check_draws, check_start
 from entropy_env.env import Swarm
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
@@ -22,20 +22,20 @@ from entropy_env.types import Layout, SwarmParams, SwarmState
 
 RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
-TILE = (480, 360)  # px, the most that each of several worlds takes of a picture
-SIZES = frozenset({"num_envs", "autoreset", "num_agents"})  # which each adapter decides, or asks for, in its own way
+TILE = (480, 360)  # px, the largest frame of each world if several are drawn
+SIZES = frozenset({"num_envs", "autoreset", "num_agents"})  # keywords that each adapter handles in its own way
 
 
 class Plan(NamedTuple):
-    """What a reset is to begin."""
+    """The simulator, parameters and layout that a reset begins with."""
 
     swarm: Swarm
     params: SwarmParams
-    layout: Layout | None = None  # (1, ...), None for one that is drawn
+    layout: Layout | None = None  # (1, ...); None to draw one
 
 
 class _Simulator:
-    """What one world and many have in common: an engine with its parameters, and a picture."""
+    """The base of `World` and `Worlds`: an engine with its parameters, and pictures."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class _Simulator:
         num_threads: int | None = None,
         **settings: Any,
     ) -> None:
-        """preset, settings: see `Task.of`."""
+        """Make the engine. preset, settings: see `Task.of`."""
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"{render_mode=} must be None or one of {', '.join(RENDER_MODES)}")
         self.render_mode = render_mode
@@ -70,22 +70,24 @@ class _Simulator:
 
     @property
     def params(self) -> SwarmParams:
-        """Of the current episode."""
+        """The parameters of the current episode."""
         return self.engine.params
 
     def set_difficulty(self, difficulty: int) -> None:
-        """From the next reset on. ValueError where the scenario cannot be had at this level."""
+        """Set the difficulty from the next reset on. Raises ValueError if the agents do not fit at this level."""
         difficulty = _as_level(difficulty)
         self._at(difficulty)
         self.difficulty = difficulty
 
     def _at(self, difficulty: int) -> tuple[Swarm, SwarmParams]:
-        """The simulator and its parameters at a level, which `_use` then takes. It keeps the size of the hardest level
-        played so far, so that a curriculum that goes back compiles nothing."""
+        """Return the simulator and its parameters at a level, for `_use`.
+
+        Its arrays have room for the hardest level played so far, so going back to an easier level compiles nothing.
+        """
         return dataclasses.replace(self._task, difficulty=difficulty).resolve(room_for=self._largest)
 
     def _use(self, swarm: Swarm, params: SwarmParams) -> None:
-        """Have the engine run this simulator from now on; another one where the sizes differ."""
+        """Run this simulator from now on. Makes a new engine if its spec or scenario differs from the current one."""
         if swarm == self.engine.env:
             self.engine.params = params
         else:
@@ -94,12 +96,12 @@ class _Simulator:
         self._largest = swarm.scenario.difficulty
 
     def check_begun(self) -> None:
-        """RuntimeError before the first reset, and after one that failed."""
+        """Raise RuntimeError before the first reset, and after a reset that failed."""
         if not self._begun:
             raise RuntimeError("no episode has begun: call reset()")
 
     def _check_valid(self) -> None:
-        """RuntimeError where a generator could not fit everyone into a layout."""
+        """Raise RuntimeError if the generator could not fit everyone into a layout."""
         if not self.engine.valid.all():
             self._begun = False
             raise RuntimeError(
@@ -109,18 +111,20 @@ class _Simulator:
 
     @property
     def state(self) -> SwarmState:
-        """A copy, (E, ...) with NumPy leaves. RuntimeError before the first reset."""
+        """A copy of the state, (E, ...) with NumPy leaves. Raises RuntimeError before the first reset."""
         self.check_begun()
         return self.engine.state
 
     @property
     def render_fps(self) -> int:
-        """Frames a second of simulated time."""
+        """Frames per second of simulated time: one frame per control period."""
         return round(1 / float(self.params.dt))
 
     def frames(self) -> tuple[np.ndarray, ...] | None:
-        """One (H, W, 3) uint8 of every world; None without a render mode, and in mode `human`, which puts the first world
-        on the screen."""
+        """Return one frame (H, W, 3) uint8 per world in mode `rgb_array`.
+
+        In mode `human` show the first world on the screen and return None. Without a render mode warn and return None.
+        """
         worlds = self.state
         if self.render_mode is None:
             warnings.warn(NO_RENDER_MODE, stacklevel=4)
@@ -132,7 +136,7 @@ class _Simulator:
         return None if on_screen else tuple(frames)
 
     def _get_renderer(self) -> Any:
-        """RuntimeError where a window is wanted and there is no display."""
+        """Return the renderer, and make it if there is none yet. Raises RuntimeError if a window has no display."""
         if self._renderer is None:
             from entropy_env.render import Renderer
 
@@ -142,7 +146,7 @@ class _Simulator:
         return self._renderer
 
     def close(self) -> None:
-        """Take the window down; a later frame opens another."""
+        """Close the window. A later frame opens another."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
@@ -152,13 +156,13 @@ class _Simulator:
 
 
 class Adapter:
-    """What every adapter offers of the simulator behind it."""
+    """What every adapter offers: the difficulty of its simulator."""
 
     _simulator: _Simulator
 
     @property
     def difficulty(self) -> int:
-        """1 to 4, of the layouts that are drawn from the next reset on."""
+        """The difficulty, 1 to 4, of the layouts drawn from the next reset on."""
         return self._simulator.difficulty
 
     @difficulty.setter
@@ -166,12 +170,15 @@ class Adapter:
         self.set_difficulty(difficulty)
 
     def set_difficulty(self, difficulty: int) -> None:
-        """Draw layouts of this level (1 to 4) from the next reset on. A level above all before compiles once more."""
+        """Draw layouts of this level (1 to 4) from the next reset on.
+
+        A level above all earlier ones compiles once more. Raises ValueError if the agents do not fit at this level.
+        """
         self._simulator.set_difficulty(difficulty)
 
 
 class World(_Simulator):
-    """One world, which starts again when told to."""
+    """One world, which is reset only by `reset`."""
 
     def __init__(self, num_agents: int, layout: Layout | Mapping[str, Any] | None = None, **settings: Any) -> None:
         if layout is not None and settings.get("scenario", "open") == "open":
@@ -181,11 +188,13 @@ class World(_Simulator):
         if layout is not None:
             fit_layout(layout, self.swarm, self.params)
         self._running = False
-        self._warned = False  # that drawing failed
+        self._warned = False  # whether a warning has said that drawing failed
 
     def plan(self, options: Mapping[str, Any] | None = None) -> Plan:
-        """What `reset` is to begin. options: `difficulty` and `layout`, for that episode alone. All that can be wrong
-        with them is found here, before anything changes."""
+        """Return the plan of a reset, for `reset`. Raises the errors of bad options, before anything changes.
+
+        options: `difficulty` and `layout`, for that episode only.
+        """
         options = known_options(options, "difficulty", "layout")
         swarm, params = self._at(_as_level(options.get("difficulty", self.difficulty)))
         layout = options.get("layout", self._layout)
@@ -195,9 +204,9 @@ class World(_Simulator):
         return Plan(*fit_layout(layout, swarm, params))
 
     def reset(self, rng: np.random.Generator, plan: Plan) -> np.ndarray:
-        """A new episode, observations (N, obs_dim)."""
+        """Begin a new episode. Returns observations (N, obs_dim)."""
         if self.render_mode == "human":
-            self._get_renderer()  # before anything changes
+            self._get_renderer()  # raises if there is no display, before anything changes
         swarm, params, layout = plan
         seed = draw_seed(rng)
         self._use(swarm, params)
@@ -212,9 +221,9 @@ class World(_Simulator):
         return obs[0].copy()
 
     def step(self, action: np.ndarray) -> Transition:
-        """One control period, at the end of which robots that wait to respawn do so. action: (N, 2) finite.
+        """Step by one control period. Robots that wait to respawn do so at its end. action: (N, 2), finite.
 
-        What it tells are views of the engine's arrays.
+        The results are views of the engine's arrays.
         """
         told = self.engine.step(action[None])
         self._running = not told.done[0]
@@ -222,22 +231,22 @@ class World(_Simulator):
         return told
 
     def check_running(self) -> None:
-        """RuntimeError before the first reset and once an episode is over."""
+        """Raise RuntimeError before the first reset, and once an episode is over."""
         if not self._running:
             raise RuntimeError("no episode is running: call reset() before step()")
 
     def global_state(self) -> np.ndarray:
-        """(N * spec.state_dim,) float32, see `Swarm.global_state`."""
+        """Return the global state (N * spec.state_dim,) float32, see `Swarm.global_state`."""
         self.check_begun()
         return self.engine.global_state()[0]
 
     def render(self) -> np.ndarray | None:
-        """A frame (H, W, 3) uint8 in mode `rgb_array`, else None."""
+        """Return a frame (H, W, 3) uint8 in mode `rgb_array`, else None."""
         frames = self.frames()
         return None if frames is None else frames[0]
 
     def _show(self) -> None:
-        """Draw in mode `human`. A picture that fails costs no step: it is a warning, the first time."""
+        """Draw in mode `human`. If that fails the episode goes on, with a warning the first time."""
         if self.render_mode != "human":
             return
         try:
@@ -249,20 +258,20 @@ class World(_Simulator):
 
 
 class Worlds(_Simulator):
-    """Many worlds, which start again in the step that ends them, or with `restart` alone."""
+    """Many worlds. With `autoreset` each is reset in the step that ends it, without only by `restart` or `reset`."""
 
     def __init__(self, num_envs: int, num_agents: int, autoreset: bool = True, **settings: Any) -> None:
         super().__init__(num_envs, autoreset, num_agents, **settings)
 
     def plan(self, options: Mapping[str, Any] | None = None) -> Plan:
-        """What `reset` is to begin, see `World.plan`. options: `difficulty`, until the next call."""
+        """Return the plan of a reset, see `World.plan`. options: `difficulty`, until the next call."""
         options = known_options(options, "difficulty")
         plan = Plan(*self._at(_as_level(options.get("difficulty", self.difficulty))))
         check_draws(plan.swarm)
         return plan
 
     def reset(self, rng: np.random.Generator, plan: Plan) -> np.ndarray:
-        """New episodes, observations (E, N, obs_dim)."""
+        """Begin new episodes in all worlds. Returns observations (E, N, obs_dim)."""
         self._use(plan.swarm, plan.params)
         obs = self.engine.reset(draw_seed(rng))
         self._check_valid()
@@ -270,9 +279,9 @@ class Worlds(_Simulator):
         return obs.copy()
 
     def restart(self, which: np.ndarray, seed: np.ndarray | None = None) -> np.ndarray:
-        """New episodes in the worlds of `which` (E,) bool, at the level of the others. Observations (E, N, obs_dim).
+        """Begin new episodes in the worlds of `which` (E,) bool, at the current level. Returns observations (E, N, obs_dim).
 
-        seed: see `draw_seed`; None goes on with the layouts of the reset before.
+        seed: see `draw_seed`; with None the layouts go on from the seed of the last reset.
         """
         self.check_begun()
         obs = self.engine.reset(seed, which)
@@ -280,14 +289,17 @@ class Worlds(_Simulator):
         return obs.copy()
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Copies of all that decides what comes next, by name: the engine's, and the difficulty of the next reset, that of
-        the current episodes, and the one that sizes are for."""
+        """Return copies, by name, of all arrays that decide what happens next.
+
+        These are the engine's arrays and three levels: of the next reset, of the current episodes, and the highest that
+        the arrays have room for.
+        """
         self.check_begun()
         levels = self.difficulty, int(self.params.difficulty), self.swarm.scenario.difficulty
         return self.engine.snapshot() | {"levels": np.array(levels)}
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from the snapshot of such worlds. ValueError for one of others."""
+        """Go on from a snapshot. Raises ValueError if it is of worlds with other settings."""
         engine = dict(snapshot)
         difficulty, current, self._largest = take(engine, "levels").tolist()
         self._use(*self._at(current))
@@ -296,7 +308,7 @@ class Worlds(_Simulator):
         self._begun = True
 
     def step(self, action: np.ndarray) -> Transition:
-        """One control period. action: (E, N, 2) finite. What it tells are views of the engine's arrays."""
+        """Step all worlds by one control period. action: (E, N, 2), finite. The results are views of the engine's arrays."""
         self.check_begun()
         told = self.engine.step(action)
         if told.done.any():
@@ -305,8 +317,10 @@ class Worlds(_Simulator):
 
 
 def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callable[..., Any] = _Simulator) -> None:
-    """ValueError for a keyword among the `settings` of an adapter, which go to its `simulator`, that neither knows, with the
-    nearest one they do."""
+    """Raise ValueError for an unknown keyword in `settings`, naming the nearest known one.
+
+    adapter: the class that was given the settings. simulator: the callable that the settings are passed on to.
+    """
     own = inspect.signature(adapter).parameters.keys() | inspect.signature(simulator).parameters.keys() - SIZES
     known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | {"reward"}
     for name in settings:
@@ -315,7 +329,7 @@ def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callab
 
 
 def check_single(on_goal: str, settings: Mapping[str, Any]) -> None:
-    """ValueError for what an adapter of one robot cannot have."""
+    """Raise ValueError for settings that an adapter of a single robot cannot have."""
     if "num_agents" in settings:
         raise ValueError(
             f"num_agents={settings['num_agents']!r}: there is one robot here, swarm_v0.parallel_env has many"
@@ -325,7 +339,10 @@ def check_single(on_goal: str, settings: Mapping[str, Any]) -> None:
 
 
 def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 copy of that shape. ValueError naming whose action it is where that cannot be, or is not finite."""
+    """Return an action as a float32 copy. Raises ValueError if it has another shape or is not finite.
+
+    whose: begins the message, for example "the action of agent_3".
+    """
     array = checks.as_action(whose, action, shape).copy()
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
@@ -334,7 +351,7 @@ def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def known_options(options: Mapping[str, Any] | None, *known: str) -> dict[str, Any]:
-    """The options of a reset that mean something here; a warning for each that does not."""
+    """Return the known options of a reset. Warns of each unknown one."""
     options = dict(options or {})
     for name in options.keys() - set(known):
         warnings.warn(f"unknown reset option {name!r} is ignored: known are {', '.join(known)}", stacklevel=4)
@@ -346,8 +363,10 @@ def _as_level(difficulty: Any) -> int:
 
 
 def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmParams) -> Plan:
-    """The simulator with room for a map given by hand, and the map, as of one world, with as many slots. ValueError if
-    it cannot be."""
+    """Return a simulator with room for a map given by hand, and the map with as many slots, (1, ...).
+
+    Raises ValueError if the map is malformed, or if agents cannot start or reach their goals on it.
+    """
     if isinstance(layout, Mapping):
         layout = make_layout(**layout)
     if not isinstance(layout, Layout):
@@ -361,12 +380,12 @@ def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmPa
 
 
 def take(snapshot: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Take it out of there. ValueError where there is none."""
+    """Remove an array from a snapshot and return it. Raises ValueError if there is none of that name."""
     if name not in snapshot:
         raise ValueError(f"snapshot has no {name!r}")
     return np.asarray(snapshot.pop(name))
 
 
 def draw_seed(rng: np.random.Generator) -> np.ndarray:
-    """(2,) uint32, the key of an episode."""
+    """Draw the seed of an episode, (2,) uint32."""
     return rng.integers(0, 2**32, size=2, dtype=np.uint32)

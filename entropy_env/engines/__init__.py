@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import warnings
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 
 from entropy_env import checks
-from entropy_env.engines.interface import EngineName
 
 if TYPE_CHECKING:
     from entropy_env.engines.interface import Engine
     from entropy_env.env import Swarm
     from entropy_env.types import SwarmParams
+
+EngineName = str  # a key of ENGINES, or "auto"
+ENGINES: dict[str, str | Callable[..., Engine]] = {  # a class, or "module:class" to be imported when asked for
+    "numba": "entropy_env.engines.numba_engine.engine:NumbaEngine",
+    "jax": "entropy_env.engines.jax_engine:JaxEngine",
+}
 
 
 def make_engine(
@@ -28,24 +35,29 @@ def make_engine(
 ) -> Engine:
     """Worlds of a simulator, to be stepped from Python.
 
-    params: as `env.make_params()` gives them, the default. engine: `auto` is Numba's on a CPU, as long as Numba works,
+    params: as `env.make_params()` gives them, the default. engine: a key of ENGINES, to which you may add your own; `auto` is Numba's on a CPU, as long as Numba works,
     and JAX's on an accelerator. num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS
     says, else OMP_NUM_THREADS, else for all cores. ValueError for an unknown name or a number below one, RuntimeError
     where Numba is asked for and does not work.
     """
-    if engine not in get_args(EngineName):
-        raise ValueError(f"{engine=} must be one of {', '.join(get_args(EngineName))}")
+    if engine != "auto" and engine not in ENGINES:
+        raise ValueError(f"{engine=} must be one of {', '.join(('auto', *ENGINES))}")
     num_envs = checks.as_count("num_envs", num_envs, checks.BATCH["num_envs"])
     if num_threads is not None:
         num_threads = checks.as_count("num_threads", num_threads, checks.BATCH["num_threads"])
     params = env.resolve_params() if params is None else params
-    if (engine == "numba" or (engine == "auto" and on_cpu())) and _numba_works(required=engine == "numba"):
-        from entropy_env.engines.numba_engine.engine import NumbaEngine
+    if engine == "auto":
+        engine = "numba" if on_cpu() and _numba_works(required=False) else "jax"
+    elif engine == "numba":
+        _numba_works(required=True)
+    return _find(ENGINES[engine])(env, num_envs, params, autoreset, num_threads)
 
-        return NumbaEngine(env, num_envs, params, autoreset, num_threads)
-    from entropy_env.engines.jax_engine import JaxEngine
 
-    return JaxEngine(env, num_envs, params, autoreset)
+def _find(engine: str | Callable[..., Engine]) -> Callable[..., Engine]:
+    if not isinstance(engine, str):
+        return engine
+    module, name = engine.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def on_cpu() -> bool:

@@ -1,43 +1,44 @@
-"""One interface to step many worlds from Python, on NumPy arrays, and what all engines need to keep to it."""
+"""The interface of all engines, which step many worlds on NumPy arrays, and the checks and draws that engines share."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.types import INT_PARAMS
+from entropy_env.scenarios.base import empty_layout
+from entropy_env.types import INT_PARAMS, SwarmState
 
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
-    from entropy_env.types import Layout, SwarmParams, SwarmState
+    from entropy_env.types import Layout, SwarmParams, SwarmSpec
     from entropy_env.vector import VectorSwarm
 
-EngineName = Literal["auto", "numba", "jax"]
-ROWS = 8  # agents whose spawns and goals are drawn anew at a time
-QUICK = {"xla_backend_optimization_level": 0}  # to compile
-LITTLE = 256  # agents, below which layouts are drawn by code that is quick to compile
-STATE_WIDTHS = {"position": (2,), "wheel_speed": (2,), "velocity": (2,), "rounding": (6,), "sunk": (2,)}
+ROWS = 8  # agents whose spawns and goals are drawn again at a time
+QUICK = {"xla_backend_optimization_level": 0}  # makes XLA compile faster, and slower code
+LITTLE = 256  # with fewer agents in all worlds, layouts are drawn by code that compiles faster
 
 
 @dataclasses.dataclass(frozen=True)
 class Transition:
-    """What a step tells about E worlds of N agents. Worlds that are over have been reset if the engine does so."""
+    """The results of a step of E worlds of N agents. With `autoreset`, worlds that are over have already been reset."""
 
-    obs: np.ndarray  # (E, N, obs_dim) float32, to act on next; zero for the inactive
+    obs: np.ndarray  # (E, N, obs_dim) float32, after any respawn or reset, to act on next; zero for inactive agents
     final_obs: np.ndarray  # (E, N, obs_dim) float32, before any respawn or reset; valid where terminated or truncated
     reward: np.ndarray  # (E, N) float32
     terminated: np.ndarray  # (E, N) bool
     truncated: np.ndarray  # (E, N) bool
     done: np.ndarray  # (E,) bool, the world is over
-    acted: np.ndarray  # (E, N) bool, who took part in this step
-    active: np.ndarray  # (E, N) bool, who is in the world after it, before any reset
+    acted: np.ndarray  # (E, N) bool, the agent took part in this step
+    active: np.ndarray  # (E, N) bool, the agent is in the world after the step, before any reset
     reached: np.ndarray  # (E, N) bool
     collision: np.ndarray  # (E, N) bool
     success: np.ndarray  # (E, N) bool, valid where terminated or truncated
@@ -48,60 +49,67 @@ class Transition:
 
 
 class Engine(Protocol):
-    """E worlds of N agents. What it returns may be views of its own arrays, good until the next call: copy to keep."""
+    """Steps E worlds of N agents.
+
+    Returned arrays may be views of the engine's own. They are valid until the next call, so copy what you keep.
+    """
 
     env: Swarm
     num_envs: int
-    autoreset: bool  # worlds that are over begin again in the step that ends them
+    autoreset: bool  # reset a world in the step that ends it
 
     @property
     def params(self) -> SwarmParams:
-        """One number for all worlds, or (E,) values. May be set at any time; new layouts follow from the next draw."""
+        """The parameters: each one number for all worlds, or (E,) values.
+
+        May be set at any time. Layouts follow them from the next draw on.
+        """
 
     @params.setter
     def params(self, params: SwarmParams) -> None: ...
 
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
-        """New episodes everywhere, or in the worlds of `which` (E,) bool. Observations (E, N, obs_dim).
+        """Begin new episodes everywhere, or in the worlds of `which` (E,) bool. Returns observations (E, N, obs_dim).
 
-        seed: a whole number of at least 0, or (2,) uint32; None goes on with the layouts of the seed before. Both
-        engines begin with the same layouts, but draw those of later episodes each in its own order.
+        seed: a whole number of at least 0, or (2,) uint32. With None the layouts go on from the last seed. From one seed,
+        both engines begin on the same layouts, but each draws the layouts of later episodes in its own order.
         """
 
     def reset_to(self, layout: Layout) -> np.ndarray:
-        """New episodes on given layouts (E, ...). Observations (E, N, obs_dim)."""
+        """Begin new episodes on given layouts (E, ...). Returns observations (E, N, obs_dim)."""
 
     @property
     def valid(self) -> np.ndarray:
-        """(E,) bool; False where the generator could not fit everyone into a layout."""
+        """Whether the generator fitted everyone into the layout of each world, (E,) bool."""
 
     def step(self, action: np.ndarray) -> Transition:
-        """One control period. action: (E, N, 2), clipped to [-1, 1]; what is not finite counts as zero."""
+        """Step by one control period. action: (E, N, 2), clipped to [-1, 1]; values that are not finite count as 0."""
 
     def observe(self) -> np.ndarray:
-        """(E, N, obs_dim) of the worlds as they stand."""
+        """Return the current observations (E, N, obs_dim)."""
 
     def global_state(self) -> np.ndarray:
-        """(E, N * spec.state_dim), see `Swarm.global_state`."""
+        """Return the global states (E, N * spec.state_dim), see `Swarm.global_state`."""
 
     @property
     def state(self) -> SwarmState:
-        """A copy, (E, ...) with NumPy leaves. May be set, from either engine's: the episodes go on from there."""
+        """A copy of the state, (E, ...) with NumPy leaves. May be set, also to another engine's: episodes go on from it."""
 
     @state.setter
     def state(self, state: SwarmState) -> None: ...
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Copies of all that decides what comes next, with the layouts to come, by names of the engine's own."""
+        """Return copies, by name, of all arrays that decide what happens next, with the layouts of later episodes.
+
+        Each engine has its own names.
+        """
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go on from a snapshot of such an engine with the same simulator, exactly as that did. ValueError for
-        another.
-        """
+        """Go on exactly from a snapshot. Raises ValueError if it is of another kind of engine, or another simulator."""
 
 
 def as_seed(seed: int | np.ndarray) -> np.ndarray:
-    """(2,) uint32. ValueError for anything else."""
+    """Return a seed as (2,) uint32. Raises ValueError unless it is a whole number of at least 0, or two uint32."""
     if isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0:
         return np.random.SeedSequence(int(seed)).generate_state(2)
     array = np.asarray(seed)
@@ -111,13 +119,13 @@ def as_seed(seed: int | np.ndarray) -> np.ndarray:
 
 
 def check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
-    """ValueError naming both shapes."""
+    """Raise ValueError, naming both shapes, if a value does not have the expected one."""
     if np.shape(value) != expected:
         raise ValueError(f"{name} has shape {np.shape(value)}, expected {expected}")
 
 
 def check_draws(env: Swarm) -> None:
-    """RuntimeError for a scenario whose maps are given by hand."""
+    """Raise RuntimeError if the scenario draws no maps, because they are given by hand."""
     if not env.scenario.draws:
         raise RuntimeError(
             f"scenario {env.scenario.name!r} draws no maps: give one, with reset_to(layout) of an engine, or with "
@@ -126,7 +134,7 @@ def check_draws(env: Swarm) -> None:
 
 
 def read_draws(snapshot: Mapping[str, Any]) -> tuple[np.ndarray, int]:
-    """The seed (2,) uint32 and the number of draws in a snapshot. ValueError where they are none."""
+    """Return the seed (2,) uint32 and the number of draws in a snapshot. Raises ValueError if they are malformed."""
     seed, draws = np.asarray(snapshot["seed"]), snapshot["draws"]
     check_shape("snapshot['seed']", seed, (2,))
     check_shape("snapshot['draws']", draws, ())
@@ -136,14 +144,14 @@ def read_draws(snapshot: Mapping[str, Any]) -> tuple[np.ndarray, int]:
 
 
 def check_names(what: str, given: Mapping[str, Any], expected: set[str]) -> None:
-    """ValueError naming one that is missing or unknown."""
+    """Raise ValueError if a name is missing or unknown. what: begins the message."""
     wrong = sorted(given.keys() ^ expected)
     if wrong:
         raise ValueError(f"{what} {'has no' if wrong[0] in expected else 'has an unknown'} {wrong[0]!r}")
 
 
 def check_which(which: np.ndarray | None, num_envs: int) -> np.ndarray:
-    """(E,) bool, everywhere for None."""
+    """Return which worlds, (E,) bool; all of them for None. Raises ValueError for another shape."""
     if which is None:
         return np.ones(num_envs, bool)
     check_shape("which", which, (num_envs,))
@@ -151,7 +159,7 @@ def check_which(which: np.ndarray | None, num_envs: int) -> np.ndarray:
 
 
 def check_params(params: SwarmParams, env: Swarm, num_envs: int) -> None:
-    """ValueError for a value out of range, or another number of them than one, or one for each world."""
+    """Check parameters: each must be one number, or one for each world, and in range. Raises ValueError."""
     for name, value in vars(params).items():
         if not isinstance(value, checks.PLAIN) and np.shape(value) not in ((), (num_envs,)):
             shape = np.shape(value)
@@ -160,44 +168,47 @@ def check_params(params: SwarmParams, env: Swarm, num_envs: int) -> None:
     env.check_together(params)
 
 
+@functools.cache
+def state_shapes(spec: SwarmSpec) -> SwarmState:
+    """Return the shapes and types of the state of one world. Computes nothing and starts no device."""
+
+    def start() -> SwarmState:
+        layout = empty_layout(jnp.zeros(2, jnp.float32), spec)
+        return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(spec.num_agents, jnp.int32))
+
+    return jax.eval_shape(start)
+
+
+def _check_shapes(what: str, given: Any, expected: Any, num_envs: int) -> None:
+    """Raise ValueError if an array does not have the shape of one world, with an axis of `num_envs` in front."""
+    for name, leaf in vars(expected).items():
+        if name != "layout":
+            check_shape(f"{what}.{name}", getattr(given, name), (num_envs, *leaf.shape))
+
+
 def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
-    """ValueError for a layout that is not of these many worlds and slots, or has a number out of range."""
-    spec = env.spec
-    shapes: dict[str, tuple[int, ...]] = {
-        "size": (2,),
-        "walls": (spec.num_walls, 2, 2),
-        "wall_mask": (spec.num_walls,),
-        "boxes": (spec.num_boxes, 4),
-        "box_mask": (spec.num_boxes,),
-        "discs": (spec.num_discs, 3),
-        "disc_mask": (spec.num_discs,),
-        "spawns": (spec.num_agents, spec.num_goals, 3),
-        "goals": (spec.num_agents, spec.num_goals, 2),
-        "valid": (),
-        "key": (2,),
-    }
-    for name, shape in shapes.items():
-        check_shape(f"layout.{name}", getattr(layout, name), (num_envs, *shape))
+    """Check that a layout has the shapes for these worlds, and all numbers in range. Raises ValueError."""
+    _check_shapes("layout", layout, state_shapes(env.spec).layout, num_envs)
     checks.check_layout(layout)
 
 
 def check_start(layout: Layout, env: Swarm, num_envs: int) -> None:
-    """As `check_layout`, and ValueError for a spawn outside the arena. Spawns may overlap: robots come apart."""
+    """Check a layout as `check_layout` does, and that spawns are inside the arena. Raises ValueError.
+
+    Spawns may overlap: the robots come apart.
+    """
     check_layout(layout, env, num_envs)
     spawns, size = np.asarray(layout.spawns), np.asarray(layout.size)
     checks.check_inside("layout.spawns", spawns[..., :2], size[:, None, None])
 
 
 def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
-    """ValueError for a state that is not of these many worlds, agents and slots, has a number out of range, an active
-    agent outside the arena or a goal that is none. Agents may overlap: they come apart.
+    """Check that a state has the shapes for these worlds, and that its numbers are in range. Raises ValueError.
+
+    Active agents must be inside the arena, and goal indices must exist. Agents may overlap: they come apart.
     """
     check_layout(state.layout, env, num_envs)
-    for field in dataclasses.fields(state):
-        if field.name != "layout":
-            width = STATE_WIDTHS.get(field.name, ())
-            agents = () if field.name in ("step", "done") else (env.spec.num_agents,)
-            check_shape(f"state.{field.name}", getattr(state, field.name), (num_envs, *agents, *width))
+    _check_shapes("state", state, state_shapes(env.spec), num_envs)
     for name, allowed in checks.STATE.items():
         checks.check_number(f"state.{name}", getattr(state, name), allowed)
     position, size, active = (np.asarray(each) for each in (state.position, state.layout.size, state.active))
@@ -213,19 +224,19 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
 
 
 def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:
-    """The key of the count-th draw from a seed (2,) uint32, whatever JAX's default generator is."""
+    """Return the key of the count-th draw from a seed (2,) uint32. It does not depend on JAX's default generator."""
     return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), count)
 
 
 def draw(
     batch: VectorSwarm, seed: np.ndarray, count: int | np.integer, params: SwarmParams, device: jax.Device | None = None
 ) -> Layout:
-    """Layouts (S, E, ...), on which both engines begin, of the count-th draw from a seed (2,) uint32.
+    """Draw layouts (S, E, ...), the count-th draw from a seed (2,) uint32. Both engines begin on these.
 
-    device: JAX's own for None.
+    device: None for JAX's default.
     """
     kinds = {field.name: np.int32 if field.name in INT_PARAMS else np.float32 for field in dataclasses.fields(params)}
-    # of one type, so that neither the engine nor the kind of number that a user gives compiles anew
+    # Fixed types, so that another engine, or another type of number from the user, does not compile again.
     params = params.replace(**{name: np.asarray(getattr(params, name), kind) for name, kind in kinds.items()})
     little = batch.num_envs * batch.env.spec.num_agents < LITTLE
     quick = little and (device.platform if device else jax.default_backend()) == "cpu"
@@ -234,7 +245,7 @@ def draw(
 
 
 def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
-    k_layout, _ = jax.random.split(episode_key(seed, count))  # as `VectorSwarm.reset` has it
+    k_layout, _ = jax.random.split(episode_key(seed, count))  # the same split as in `VectorSwarm.reset`
     return batch.draw(k_layout, params)
 
 
@@ -252,12 +263,12 @@ def draw_rows(
     params: SwarmParams,
     device: jax.Device | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spawns (K, G, 3) and goals (K, G, 2) of `Swarm.fresh_row`, for K agents.
+    """Draw spawns (K, G, 3) and goals (K, G, 2) with `Swarm.fresh_row`, for K agents.
 
-    layouts, params: (K, ...). agents, goals_reached: (K,) int32. device: JAX's own for None.
+    layouts, params: (K, ...). agents, goals_reached: (K,) int32. device: None for JAX's default.
     """
     rows, count = [], len(agents)
-    for start in range(0, count, ROWS):  # always as many, so that one size is compiled
+    for start in range(0, count, ROWS):  # always ROWS at a time, so only one size is compiled
         index = np.minimum(np.arange(start, start + ROWS), count - 1)
         some = jax.tree.map(lambda array, index=index: array[index], (layouts, agents, goals_reached, params))
         with jax.default_device(device):
@@ -267,7 +278,7 @@ def draw_rows(
 
 
 _draw = jax.jit(_drawn, static_argnums=0)
-# one small world waits longer for good code than for slow code to run
+# For few agents, compiling optimised code takes longer than running unoptimised code.
 _draw_little = jax.jit(_drawn, static_argnums=0, compiler_options=QUICK)
 _draw_rows = jax.jit(_fresh_rows, static_argnums=0, compiler_options=QUICK)
 
@@ -277,7 +288,7 @@ _forked_from_jax = False
 
 def _note_fork() -> None:
     global _forked_from_jax
-    bridge = sys.modules.get("jax._src.xla_bridge")  # no public name tells whether a device has been started
+    bridge = sys.modules.get("jax._src.xla_bridge")  # JAX has no public way to ask whether a device has been started
     _forked_from_jax |= bool(getattr(bridge, "backends_are_initialized", lambda: False)())
 
 
@@ -286,8 +297,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_fork() -> None:
-    """RuntimeError in a process forked from one that had used JAX, whose threads are missing: it would wait for
-    ever.
+    """Raise RuntimeError in a process forked from one that had used JAX.
+
+    JAX's threads do not exist in such a process, so JAX would wait for them forever.
     """
     if _forked_from_jax:
         raise RuntimeError(

@@ -1,7 +1,7 @@
-"""`vector` on NumPy arrays: many worlds in one jitted step, on whatever device JAX computes.
+"""The JAX engine: `vector` on NumPy arrays, many worlds in one jitted step, on JAX's default device.
 
-Compiled functions belong to the module, with the batch as a static argument. Simulators of equal settings are equal,
-so a second engine compiles nothing, and neither does a new parameter value.
+Compiled functions belong to the module, with the batch as a static argument. Simulators with equal settings are equal,
+so a second engine compiles nothing. A new parameter value compiles nothing either.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ NUMBERS = ("reward", "episode_return")
 
 
 class JaxEngine:
-    """`entropy_env.engines.interface.Engine` in JAX. A device is started with the first reset."""
+    """`entropy_env.engines.interface.Engine` in JAX. The first reset starts the device."""
 
-    def __init__(self, env: Swarm, num_envs: int, params: SwarmParams, autoreset: bool = True) -> None:
+    def __init__(
+        self, env: Swarm, num_envs: int, params: SwarmParams, autoreset: bool = True, num_threads: int | None = None
+    ) -> None:
+        """Make the engine. num_threads: has no effect, because XLA has its own threads."""
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -142,7 +145,7 @@ class JaxEngine:
 
     @functools.cached_property
     def _empty(self) -> VectorState:
-        """Shapes and types of a state."""
+        """The shapes and types of a state."""
         return jax.eval_shape(functools.partial(_empty_state, self._batch), self._on_device())
 
     def _begin(self, layout: Layout) -> np.ndarray:
@@ -169,13 +172,13 @@ class JaxEngine:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves by their paths."""
+    """Return the leaves of a tree, named by their paths."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _empty_state(batch: VectorSwarm, params: SwarmParams) -> VectorState:
-    """A state of worlds with nothing in them."""
+    """Return a state of empty worlds."""
     layout = empty_layout(jnp.zeros(2, jnp.float32), batch.env.spec)
     layouts = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (1, batch.num_envs, *leaf.shape)), layout)
     return batch.reset_to(layouts, params)[1]
@@ -207,7 +210,10 @@ def _global_state(env: Swarm, worlds: SwarmState) -> jax.Array:
 def _step(
     batch: VectorSwarm, seed: jax.Array, count: jax.Array, state: VectorState, action: jax.Array, params: SwarmParams
 ) -> tuple[VectorState, jax.Array, jax.Array]:
-    """The state, observations (E, N, obs_dim), and all else in one array, because each from the device costs a call."""
+    """Step all worlds. Returns the state, observations (E, N, obs_dim), and all other results in one array.
+
+    One array, because each array copied from the device costs a call.
+    """
     key = episode_key(seed, count)
     obs, state, reward, terminated, truncated, info = batch.step(key, state, action, params)
     told = info | {

@@ -1,7 +1,7 @@
-"""Draw one world with pygame: off-screen into an array, or in a window.
+"""Draw one world with pygame, off-screen into an array or in a window.
 
-pygame is imported when the first `Renderer` is made. `rgb_array` never touches the video system, so it works
-on machines without a display.
+pygame is imported when the first `Renderer` is made. `rgb_array` never uses the video system, so it works on machines
+without a display.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 RenderMode = Literal["rgb_array", "human"]
 
 SUPERSAMPLE = 3  # everything is drawn this many times larger, then averaged down
-CROWD = 300  # agents above which goal lines, rings, lidar and labels would hide the scene
-CLOSE_UP = 4.0  # m of the arena around an agent in focus, at most; half of what fits otherwise
-REACH = 6  # px around a robot that still count as a click on it
-TRAIL_LINES = 50_000  # that a crowd may leave in one frame, a microsecond or two each
+CROWD = 300  # with more agents, lines to goals, rings, lidar and labels would hide the scene
+CLOSE_UP = 4.0  # m of the arena shown around an agent in focus; at most half of what is shown without focus
+REACH = 6  # px; a click this close to a robot still counts as a click on it
+TRAIL_LINES = 50_000  # most trail lines of a crowd in one frame; each takes a microsecond or two to draw
 
 CANVAS = (246, 247, 249)
 FLOOR = (255, 255, 255)
@@ -40,17 +40,17 @@ INK = (30, 41, 59)
 MUTED = (123, 135, 152)
 ALERT = (225, 29, 46)
 
-BORDERS = np.array([2, 4])  # margins around the arena, both sides together; the status line takes two of them
+BORDERS = np.array([2, 4])  # margins left and right of the arena, and above and below it; the status line takes two
 
-# Forward is +x and the rim of the robot is at 1.
+# The corners of a robot's arrow. Forward is +x, and the robot's radius is 1.
 ARROW = np.array([[0.72, 0.0], [-0.52, 0.50], [-0.26, 0.0], [-0.52, -0.50]])
 
 
 @functools.lru_cache(maxsize=16)
 def agent_colours(num_agents: int) -> np.ndarray:
-    """(N, 3) uint8, one colour per agent index, whatever the number of agents.
+    """Return one colour per agent, (N, 3) uint8. An index has the same colour for any number of agents.
 
-    Golden-ratio hues at even lightness in OKLCH (Ottosson 2020), with a gap at red, which is kept for contacts.
+    Hues follow the golden ratio, at three levels of lightness, in OKLCH (Ottosson 2020). Red is left out: it means contact.
     """
     index = np.arange(num_agents)
     hue = 2 * np.pi * (0.15 + 0.88 * ((0.5 + index * 0.6180339887) % 1.0))
@@ -66,19 +66,19 @@ def agent_colours(num_agents: int) -> np.ndarray:
 
 
 class Renderer:
-    """Draws worlds, one frame a call.
+    """Draws worlds, one frame per call of `draw`.
 
-    Of more than `CROWD` robots it shows places and contacts, and their goals as a shade on the floor: lines to goals,
-    lidar and labels would hide everything else, and trails have fewer corners the more robots leave them.
+    With more than `CROWD` robots it draws only robots, contacts, trails, and goals as a shade on the floor. Lines to goals,
+    lidar and labels would hide everything else. Trails then have fewer corners, the more robots there are.
 
-    The first arena drawn sets the size of the frame, both sides even; later ones are fitted into it, so that the
+    The first arena drawn sets the size of the frame, with both sides even. Later arenas are scaled to fit it, so the
     frames of a curriculum still make one video.
 
-    mode: `rgb_array` returns frames, `human` shows them in a window of its own.
+    mode: `rgb_array` returns frames, `human` shows them in its own window.
     max_size: px, the largest width and height of a frame.
     show_lidar: draw the readings given to `draw`.
-    trails: how many past positions to join behind each agent.
-    fps: pace of `human`, frames/s; None for real time, 1 / dt.
+    trails: how many past positions to join to a trail behind each agent.
+    fps: frames per second in `human`; None for real time, 1 / dt.
     """
 
     def __init__(
@@ -126,14 +126,14 @@ class Renderer:
         title: str = "",
         focus: int | None = None,
     ) -> np.ndarray | None:
-        """One frame (H, W, 3) uint8, or None in `human`, where a closed window stays closed.
+        """Draw one frame and return it, (H, W, 3) uint8. In `human` show it and return None; a closed window stays closed.
 
-        state, params: of a single world, NumPy or JAX leaves. lidar: (N, R) in [0, 1]. labels: N short strings,
-        written above the robots. title: written at the top right. focus: index of an agent to look at from close by.
+        state, params: of a single world, with NumPy or JAX leaves. lidar: (N, R) in [0, 1]. labels: N short strings,
+        written above the robots. title: written at the top right. focus: index of an agent to show from close by.
         """
         if self.closed:
             return None
-        self._pygame.font.init()  # again, where someone has ended pygame
+        self._pygame.font.init()  # other code may have called pygame.quit() since the last frame
         state, params = _as_numpy(state), _as_numpy(params)
         if state.position.ndim != 2:
             raise ValueError(f"one world is drawn at a time: position has shape {state.position.shape}, not (N, 2)")
@@ -168,13 +168,13 @@ class Renderer:
             self._window.close()
 
     def retrace(self, states: Iterable[SwarmState]) -> None:
-        """Take the trails of the next frame from these, oldest first, instead of what was drawn before."""
+        """Draw the trails of the next frame through these states, oldest first, instead of those drawn before."""
         self._history.clear()
         for state in map(_as_numpy, states):
             self._remember(int(state.step), _seen(state))
 
     def agent_at(self, x: int, y: int) -> int | None:
-        """The active agent at a pixel of the last frame, the nearest where several are close, or None."""
+        """Return the active agent at a pixel of the last frame, the nearest if several are close, or None."""
         return None if self._scene is None else self._scene.agent_at(np.array([x, y]) * SUPERSAMPLE)
 
     def _frame_size(self, arena: np.ndarray) -> np.ndarray:
@@ -201,7 +201,7 @@ class Renderer:
 
 
 class _Scene:
-    """One world, with NumPy leaves, on the canvas. `px` are pixels of the frame, all others of the larger canvas."""
+    """One world, with NumPy leaves, drawn on the canvas. Lengths are in canvas pixels; `px` are pixels of the frame."""
 
     def __init__(
         self, pygame: ModuleType, canvas: Any, state: Any, params: Any, margin: int, focus: int | None = None
@@ -225,7 +225,7 @@ class _Scene:
 
         self.seen = _seen(state)
         alive = np.isfinite(self.seen).all(axis=-1)
-        self._agents = np.flatnonzero(alive)  # (M,), rows of what follows
+        self._agents = np.flatnonzero(alive)  # (M,) agents to draw; the arrays below have M rows
         self._hits = state.collided[self._agents]
         self._crowd = len(alive) > CROWD
         self._robots = self._pixels(state.position[self._agents])
@@ -233,15 +233,15 @@ class _Scene:
         self._robot_radius = self._length(params.agent_radius, px=2)
 
     def _pixels(self, points: Any) -> np.ndarray:
-        """(..., 2) m as canvas coordinates, int, y down."""
+        """Convert points (..., 2) m to canvas pixels, int, with y down."""
         return np.rint(self._origin + np.asarray(points, float) * [self._scale, -self._scale]).astype(int)
 
     def _length(self, metres: Any, px: float) -> int:
-        """At least `px`, so that nothing vanishes in a large arena."""
+        """Convert a length to canvas pixels: at least `px` pixels of the frame, so nothing vanishes in a large arena."""
         return round(max(float(metres) * self._scale, px * SUPERSAMPLE))
 
     def _tint(self, strength: float, agents: np.ndarray) -> np.ndarray:
-        """(M, 3) int, the colours of agents (M,) as if drawn on the floor with this opacity."""
+        """Return the colours (M, 3) int of agents (M,), as if drawn on the floor with this opacity."""
         colours = agent_colours(len(self.seen))[agents]
         return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int)
 
@@ -261,7 +261,7 @@ class _Scene:
             self._line(GRID, *self._pixels(line).tolist(), SUPERSAMPLE)
 
     def draw_links(self) -> None:
-        """A thin line from each robot to its goal."""
+        """Draw a thin line from each robot to its goal."""
         if self._crowd:
             return
         colours = self._tint(max(0.3, 0.6 - len(self.seen) / CROWD), self._agents)
@@ -286,7 +286,7 @@ class _Scene:
         self._canvas.set_clip(self._view)
 
     def draw_lidar(self, lidar: np.ndarray) -> None:
-        """Rays from the centres, paler where they meet nothing, with a dot where they end on something."""
+        """Draw the rays from the robots' centres. A ray that hits something is darker and ends in a dot."""
         if self._crowd:
             return
         turn = 2 * np.pi * np.arange(lidar.shape[1]) / lidar.shape[1]
@@ -308,7 +308,7 @@ class _Scene:
         stride = -(-len(history) * len(self.seen) // TRAIL_LINES) if self._crowd else 1
         corners = list(history)[::-stride][::-1]
         for age, ((step, start), (next_step, end)) in enumerate(itertools.pairwise(corners), start=1):
-            # Further than its drive could take it, an agent was put there. An inactive one is NaN: not joined.
+            # Do not join places further apart than an agent can drive: it respawned. Inactive agents are NaN: not joined.
             joined = np.linalg.norm(end - start, axis=-1) <= speed * (next_step - step) + slack
             colours = self._tint(0.5 * age / len(corners), np.flatnonzero(joined))
             for colour, tail, head in _rows(colours, self._pixels(start[joined]), self._pixels(end[joined])):
@@ -325,7 +325,7 @@ class _Scene:
             self._circle(ring, goal, radius, max(SUPERSAMPLE, radius // 6))
 
     def draw_robots(self) -> None:
-        """Rims first, so that none hides a neighbour: red in contact, floor otherwise."""
+        """Draw the robots. Rims, red in contact and else in the floor's colour, come first: none then hides a neighbour."""
         radius = self._robot_radius
         for (robot,) in _rows(self._robots[self._agents == self._focus]):
             self._circle(INK, robot, radius + 5 * SUPERSAMPLE, 2 * SUPERSAMPLE)
@@ -340,7 +340,7 @@ class _Scene:
                 self._polygon(FLOOR, arrow)
 
     def _arrows(self) -> list[Any]:
-        """Four corners on the canvas for each robot."""
+        """Return the four corners of each robot's arrow, canvas pixels."""
         heading = self._state.heading[self._agents]
         cos, sin = np.cos(heading), np.sin(heading)
         turn = np.stack([cos, sin, -sin, cos], axis=-1).reshape(-1, 2, 2)
@@ -387,17 +387,17 @@ class _Scene:
 
 
 def _seen(state: Any) -> np.ndarray:
-    """(N, 2) m, places of a state with NumPy leaves; NaN where there is nothing to draw."""
+    """Return the positions (N, 2) m of a state with NumPy leaves, NaN for agents that are not drawn."""
     return np.where((state.active & np.isfinite(state.position).all(axis=-1))[:, None], state.position, np.nan)
 
 
 def _rows(*tables: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """A tuple for each row of several arrays (M, K). Lists of ten thousand rows would wake the garbage collector."""
+    """Yield one tuple per row of several arrays (M, K). Lists of ten thousand rows would start the garbage collector."""
     return zip(*(zip(*table.T.tolist(), strict=True) for table in tables), strict=True)
 
 
 def _as_numpy(node: Any) -> Any:
-    """The same flax struct with NumPy leaves."""
+    """Return the same flax struct with NumPy leaves."""
     fields = getattr(node, "__dataclass_fields__", None)
     if fields is None:
         return np.asarray(node)

@@ -1,4 +1,4 @@
-"""Write frames as a GIF or an MP4 with the ffmpeg that imageio-ffmpeg brings."""
+"""Write frames to a GIF or an MP4, with the ffmpeg that comes with imageio-ffmpeg."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-# Players take an unmarked video of this size for BT.709, but ffmpeg converts to BT.601 unless told.
+# Players assume that an unmarked video of this size is BT.709, but by default ffmpeg converts to BT.601.
 BT709 = ["-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709"]
 ENCODING = {
     ".gif": ["-filter_complex", "split[all][used];[all]palettegen[palette];[used][palette]paletteuse=dither=none"],
     ".mp4": ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", *BT709, "-movflags", "+faststart"],
 }
-MAX_GIF_FPS = 50  # browsers slow down anything quicker
+MAX_GIF_FPS = 50  # browsers slow down faster ones
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float = 10.0) -> Path:
-    """Write frames (H, W, 3) uint8, all of one size, at fps; return the path.
+    """Write frames (H, W, 3) uint8, all of one size, at fps. Returns the path.
 
-    The suffix chooses the format. Parent folders are made. The file appears only when it is whole and on disk: if
-    anything fails, an older one stays as it was. MP4 repeats the last row or column of an odd size. A GIF has one
-    palette for all its frames, which ffmpeg therefore holds in memory.
+    The suffix, .gif or .mp4, chooses the format. Missing parent folders are made. The file appears only once it is
+    complete and on disk; if anything fails, an older file stays as it was. An MP4 repeats the last row or column of an
+    odd size. A GIF has one palette for all frames, so ffmpeg holds all of them in memory.
+    Raises ValueError for an unknown suffix, a bad fps or a bad frame, RuntimeError if ffmpeg fails.
     """
     path = Path(path)
     suffix = _suffix(path)
@@ -40,8 +41,10 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
 
 
 def check_video_path(path: str | os.PathLike[str]) -> None:
-    """Raise what `write_video` would: ValueError for a suffix that it does not know, OSError where no file can be. Leaves
-    nothing behind."""
+    """Check that `write_video` can write to a path. Leaves no file behind.
+
+    Raises ValueError for an unknown suffix, OSError if no file can be written there.
+    """
     path = Path(path)
     _suffix(path)
     there = next(folder for folder in (*path.parents, Path()) if folder.exists())
@@ -49,13 +52,15 @@ def check_video_path(path: str | os.PathLike[str]) -> None:
 
 
 def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], right: str | os.PathLike[str]) -> Path:
-    """Write two videos of one height next to each other into a GIF; return its path. The shorter one stands still at its
-    end. RuntimeError where one cannot be read."""
+    """Write two videos of the same height next to each other into a GIF. Returns its path.
+
+    The shorter one ends on a still frame. Raises RuntimeError if ffmpeg cannot read one of them.
+    """
     both = ENCODING[".gif"][1].replace("split", "[0][1]hstack[both];[both]split", 1)
     with _whole(Path(path)) as temporary:
         inputs = [*_named(Path(left), "-i"), *_named(Path(right), "-i")]
         command = [*_ffmpeg(), *inputs, "-filter_complex", both, *_named(temporary)]
-        # ffmpeg takes keys from a terminal, and stops in the background for want of one
+        # No stdin: ffmpeg reads keys from a terminal, and would be stopped if it runs in the background.
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             raise RuntimeError(f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}")
@@ -64,7 +69,7 @@ def side_by_side(path: str | os.PathLike[str], left: str | os.PathLike[str], rig
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to, from which the file moves to path once it is whole and on disk."""
+    """Yield a temporary file to write to, and move it to path once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _new_file(path.parent, path)
     try:
@@ -84,13 +89,16 @@ def _suffix(path: Path) -> str:
 
 
 def _new_file(folder: Path, path: Path) -> Path:
-    """An empty file in a folder, under a name of its own. OSError naming path where there can be none, or no path."""
+    """Make an empty file with a unique name in a folder.
+
+    Raises OSError naming path if that fails, or if no file can be called path.
+    """
     file = folder / f".video-{uuid.uuid4().hex}{path.suffix.lower()}"
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with contextlib.suppress(FileNotFoundError):
-            (folder / path.name).lstat()  # a name may be too long
+            (folder / path.name).lstat()  # raises if the name is too long
         file.touch()
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
@@ -98,7 +106,7 @@ def _new_file(folder: Path, path: Path) -> Path:
 
 
 def _named(path: Path, *option: str) -> list[str]:
-    """How ffmpeg is told of a file, so that it takes no colon for a protocol and no % for the number of a frame."""
+    """Return the arguments that name a file to ffmpeg. It then takes no colon for a protocol and no % for a frame number."""
     return ["-f", path.suffix.lower()[1:], *option, f"file:{path}"]
 
 
@@ -136,7 +144,7 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: float, encoding: list
             try:
                 ffmpeg.stdin.write(frame.data)
             except BrokenPipeError:
-                break  # ffmpeg has stopped, and says why below
+                break  # ffmpeg has stopped; its message is read below
     except BaseException:
         ffmpeg.kill()
         raise

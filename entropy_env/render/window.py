@@ -1,4 +1,7 @@
-"""Windows that look after themselves: several at once, beside those of others, and again after someone ends pygame."""
+"""Windows that leave the rest of pygame alone.
+
+Several can be open at once, next to windows of other code. They open again after other code has called `pygame.quit`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ import weakref
 from types import ModuleType
 from typing import Any
 
-LEFT_FOR_OTHERS = 1000  # events on pygame's queue, the newest: nobody may be there to read them
+LEFT_FOR_OTHERS = 1000  # events put back for other code, the newest; a limit, because perhaps nobody reads them
 
 _ours: weakref.WeakSet[Window] = weakref.WeakSet()
-_lost: list[Any] = []  # of a video system that has ended: to free them could strike what took their place
+_lost: list[Any] = []  # windows of a video system that has ended; kept, because freeing them could free newer objects
 
 
 class Window:
-    """One window, which appears with the first frame. The one of `pygame.display` is left to others.
+    """A window that appears with its first frame. It is not the window of `pygame.display`, which other code may use.
 
-    When someone ends pygame it goes down, and the next frame opens it again. Once a user closes it, it stays closed.
-    RuntimeError where there is no display.
+    If other code ends pygame, the window disappears, and the next frame opens it again. Once a user closes it, it stays
+    closed. Raises RuntimeError if there is no display.
     """
 
     def __init__(self, title: str) -> None:
@@ -31,7 +34,7 @@ class Window:
         _ours.add(self)
 
     def show(self, frame: Any) -> None:
-        """Fill the window with a surface. Nothing happens once it is closed."""
+        """Fill the window with a surface. Does nothing once it is closed."""
         if self.closed:
             return
         video = _import_video()
@@ -46,9 +49,9 @@ class Window:
         self._canvas.present()
 
     def events(self) -> list[Any]:
-        """What has happened to this window since the last call; it closes when it is told to.
+        """Return this window's events since the last call. The window closes if one of them asks for it.
 
-        An event that names no window belongs to everyone here, unless `pygame.display` has a window of its own.
+        An event that names no window goes to all our windows, unless `pygame.display` has a window too.
         """
         if self._pygame.display.get_init():
             _deliver(self._pygame)
@@ -56,10 +59,10 @@ class Window:
         return inbox
 
     def close(self) -> None:
-        """Take this window down, and no other. May be called again."""
+        """Close this window and no other. May be called again."""
         if self._window is not None:
             if self._alive():
-                self._canvas = None  # before its window
+                self._canvas = None  # must be freed before its window
                 self._window.destroy()
                 self._window = None
             else:
@@ -67,7 +70,7 @@ class Window:
         self.closed = True
 
     def _alive(self) -> bool:
-        """False after the video system ended, also if it has begun again: SDL then knows no such window."""
+        """Return False once the video system has ended, even if it runs again: SDL no longer knows this window then."""
         return self._pygame.display.get_init() and self._window.title == self.title
 
     def _lose(self) -> None:
@@ -81,7 +84,7 @@ class Window:
 
 
 def import_pygame() -> ModuleType:
-    """pygame, with what draws and writes. ModuleNotFoundError tells how to install it."""
+    """Import pygame with what draws shapes and text. Raises ModuleNotFoundError that says how to install it."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         with warnings.catch_warnings():
@@ -94,7 +97,7 @@ def import_pygame() -> ModuleType:
 
 
 def _import_video() -> ModuleType:
-    """Where pygame has windows beside the one of `pygame.display`."""
+    """Import the part of pygame that can open several windows."""
     from pygame._sdl2 import video
 
     return video
@@ -106,7 +109,7 @@ def _start_display(pygame: ModuleType) -> None:
     except pygame.error as error:
         reason = str(error)
     else:
-        # Without a display SDL may choose a driver that shows nothing.
+        # Without a display, SDL may choose a driver that shows nothing.
         if pygame.display.get_driver() != "offscreen" or os.environ.get("SDL_VIDEODRIVER"):
             return
         pygame.display.quit()
@@ -115,7 +118,7 @@ def _start_display(pygame: ModuleType) -> None:
 
 
 def _deliver(pygame: ModuleType) -> None:
-    """Sort what is on pygame's queue into the inboxes of our windows, and put back what is not ours."""
+    """Move the events on pygame's queue to the inboxes of our windows. Put back those of other code."""
     open_windows = [window for window in _ours if not window.closed]
     owners = {id(window._window): window for window in open_windows if window._window is not None}
     others_window = pygame.display.get_surface() is not None

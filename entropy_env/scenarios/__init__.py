@@ -20,7 +20,10 @@ SCENARIOS: dict[str, type[Scenario]] = {
 
 
 def make_scenario(name: str, difficulty: int = 1) -> Scenario:
-    """The family of that name, sized for every difficulty up to `difficulty`. ValueError where there is none."""
+    """Return the generator of that name, sized for every difficulty up to `difficulty`.
+
+    Raises ValueError if there is none of that name.
+    """
     if name not in SCENARIOS:
         nearest = difflib.get_close_matches(str(name), SCENARIOS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

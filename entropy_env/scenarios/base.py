@@ -1,4 +1,4 @@
-"""What a family of layouts offers the simulator, and what all generators draw from."""
+"""The base class of layout generators, and the random numbers that all of them draw."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ from entropy_env.checks import DIFFICULTY, as_count
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 LEVELS = (1, 2, 3, 4)
-PACKED_BITS = 12  # of an index beside a score; with 4,096 items one in 128 then shares its score with another
-LOWEST = -1e30  # below every number of a layout
+PACKED_BITS = 12  # bits of an index packed beside a score; with 4,096 items, one in 128 then shares its score
+LOWEST = -1e30  # less than any number in a layout
 
 
 class Purpose(enum.IntEnum):
-    """What a random number is for, and how its place is counted. Every world depends on these values: only add to them."""
+    """What a random number decides. Comments give the axes of the array.
 
-    ARENA = 1  # what there is one of: (use,)
-    FAMILY = 2  # of a curriculum's stage: (1,)
-    CELLS = 3  # which cells are taken first: (column, row)
+    Every layout depends on these values. Add new ones, but never change one.
+    """
+
+    ARENA = 1  # numbers for the arena as a whole: (use,)
+    FAMILY = 2  # the family that a stage of the curriculum draws: (1,)
+    CELLS = 3  # the order in which cells are taken: (column, row)
     SPAWNS = 4  # (goal, agent, axis)
     GOALS = 5  # (goal, agent, axis)
     HEADINGS = 6  # (goal, agent)
     UPRIGHT_BORDERS = 7  # between cells or rooms: (line from the left, row, use)
     FLAT_BORDERS = 8  # (line from the bottom, column, use)
-    PLOTS = 9  # of obstacles: (column, row, use)
+    PLOTS = 9  # for obstacles: (column, row, use)
     UPRIGHT_LINES = 10  # between plots: (line from the left, row)
-    FLAT_LINES = 11  # (line from the bottom,)
-    TILES = 12  # of cells with nearby goals: (column, row)
+    FLAT_LINES = 11  # between plots: (line from the bottom,)
+    TILES = 12  # tiles of 3 x 3 cells, with nearby goals: (column, row)
 
 
-PLACEMENT = frozenset({Purpose.CELLS, Purpose.SPAWNS, Purpose.GOALS, Purpose.HEADINGS, Purpose.TILES})  # not walls
+# The purposes that decide spawns and goals; the others decide walls and obstacles.
+PLACEMENT = frozenset({Purpose.CELLS, Purpose.SPAWNS, Purpose.GOALS, Purpose.HEADINGS, Purpose.TILES})
 
 Shapes = dict[Purpose, tuple[int, ...]]
 Draws = Mapping[Purpose, jax.Array]
@@ -46,19 +50,19 @@ Draws = Mapping[Purpose, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """A layout generator, sized for every difficulty up to `difficulty`. Hashable, so that it can be static."""
+    """A layout generator, sized for every difficulty up to `difficulty`. Hashable, so it can be a static argument."""
 
     difficulty: int = 1
     name: ClassVar[str]
-    draws: ClassVar[bool] = True  # False where every map is given by hand, and an episode begins again on its own
-    more_room: ClassVar[str] = ""  # what to do about it, where not everyone fits
+    draws: ClassVar[bool] = True  # False if maps are given by hand; a world then resets to the map it has
+    more_room: ClassVar[str] = ""  # ends the error that not all agents fit: how to make room
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "difficulty", as_count("difficulty", self.difficulty, DIFFICULTY))
 
     @property
     def max_steps(self) -> tuple[int, int, int, int]:
-        """Control periods, for each difficulty."""
+        """The time limit of each difficulty, in control periods."""
         return 200, 200, 200, 200
 
     @property
@@ -67,46 +71,47 @@ class Scenario:
         return LEVELS[: self.difficulty]
 
     def slots(self) -> dict[str, int]:
-        """`num_walls`, `num_boxes` and `num_discs` that the largest layout fills; absent for none."""
+        """Return the `num_walls`, `num_boxes` and `num_discs` of the largest layout. Leave out those that are 0."""
         return {}
 
     def capacity(self, level: int, params: SwarmParams) -> int:
-        """How many agents are sure to fit at a difficulty, whatever the key. params: concrete numbers."""
+        """Return how many agents are sure to fit at this difficulty, for any key. params: concrete numbers."""
         raise NotImplementedError
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        """One layout for `params.difficulty`, which may be traced and above what this generator is sized for.
+        """Draw one layout for `params.difficulty`. It may be traced, and above what this generator is sized for.
 
-        Draw with `uniforms`: then the map can be had again with other spawns and goals, which `max_steps="never"` needs.
-        With walls drawn otherwise, an agent's row of spawns and goals comes again instead.
+        Draw all numbers with `uniforms`. The same walls can then be drawn again with other spawns and goals, as
+        `max_steps="never"` needs. If walls are drawn in another way, agents use their spawns and goals again instead.
         """
         raise NotImplementedError
 
     def row(self, table: Any, params: SwarmParams) -> jax.Array:
-        """The entry of a table with one row a difficulty, at the traced difficulty. table: (4, ...).
+        """Return the row for the traced difficulty from a table (4, ...) with one row per difficulty.
 
-        Also beyond what this generator is sized for: with a constant instead, XLA would round otherwise.
+        All four rows are used, also those above the difficulty this generator is sized for. With a constant instead,
+        XLA would round differently.
         """
         table = np.asarray(table)
         table = table.astype(np.float32 if table.dtype.kind == "f" else np.int32)
         value = jnp.asarray(table[0])
-        # not indexed: a lookup fused into a loop over cells keeps it from being vectorised
+        # A chain of `where` instead of indexing: a lookup that XLA fuses into a loop over cells prevents vectorisation.
         for level, entry in zip(LEVELS[1:], table[1:], strict=True):
             value = jnp.where(params.difficulty >= level, entry, value)
         return value
 
     def largest(self, table: Any) -> Any:
-        """Column by column, the largest entry of a table with one row a difficulty. table: (4, ...)."""
+        """Return the largest value of each column, over the difficulties this generator is sized for. table: (4, ...)."""
         return np.max(np.asarray(table)[: self.difficulty], axis=0).tolist()
 
     def sized_for(self, params: SwarmParams) -> jax.Array:
-        """() bool: whether the traced difficulty is one this generator has room for."""
+        """Whether the traced difficulty is one that this generator is sized for, () bool."""
         difficulty = jnp.asarray(params.difficulty)
         return (difficulty >= 1) & (difficulty <= self.difficulty)
 
 
 def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:
-    """An arena without obstacles, spawns or goals. size: (2,) m."""
+    """Return an arena without obstacles, spawns or goals. size: (2,) m."""
     return Layout(
         size=size,
         walls=jnp.zeros((spec.num_walls, 2, 2), jnp.float32),
@@ -123,19 +128,19 @@ def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:
 
 
 def fill_slots(slots: jax.Array, mask: jax.Array, items: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Slots and their mask with `items` (M, ...) in the first M, of which `present` (M,) bool are there."""
+    """Put `items` (M, ...) into the first M slots. Returns the slots and their mask. present: (M,) bool, the items in use."""
     count = items.shape[0]
     return slots.at[:count].set(items), mask.at[:count].set(present)
 
 
 def uniforms(key: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
-    """Random numbers in [0, 1), float32, in up to three dimensions for each purpose.
+    """Draw float32 numbers in [0, 1) for each purpose, in arrays of up to three dimensions.
 
-    A number follows from the key, its purpose and its place in the array alone, so the corner that two arrays share is
-    equal whatever their shapes. One hash makes them all: each costs some 30 ms of compile time.
+    Each number depends only on the key, its purpose and its index. Arrays of different shapes therefore agree at the
+    indices that both have. One hash draws all purposes, since each hash costs about 30 ms of compile time.
 
-    key: of any of JAX's kinds. Of one with four words the first two decide the walls and the last two the spawns and
-    goals, so that a map can be had again with others (`Swarm.fresh_row`).
+    key: any kind of JAX key. In a key of four words, the first two decide the walls and the last two the spawns and
+    goals, so the same walls can be drawn with other spawns and goals (`Swarm.fresh_row`).
     """
     words = jax.random.key_data(key)
     if len(words) == 2:
@@ -146,7 +151,7 @@ def uniforms(key: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
 
 
 def _uniforms(words: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
-    """`uniforms` from the two words (2,) uint32 of a key."""
+    """Draw as `uniforms` does, from a key of two words (2,) uint32."""
     if not shapes:
         return {}
     places = [_counters(purpose, shape) for purpose, shape in shapes.items()]
@@ -159,27 +164,30 @@ def _uniforms(words: jax.Array, shapes: Shapes) -> dict[Purpose, jax.Array]:
 
 
 def _counters(purpose: Purpose, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Two words (M,) uint32 that no two numbers share; splitting a key and folding into one leave the first at 0."""
+    """Return two words (M,) uint32 for each number, a different pair for each.
+
+    The first word is never 0, so the pairs also differ from the counters that JAX uses to split or fold a key.
+    """
     full = (*shape, 1, 1)[:3]
     i, j, k = (jax.lax.broadcasted_iota(jnp.uint32, full, axis).reshape(-1) for axis in range(3))
     return jnp.uint32(purpose << 24) | i, (j << 8) | k
 
 
 def rounded(product: jax.Array) -> jax.Array:
-    """The same number, as float32 rounds it.
+    """Return the product unchanged, but rounded to float32.
 
-    A product that is only added to something may be left unrounded (fused multiply-add), where XLA and the processor
-    like: the last digit of a layout would depend on what else is compiled with it.
+    XLA may fuse a product and a sum into one operation that does not round the product (fused multiply-add). Without
+    this, the last digit of a layout would depend on the code compiled around it.
     """
     return jnp.maximum(product, LOWEST)
 
 
 def shuffle(score: jax.Array, chosen: jax.Array) -> jax.Array:
-    """(..., M) int32: indices along the last axis, the chosen ones first, in the order of their score.
+    """Return indices along the last axis, (..., M) int32: the chosen ones first, each group in the order of its scores.
 
-    score: (..., M) in [0, 1). chosen: (..., M) bool. Score and index share one integer, because XLA sorts those
-    several times faster than floats with their indices, as long as that leaves enough bits to tell scores apart. How
-    many is not left to M, on which the order of two of the items would then depend.
+    score: (..., M) in [0, 1). chosen: (..., M) bool.
+    Score and index are packed into one integer, which XLA sorts several times faster than floats with indices. The
+    number of bits for the index is fixed: if it depended on M, so would the order of two items with close scores.
     """
     size = score.shape[-1]
     index = jnp.broadcast_to(jnp.arange(size, dtype=jnp.uint32), score.shape)

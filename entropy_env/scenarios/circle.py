@@ -1,4 +1,4 @@
-"""Everyone has to pass the middle of a circle."""
+"""A circle of robots that all have to cross the middle."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ HEADING_SPREAD = np.pi / 4  # rad to either side of the middle
 
 
 class Circle(Scenario):
-    """Robots stand evenly on a circle and go to the point opposite, and in the next column of goals back again.
+    """Robots start evenly spaced on a circle and go to the point opposite. Their next goal leads back again.
 
-    Circles of radius 4, 3, 2.25 and 1.5 m, turned at random.
+    The radius is 4, 3, 2.25 or 1.5 m, by difficulty. The circle is turned at random.
     """
 
     name = "circle"

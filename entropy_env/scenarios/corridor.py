@@ -10,19 +10,19 @@ from entropy_env.scenarios.base import Purpose, Scenario, empty_layout, fill_slo
 from entropy_env.scenarios.placement import cell_grid, free_across, place, place_shapes, room_between
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
-ROOM = (4.0, 6.5)  # m, each of the two
-WIDTH = 3.6  # agent radii, clear: wider than one agent, narrower than two
+ROOM = (4.0, 6.5)  # m, width and height of each of the two rooms
+WIDTH = 3.6  # clear width of the corridor in agent radii: wider than one agent, narrower than two
 LENGTHS = (1.0, 2.0, 3.0, 4.0)  # m
-OFFSETS = (0.0, 1.0, 2.0, 2.5)  # m, how far the corridor may lie off the middle
+OFFSETS = (0.0, 1.0, 2.0, 2.5)  # m, the largest offset of the corridor from the middle
 SWAP = np.array([[0, 1], [1, 0]])
 
 
 class Corridor(Scenario):
-    """Robots start in both rooms by turns and have to change sides; either room could hold them all.
+    """Robots start in the two rooms, alternately, and have to change sides. Either room could hold them all.
 
-    Rooms of 4 x 6.5 m. Difficulty 1: a corridor of 1 m in the middle. 2: 2 m, up to 1 m off the middle.
-    3: 3 m, up to 2 m. 4: 4 m, up to 2.5 m.
-    `max_steps` lets 10 robots at 1 m/s pass strictly one after the other.
+    Rooms of 4 x 6.5 m. Difficulty 1: a corridor 1 m long, in the middle. 2: 2 m long, up to 1 m off the middle.
+    3: 3 m long, up to 2 m off. 4: 4 m long, up to 2.5 m off.
+    `max_steps` is enough for 10 robots at 1 m/s to pass strictly one after the other.
     """
 
     name = "corridor"

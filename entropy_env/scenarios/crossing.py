@@ -1,4 +1,4 @@
-"""Streams of robots that have to pass through each other."""
+"""Streams of robots that cross each other."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from entropy_env.scenarios.placement import (
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 SIDES = (8.0, 8.0, 8.0, 6.0)  # m, of the square arena
-DEPTHS = (2.5, 2.5, 2.0, 2.0)  # m, how far the zones reach inwards
+DEPTHS = (2.5, 2.5, 2.0, 2.0)  # m, how far the zone along each side reaches inwards
 LEFT, RIGHT, BOTTOM, TOP = range(4)
-STREAMS = np.array(  # each difficulty's streams, from a zone to the one opposite
+STREAMS = np.array(  # the streams of each difficulty, from one zone to the zone opposite
     [
         [[LEFT, RIGHT], [RIGHT, LEFT]] * 2,
         [[LEFT, RIGHT], [BOTTOM, TOP]] * 2,
@@ -34,7 +34,7 @@ NUM_STREAMS = (2, 2, 4, 4)
 
 
 class Crossing(Scenario):
-    """Robots start along the sides of a square and go to the side opposite.
+    """Robots start along the sides of a square and go to the opposite side.
 
     Difficulty 1: two streams, head on, in 8 x 8 m. 2: two streams at right angles, 8 x 8 m.
     3: four streams, 8 x 8 m. 4: four streams, 6 x 6 m.
@@ -56,7 +56,7 @@ class Crossing(Scenario):
         centres, inside = cell_grid(layout.size, largest)
         x, y = centres[:, 0], centres[:, 1]
         depth = jnp.stack([x, side - x, y, side - y])
-        # a cell belongs to the side it is nearest to, one on a diagonal to none
+        # A cell belongs to the zone of its nearest side. A cell on a diagonal belongs to none.
         first, second = jnp.sort(depth, axis=0)[:2]
         zone = (depth == first[None]) & (first < jnp.minimum(self.row(DEPTHS, params), second - PITCH / 4))[None]
         room = room_between(centres, jnp.zeros((1, 2), jnp.float32), layout.size[None], params)

@@ -1,4 +1,4 @@
-"""From nearby goals to mazes."""
+"""A sequence of scenarios to learn from, from nearby goals to mazes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from entropy_env.scenarios.roaming import Roaming, settle
 from entropy_env.scenarios.rooms import Rooms
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
-TILES = (4, 3)  # columns and rows of tiles of 3 x 3 cells, the first stage's arena
+TILES = (4, 3)  # columns and rows of tiles in the first stage's arena; a tile has 3 x 3 cells
 NEAR_PITCH = 0.6  # m between neighbouring cells of a tile
 NEAR_SIZE = (3 * NEAR_PITCH * TILES[0], 3 * NEAR_PITCH * TILES[1])  # m
-NEAR_JITTER = 0.05  # m, so that goals are 0.5 m away at least and 1.85 m at most
+NEAR_JITTER = 0.05  # m; goals are then between 0.5 and 1.85 m away
 STAGES: tuple[tuple[Roaming, ...], ...] = ((), (Open(1),), (Obstacles(3),), (Rooms(2), Maze(2)))
 
 
 class Curriculum(Scenario):
-    """What to learn first, and what later; each stage draws one of its families at random.
+    """One stage for each difficulty. A stage draws each layout from one of its families, at random.
 
     Difficulty 1: an open arena of 7.2 x 5.4 m with goals within 0.5 to 2 m. 2: `open` 1, 8 x 6 m.
     3: `obstacles` 3, 10 x 8 m. 4: `rooms` 2 and `maze` 2, 10.5 x 7 and 7.5 x 6 m.
@@ -36,12 +36,12 @@ class Curriculum(Scenario):
 
     @property
     def stages(self) -> tuple[tuple[Roaming, ...], ...]:
-        """The families of every stage this generator is sized for; none for the first, which has its own."""
+        """The families of every stage that this generator is sized for. The first stage has none: see `near_goals`."""
         return STAGES[: self.difficulty]
 
     @property
     def largest_arena(self) -> tuple[float, float]:
-        """m, what the arenas of all stages fit into."""
+        """The width and height, m, that hold the arenas of all stages."""
         sizes = [NEAR_SIZE, *(family.largest(family.sizes) for family in sum(self.stages, ()))]
         return tuple(np.max(sizes, axis=0).tolist())
 
@@ -67,7 +67,7 @@ class Curriculum(Scenario):
         return layout.replace(valid=layout.valid & self.sized_for(params))
 
     def _shapes(self, spec: SwarmSpec) -> Shapes:
-        """Of the random numbers of all stages, which share those of one purpose."""
+        """Return the shapes of the random numbers. All stages share the numbers of a purpose."""
         needed: list[Shapes] = [near_shapes(spec), {Purpose.FAMILY: (1,)}, place_shapes(self.largest_arena, spec)]
         needed += [family.arena_shapes() for family in sum(self.stages, ())]
         purposes = sorted({purpose for shapes in needed for purpose in shapes})
@@ -77,7 +77,7 @@ class Curriculum(Scenario):
         }
 
     def _later_stage(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        """A layout of the second stage or a later one."""
+        """Draw a layout of the second or a later stage."""
 
         def draw(family, u):
             own = params.replace(difficulty=jnp.int32(family.difficulty))
@@ -93,15 +93,15 @@ class Curriculum(Scenario):
 
 
 def near_shapes(spec: SwarmSpec) -> Shapes:
-    """Of the random numbers that `near_goals` takes."""
+    """Return the shapes of the random numbers that `near_goals` takes."""
     return {Purpose.TILES: TILES} | place_shapes((3 * TILES[0] * PITCH, 3 * TILES[1] * PITCH), spec)
 
 
 def near_goals(u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
-    """An open arena of tiles of 3 x 3 cells; all of an agent's poses and goals lie in one tile.
+    """Draw an open arena of tiles of 3 x 3 cells, in which all poses and goals of an agent lie in one tile.
 
-    u: in [0, 1), of `near_shapes` or larger.
-    An agent's poses are in one cell, and its goals go round the other eight, in an order that the tile shares.
+    The poses of an agent lie in one cell, and its goals visit the other eight in turn. All agents of a tile take the same
+    turn, so their goals stay apart. u: in [0, 1), of the shapes `near_shapes` or larger.
     """
     num_agents, num_goals = spec.num_agents, spec.num_goals
     columns, rows = 3 * TILES[0], 3 * TILES[1]

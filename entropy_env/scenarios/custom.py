@@ -15,13 +15,12 @@ from entropy_env import checks
 from entropy_env.scenarios.base import Scenario
 from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec
 
-PAIRS = 1_000_000  # of points and bodies that are looked at together
+PAIRS = 1_000_000  # pairs of a point and a body that are compared at once, which bounds the memory
 BODIES = (("walls", "wall_mask"), ("boxes", "box_mask"), ("discs", "disc_mask"))
 
 
 class Custom(Scenario):
-    """No generator: every episode's map is given by hand, so any number of robots may fit. A world that begins again by
-    itself does so on the map it has."""
+    """Maps given by hand instead of drawn, for any number of robots. A world that resets by itself keeps its map."""
 
     name: ClassVar[str] = "custom"
     draws: ClassVar[bool] = False
@@ -42,11 +41,12 @@ def make_layout(
     boxes: ArrayLike = (),
     discs: ArrayLike = (),
 ) -> Layout:
-    """A map from plain numbers, in metres and radians.
+    """Make a map from plain numbers, in metres and radians.
 
     size: (2,) width and height. walls: (W, 2, 2) end points. boxes: (B, 4) centre x, y, half width, half height.
-    discs: (D, 3) centre x, y, radius. spawns: (N, 3) poses, or (N, 2) positions heading along x; goals: (N, 2); or
-    (N, G, ...) with G of them for each agent to use in turn, where a single one serves for all.
+    discs: (D, 3) centre x, y, radius. spawns: (N, 3) poses, or (N, 2) positions heading along x. goals: (N, 2).
+    Spawns and goals may also be (N, G, ...): each agent uses its G poses and goals in turn. If only one of the two has
+    G entries, the other is repeated.
     Raises ValueError naming the argument whose shape or values are wrong.
     """
     size = _numbers("size", size, (2,))
@@ -78,9 +78,10 @@ def make_layout(
 
 
 def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
-    """A resolved specification with as many slots as the layout needs or it had, and the layout's goals per agent.
+    """Return the specification with at least as many slots as the layout needs, and as many goals per agent as it has.
 
-    Raises ValueError where the layout is for another number of agents.
+    spec: a resolved one, without None. Raises ValueError if the layout is for another number of agents, or if
+    `next_goal` would have fewer than 2 goals per agent.
     """
     num_agents, num_goals = layout.goals.shape[:2]
     if spec.on_goal == "next_goal" and num_goals < 2:
@@ -92,7 +93,7 @@ def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
 
 
 def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
-    """The same map with as many slots as the specification has."""
+    """Return the same map with as many slots as the specification has."""
     padded: dict[str, Any] = {}
     for name, mask in BODIES:
         bodies = np.asarray(getattr(layout, name), np.float32)
@@ -103,10 +104,11 @@ def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
 
 
 def check_layout(layout: Layout, params: SwarmParams) -> None:
-    """Raise ValueError naming a number that is out of range, an agent that would start in a wall or another agent, by
-    however little, or one whose goal is out of reach.
+    """Check that every agent of a layout can start, and can reach its goals.
 
-    Robots may touch. Gaps are those of the float32 numbers as they are, in float64.
+    Raises ValueError naming a number that is out of range, an agent whose spawn overlaps a wall or another agent by any
+    amount, or an agent whose goal cannot be reached. Touching is allowed. Gaps are computed in float64 from the float32
+    numbers.
     """
     checks.check_layout(layout)
     spawns, goals, size = (np.asarray(each, np.float64) for each in (layout.spawns, layout.goals, layout.size))
@@ -136,19 +138,19 @@ def check_layout(layout: Layout, params: SwarmParams) -> None:
 
 
 def _exact(value: Any) -> float:
-    """A parameter as the simulator has it: the float32."""
+    """Return a parameter rounded to float32, as the simulator uses it."""
     return float(np.float32(value))
 
 
 def _shown(numbers: np.ndarray) -> list[float]:
-    """As they were written."""
+    """Return numbers as a user would write them, without the digits that float32 adds."""
     return [float(f"{number:.7g}") for number in numbers]
 
 
 def _nearest_body(points: np.ndarray, layout: Layout, params: SwarmParams) -> tuple[np.ndarray, np.ndarray]:
-    """For robots at points (P, 2): the gap to the nearest wall, box or disc, (P,) m, and which, (P,).
+    """Return the gap (P,) m from robots at points (P, 2) to their nearest wall, box or disc, and its index (P,).
 
-    Below 0 they overlap; empty slots are infinitely far away.
+    A negative gap is an overlap. Empty slots are infinitely far away.
     """
     walls, boxes, discs = (np.asarray(getattr(layout, name), np.float64) for name, _ in BODIES)
     there = np.concatenate([np.asarray(getattr(layout, mask), bool) for _, mask in BODIES])
@@ -170,10 +172,13 @@ def _nearest_body(points: np.ndarray, layout: Layout, params: SwarmParams) -> tu
 
 
 def _overlaps(points: np.ndarray, apart: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of points (P, 2) less than `apart` m apart, the lower index first, and by how much more, below 0."""
+    """Yield pairs of points (P, 2) that are less than `apart` m apart: the lower index, the higher one, the gap.
+
+    The gap, m, is the distance minus `apart`, so it is negative.
+    """
     order = np.argsort(points[:, 0])
     places = points[order]
-    for k in range(1, len(places)):  # only neighbours along x can be close
+    for k in range(1, len(places)):  # compare each point with the k-th after it along x, until none of these are close
         near = places[k:, 0] - places[:-k, 0] < apart
         if not near.any():
             return
@@ -188,7 +193,7 @@ def _length(vector: np.ndarray) -> np.ndarray:
 
 
 def _body_name(layout: Layout, index: int) -> str:
-    """Of a fixed body, counted through the walls, boxes and discs."""
+    """Return the name of a fixed body, such as "boxes[3]". index: counts the walls, then the boxes, then the discs."""
     for name, _ in BODIES:
         count = len(getattr(layout, name))
         if index < count:
@@ -198,7 +203,7 @@ def _body_name(layout: Layout, index: int) -> str:
 
 
 def _numbers(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """A float32 array of that shape, None standing for any length."""
+    """Convert to a float32 array of this shape, in which None allows any length. Raises ValueError for another shape."""
     array = _array(name, values)
     if array.size == 0 and shape[0] is None:
         array = array.reshape(0, *shape[1:])
@@ -209,7 +214,7 @@ def _numbers(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarra
 
 
 def _per_agent(name: str, values: Any, widths: tuple[int, ...]) -> np.ndarray:
-    """(N, G, width) float32 from (N, width) or (N, G, width)."""
+    """Convert (N, width) or (N, G, width) to (N, G, width) float32. Raises ValueError for another shape."""
     array = _array(name, values)
     if array.ndim not in (2, 3) or array.size == 0 or array.shape[-1] not in widths:
         width = " or ".join(map(str, widths))

@@ -11,14 +11,14 @@ from entropy_env.scenarios.trees import border_draws, border_shapes, grid_border
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 GRIDS = ((4, 3), (5, 4), (6, 5), (8, 6))  # columns and rows of cells
-PITCHES = (2.0, 1.5, 1.5, 1.0)  # m, side of a cell, a whole number of placement cells
+PITCHES = (2.0, 1.5, 1.5, 1.0)  # m, side of a cell; must be a multiple of the side of a placement cell
 
 
 class Maze(Roaming):
-    """A random spanning tree of cells: exactly one way leads from anywhere to anywhere.
+    """A random spanning tree of cells: exactly one way leads from each cell to any other.
 
     Difficulty 1: 4 x 3 cells of 2 m. 2: 5 x 4 of 1.5 m. 3: 6 x 5 of 1.5 m. 4: 8 x 6 of 1 m.
-    `max_steps` lets a robot at 1 m/s go through every cell in one and a half times as long as that takes.
+    `max_steps` is one and a half times what a robot at 1 m/s needs to pass through every cell once.
     """
 
     name = "maze"

@@ -1,4 +1,4 @@
-"""Round and square islands."""
+"""Random discs and boxes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from entropy_env.scenarios.placement import PITCH, margin
 from entropy_env.scenarios.roaming import Roaming
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
-GAP = 0.6  # m at least between two obstacles, and to the border
+GAP = 0.6  # m, least gap between two obstacles, and between an obstacle and the border
 SMALLEST, LARGEST = 0.2, 0.5  # m, radius of a disc and half side of a box
-PLOTS = ((4, 3), (4, 3), (5, 4), (6, 5))  # columns and rows of plots, each for at most one obstacle
-SHIFT = 0.2  # plots, how far the line between two of them is moved; a smallest obstacle still fits
-COUNTS = (6, 10, 16, 24)  # every other one a box
+PLOTS = ((4, 3), (4, 3), (5, 4), (6, 5))  # columns and rows of plots; a plot holds at most one obstacle
+SHIFT = 0.2  # share of a plot by which the lines between plots are moved; a smallest obstacle still fits
+COUNTS = (6, 10, 16, 24)  # obstacles; every other one is a box
 
 
 class Obstacles(Roaming):
-    """Random discs and boxes, 0.4 to 1 m across and 0.6 m apart at least, so that one can always pass between them.
+    """Random discs and boxes, 0.4 to 1 m across. They are at least 0.6 m apart, so a robot can pass between them.
 
     Difficulty 1: 6 in 8 x 6 m. 2: 10 in 8 x 6 m. 3: 16 in 10 x 8 m. 4: 24 in 12 x 10 m.
     """
@@ -44,7 +44,10 @@ class Obstacles(Roaming):
         }
 
     def arena(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        """Rows of plots of random height, each cut into plots of random width; obstacles keep half a gap to theirs."""
+        """Draw rows of random height, cut each into plots of random width, and place obstacles within some plots.
+
+        An obstacle stays half a gap away from the border of its plot.
+        """
         layout = super().arena(u, spec, params)
         columns, rows = self.largest(PLOTS)
         count = self.largest(COUNTS)
@@ -73,7 +76,7 @@ class Obstacles(Roaming):
 
 
 def _lines(u: jax.Array, count: jax.Array) -> jax.Array:
-    """(L, M) plots: where the lines between plots lie, the outer ones, 0 and `count`, unmoved. u: (L, M) in [0, 1)."""
+    """Return where the lines between plots lie, (L, M), in plots. Lines 0 and `count` stay in place. u: (L, M) in [0, 1)."""
     index = jnp.arange(len(u), dtype=jnp.int32)[:, None]
     inner = (index > 0) & (index < count)
     return index.astype(jnp.float32) + jnp.where(inner, rounded(SHIFT * (2 * u - 1)), 0.0)

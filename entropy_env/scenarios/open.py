@@ -12,15 +12,15 @@ from entropy_env.scenarios.placement import PITCH
 from entropy_env.scenarios.roaming import Roaming, Sizes
 
 SIZES = ((8.0, 6.0), (9.0, 7.0), (10.5, 8.0), (12.0, 9.0))  # m
-STEPS_PER_METRE = 20  # of the diagonal: twice what a robot at 1 m/s takes
+STEPS_PER_METRE = 20  # per metre of the diagonal: twice what a robot at 1 m/s needs
 
 
 @dataclasses.dataclass(frozen=True)
 class Open(Roaming):
-    """Spawns and goals anywhere.
+    """An empty arena with spawns and goals anywhere.
 
-    A harder arena is larger: 8 x 6, 9 x 7, 10.5 x 8, 12 x 9 m. With a size it is that large at every difficulty, and
-    holds a robot on every 0.5 x 0.5 m: Open(size=(60.0, 50.0)) has room for 12,000.
+    The arena grows with the difficulty: 8 x 6, 9 x 7, 10.5 x 8, 12 x 9 m. With `size` it has that size at every
+    difficulty. An arena holds one robot per 0.5 x 0.5 m: Open(size=(60.0, 50.0)) has room for 12,000.
     """
 
     size: tuple[float, float] | None = None  # m, width and height
@@ -38,13 +38,13 @@ class Open(Roaming):
 
     @property
     def max_steps(self) -> tuple[int, int, int, int]:
-        """200; with a size, at least as many, and enough to cross the arena twice."""
+        """200. With `size`, at least 200 and enough to cross the arena's diagonal twice."""
         steps = 200 if self.size is None else max(200, math.ceil(STEPS_PER_METRE * math.hypot(*self.size)))
         return steps, steps, steps, steps
 
 
 def _checked(size: tuple[float, float]) -> tuple[float, float]:
-    """As floats. ValueError unless these are two lengths, at least a cell and at most what an arena may be."""
+    """Convert a size to floats. Raises ValueError unless it is two lengths, from one cell to the largest arena."""
     try:
         width, height = map(float, size)
     except (TypeError, ValueError):

@@ -1,10 +1,10 @@
-"""Where spawns and goals may stand: a grid of cells, and a random pick among the free ones.
+"""Place spawns and goals on a grid of cells.
 
-Cells are `PITCH` apart and a pick is jittered within its cell, so that two picks of different cells are
-always clear of each other. Nothing is rejected and drawn again: one random order of the cells serves all.
+Cells are `PITCH` apart, and a place is jittered within its cell, so places in different cells are always clear of
+each other. Nothing is rejected and drawn again: one random order of the free cells serves all agents.
 
-The `room` of a cell, in metres, is how far a pick may lie from the cell's centre along each axis and still be clear of
-every fixed body; a cell with negative room is not free.
+The `room` of a cell, in metres, is how far a place may lie from the cell's centre along each axis and still be clear of
+every fixed body. A cell with negative room is not free.
 """
 
 from __future__ import annotations
@@ -19,27 +19,30 @@ from entropy_env.scenarios.base import Draws, Purpose, Shapes, rounded, shuffle
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 PITCH = 0.5  # m between neighbouring cells
-CLEARANCE = 0.05  # m at least between two spawns, and between a spawn and a fixed body
-TOLERANCE = 5e-6  # m of room that float32 may lose on a cell that fits exactly
+CLEARANCE = 0.05  # m, least gap between two spawns, and between a spawn and a fixed body
+TOLERANCE = 5e-6  # m, room that float32 may lose on a cell that fits exactly
 
 
 def jitter(params: SwarmParams, pitch: float = PITCH) -> jax.Array | float:
-    """m, how far a pick may lie from its cell's centre along each axis."""
+    """Return how far, m, a place may lie from its cell's centre along each axis. Negative if robots are too large."""
     return (pitch - 2 * params.agent_radius - CLEARANCE) / 2
 
 
 def margin(params: SwarmParams) -> jax.Array | float:
-    """m, how far an agent's centre stays from a fixed body."""
+    """Return the least distance, m, from an agent's centre to a fixed body."""
     return params.agent_radius + CLEARANCE
 
 
 def cells_across(length: float) -> int:
-    """How many cells fit along a length in metres."""
+    """Return how many cells fit along a length, m."""
     return int(np.floor(length / PITCH + 1e-6))
 
 
 def free_across(length: float, spacing: float, params: SwarmParams) -> int:
-    """How many cells along a length have room between walls `spacing` apart, m each; as far as the length: none."""
+    """Return how many cells along a length, m, are free between walls `spacing` m apart.
+
+    There are no walls if the spacing is the length.
+    """
     if jitter(params) < 0:
         return 0
     count = cells_across(length)
@@ -50,10 +53,10 @@ def free_across(length: float, spacing: float, params: SwarmParams) -> int:
 
 
 def cell_grid(size: jax.Array, largest: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
-    """Centres (C, 2) m of the cells of the largest arena, and which (C,) lie in an arena of this size (2,) m."""
+    """Return centres (C, 2) m of as many cells as the largest arena has, and which (C,) lie within the size (2,) m."""
     columns, rows = cells_across(largest[0]), cells_across(largest[1])
     index = np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
-    # of a size it knows, XLA would work out everything about the cells as it compiles: seconds, if there are many
+    # Hide a constant size from XLA. It would compute the cells while it compiles, which takes seconds if there are many.
     size = jax.lax.optimization_barrier(size)
     count = jnp.floor(size / PITCH + 1e-6)
     corner = (size - count * PITCH) / 2
@@ -62,14 +65,14 @@ def cell_grid(size: jax.Array, largest: tuple[float, float]) -> tuple[jax.Array,
 
 
 def room_between(centres: jax.Array, low: jax.Array, high: jax.Array, params: SwarmParams) -> jax.Array:
-    """(C,) m: the room of each cell in a free rectangle. centres: (C, 2) m. low, high: (C, 2) or (1, 2) m, its corners."""
+    """Return the room (C,) m of cells in a free rectangle. centres: (C, 2) m. low, high: (C, 2) or (1, 2) m, corners."""
     return jnp.min(jnp.minimum(centres - low, high - centres), axis=-1) - margin(params)
 
 
 def room_between_lines(centres: jax.Array, size: jax.Array, spacing: jax.Array, params: SwarmParams) -> jax.Array:
-    """(C,) m: the room of each cell between walls all along lines `spacing` (2,) m apart; as far as the size: none.
+    """Return the room (C,) m of cells between walls along lines `spacing` (2,) m apart.
 
-    centres: (C, 2) m. size: (2,) m.
+    Along an axis on which the spacing is the size there are no walls. centres: (C, 2) m. size: (2,) m.
     """
     low = jnp.floor(centres / spacing[None]) * spacing[None]
     thickness = jnp.where(spacing < size, params.wall_half_thickness, 0.0)[None]
@@ -77,7 +80,7 @@ def room_between_lines(centres: jax.Array, size: jax.Array, spacing: jax.Array, 
 
 
 def room_near_islands(centres: jax.Array, layout: Layout, params: SwarmParams) -> jax.Array:
-    """(C,) m: the room of each cell among boxes and discs. centres: (C, 2) m."""
+    """Return the room (C,) m of cells among boxes and discs. centres: (C, 2) m."""
     box, disc = layout.boxes[:, None], layout.discs[:, None]
     beyond = jnp.maximum(jnp.abs(centres[None] - box[..., :2]) - box[..., 2:], 0.0)
     apart = [_length(beyond), _length(centres[None] - disc[..., :2]) - disc[..., 2]]
@@ -87,13 +90,13 @@ def room_near_islands(centres: jax.Array, layout: Layout, params: SwarmParams) -
 
 
 def _length(vector: jax.Array) -> jax.Array:
-    """(...,) m, of vectors (..., 2)."""
+    """Return the lengths (...,) of vectors (..., 2)."""
     square = rounded(vector * vector)
     return jnp.sqrt(square[..., 0] + square[..., 1])
 
 
 def place_shapes(largest: tuple[float, float], spec: SwarmSpec) -> Shapes:
-    """Of the random numbers that `place` takes in an arena with the cells of the largest (m)."""
+    """Return the shapes of the random numbers that `place` takes. largest: m, size of the largest arena."""
     columns, rows = map(cells_across, largest)
     agents = spec.num_goals, spec.num_agents
     return {
@@ -105,7 +108,7 @@ def place_shapes(largest: tuple[float, float], spec: SwarmSpec) -> Shapes:
 
 
 def van_der_corput(count: int) -> np.ndarray:
-    """(count,) float32 in [0, 1): 0, 1/2, 1/4, 3/4, 1/8, ... which are spread evenly however many there are."""
+    """Return the sequence 0, 1/2, 1/4, 3/4, 1/8, ..., (count,) float32. Any first part of it is spread evenly in [0, 1)."""
     index, share, weight = np.arange(count), np.zeros(count, np.float32), 0.5
     while index.any():
         share += weight * (index & 1).astype(np.float32)
@@ -117,14 +120,15 @@ def place(
     u: Draws, centres: jax.Array, room: jax.Array, streams: jax.Array | np.ndarray, num_streams: jax.Array | int,
     spec: SwarmSpec, params: SwarmParams,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """Spawns (N, G, 3), goals (N, G, 2) and whether everyone found room, () bool.
+    """Place everyone. Returns spawns (N, G, 3), goals (N, G, 2) and whether there was room for all, () bool.
 
-    u: of `place_shapes`, in [0, 1). centres: (C, 2) m. room: (K, C) m, of the cells of K zones, which share no free cell.
-    streams: (S, 2) int, the zone a stream starts from and the one it goes to. Agent i belongs to stream i mod
-    `num_streams`, and in every other column it goes back, so that goals reached in turn lead to and fro.
-    Within a column all spawns are clear of each other, and all goals. The poses and goals of one row stand in
-    different cells while a zone has 2 G free ones, rounded up to a power of two, and a spawn and its goal always do.
-    More goals leave the first ones where they are.
+    u: in [0, 1), of the shapes `place_shapes`. centres: (C, 2) m. room: (K, C) m, of the cells in each of K zones. Zones
+    share no free cell. streams: (S, 2) int, the zones where each stream starts and ends.
+
+    Agent i belongs to stream i mod `num_streams`. In every second column it goes the other way, so agents that reach
+    one goal after another go back and forth. Within a column, all spawns are clear of each other, and so are all goals.
+    A spawn and the goal of its column stand in different cells. All spawns and goals of an agent do if the zone has at
+    least 2 G free cells, with 2 G rounded up to a power of two. A larger G does not move the first spawns and goals.
     """
     num_agents, num_goals = spec.num_agents, spec.num_goals
     agent = jnp.arange(num_agents, dtype=jnp.int32)

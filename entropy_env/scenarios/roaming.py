@@ -1,4 +1,4 @@
-"""Families in which robots start and end anywhere that is clear."""
+"""The base of scenarios in which spawns and goals may lie anywhere that is free."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ONE_ZONE = np.zeros((1, 2), np.int32)
 
 
 class Roaming(Scenario):
-    """An arena with obstacles, and robots on all of its free cells alike."""
+    """An arena with obstacles, in which every free cell is equally likely as a spawn or a goal."""
 
-    spacings: ClassVar[Sizes | None] = None  # m, between the lines on which walls stand; None for an arena without
+    spacings: ClassVar[Sizes | None] = None  # m, between the lines on which walls stand; None if there are no walls
 
     @property
     def sizes(self) -> Sizes:
-        """m, for each difficulty."""
+        """The width and height of the arena, m, for each difficulty."""
         raise NotImplementedError
 
     def capacity(self, level: int, params: SwarmParams) -> int:
@@ -40,15 +40,15 @@ class Roaming(Scenario):
         return columns * rows
 
     def arena_shapes(self) -> Shapes:
-        """Of the random numbers that `arena` takes."""
+        """Return the shapes of the random numbers that `arena` takes."""
         return {}
 
     def arena(self, u: Draws, spec: SwarmSpec, params: SwarmParams) -> Layout:
-        """The layout but for its spawns and goals. u: in [0, 1), of `arena_shapes` or larger."""
+        """Draw the layout without spawns and goals. u: in [0, 1), of the shapes `arena_shapes` or larger."""
         return empty_layout(self.row(self.sizes, params), spec).replace(valid=self.sized_for(params))
 
     def spacing(self, params: SwarmParams) -> jax.Array:
-        """(2,) m, between the lines on which walls stand; the size of an arena without."""
+        """Return the spacing (2,) m of the lines on which walls stand. Without walls, it is the arena's size."""
         return self.row(self.spacings or self.sizes, params)
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
@@ -60,9 +60,9 @@ class Roaming(Scenario):
 def free_cells(
     layout: Layout, spacing: jax.Array, largest: tuple[float, float], params: SwarmParams
 ) -> tuple[jax.Array, jax.Array]:
-    """Centres (C, 2) m and room (C,) m of an arena's cells, C being those of the largest arena (m).
+    """Return the centres (C, 2) m and the room (C,) m of an arena's cells.
 
-    spacing: (2,) m, between the lines on which walls stand.
+    spacing: (2,) m, between the lines on which walls stand. largest: m, size of the largest arena, which has C cells.
     """
     centres, inside = cell_grid(layout.size, largest)
     room = room_between_lines(centres, layout.size, spacing, params)
@@ -79,7 +79,7 @@ def settle(
     spec: SwarmSpec,
     params: SwarmParams,
 ) -> Layout:
-    """An arena with spawns and goals on its free cells. u: in [0, 1), for `place`. The rest as for `free_cells`."""
+    """Put spawns and goals on the free cells of an arena. u: in [0, 1), for `place`. Others: see `free_cells`."""
     centres, room = free_cells(layout, spacing, largest, params)
     spawns, goals, found = place(u, centres, room[None], ONE_ZONE, 1, spec, params)
     return layout.replace(spawns=spawns, goals=goals, valid=layout.valid & found)

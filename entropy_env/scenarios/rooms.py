@@ -11,17 +11,18 @@ from entropy_env.scenarios.roaming import Roaming
 from entropy_env.scenarios.trees import border_draws, border_shapes, grid_borders, spanning_tree
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
-DOOR = 1.0  # m, clear opening
-CORNER = 0.3  # m at least between a door and the walls that meet its own
+DOOR = 1.0  # m, clear width
+CORNER = 0.3  # m, least gap between a door and a wall that meets the door's wall
 GRIDS = ((2, 2), (3, 2), (3, 3), (4, 3))  # columns and rows of rooms
-EXTRA_DOORS = (1.0, 0.5, 0.25, 0.1)  # chance of a door in a border that needs none
+EXTRA_DOORS = (1.0, 0.5, 0.25, 0.1)  # probability of a door in a border where the tree needs none
 
 
 class Rooms(Roaming):
-    """A grid of rooms, joined by doors of 1 m at random places: those of a random spanning tree, and some more.
+    """A grid of rooms, joined by doors of 1 m at random places.
 
-    Difficulty 1: 2 x 2 rooms in 8 x 6 m, a door between all neighbours. 2: 3 x 2 in 10.5 x 7 m, a door that the tree
-    does not need with a chance of 0.5. 3: 3 x 3 in 10.5 x 9 m, 0.25. 4: 4 x 3 in 12 x 9 m, 0.1.
+    The doors of a random spanning tree join all rooms. Every other pair of neighbours has a door with probability p.
+    Difficulty 1: 2 x 2 rooms in 8 x 6 m, p = 1. 2: 3 x 2 in 10.5 x 7 m, p = 0.5. 3: 3 x 3 in 10.5 x 9 m, p = 0.25.
+    4: 4 x 3 in 12 x 9 m, p = 0.1.
     """
 
     name = "rooms"
@@ -64,9 +65,9 @@ def _pieces(
     axis: int,
     half_thickness: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The solid pieces of all parallel walls, (M, 2, 2) m, which are there (M,), and whether a door fits, () bool.
+    """Cut all parallel walls at their doors. Returns pieces (M, 2, 2) m, which are used (M,), and if a door fits, () bool.
 
-    A wall of b borders is cut into b + 1 pieces, one at each door; where there is none, two pieces meet.
+    A wall along b rooms is cut into b + 1 pieces, once in each room's border. Without a door there, two pieces meet.
     door: (L, B) bool and u_door: (L, B) in [0, 1), by line and border. spacing: (2,) m, the sides of a room.
     grid: (2,), columns and rows. axis: 0 for walls along x, 1 for walls along y.
     """

@@ -1,4 +1,4 @@
-"""Random spanning trees of a grid of cells: which neighbours are joined, so that all of them hang together."""
+"""Random spanning trees of a grid: which neighbouring cells to join, so that every cell can be reached."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from entropy_env.scenarios.base import Draws, Purpose, Shapes, shuffle
 
 
 def grid_borders(columns: int, rows: int) -> np.ndarray:
-    """(E, 2, 2) int: the two cells, as (column, row), on the sides of every border between neighbours.
+    """Return the two cells, as (column, row), on the sides of every border between neighbours, (E, 2, 2) int.
 
-    First the (columns - 1) * rows borders that stand upright, line by line from left to right, then the
-    (rows - 1) * columns that lie flat, line by line from the bottom up.
+    First come the (columns - 1) * rows upright borders, line by line from left to right, then the
+    (rows - 1) * columns flat ones, line by line from the bottom up.
     """
     upright = [[(c, r), (c + 1, r)] for c in range(columns - 1) for r in range(rows)]
     flat = [[(c, r), (c, r + 1)] for r in range(rows - 1) for c in range(columns)]
@@ -21,20 +21,20 @@ def grid_borders(columns: int, rows: int) -> np.ndarray:
 
 
 def border_shapes(grid: tuple[int, int], uses: int) -> Shapes:
-    """Of the random numbers of the borders of a grid, columns and rows, `uses` for each."""
+    """Return the shapes of the random numbers of all borders. grid: columns, rows. uses: numbers per border."""
     columns, rows = grid
     return {Purpose.UPRIGHT_BORDERS: (columns - 1, rows, uses), Purpose.FLAT_BORDERS: (rows - 1, columns, uses)}
 
 
 def border_draws(u: Draws, columns: int, rows: int) -> jax.Array:
-    """(E, uses) in [0, 1), in the order of `grid_borders`. u: of `border_shapes`, or larger."""
+    """Return the numbers (E, uses) in [0, 1) in the order of `grid_borders`. u: of the shapes `border_shapes` or larger."""
     upright = u[Purpose.UPRIGHT_BORDERS][: columns - 1, :rows]
     flat = u[Purpose.FLAT_BORDERS][: rows - 1, :columns]
     return jnp.concatenate([part.reshape(-1, part.shape[-1]) for part in (upright, flat)])
 
 
 def spanning_tree(score: jax.Array, borders: np.ndarray, present: jax.Array) -> jax.Array:
-    """(E,) bool: borders to open, so that exactly one way leads from each cell to any other (Kruskal 1956).
+    """Return the borders to open, (E,) bool, so that exactly one way leads from each cell to any other (Kruskal 1956).
 
     score: (E,) in [0, 1), the order in which borders are tried. borders: (E, 2, 2) int. present: (E,) bool.
     """

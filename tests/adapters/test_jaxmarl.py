@@ -168,7 +168,7 @@ def test_the_rollout_manager_runs():
     assert obs["__all__"].shape == (2, 8 * N) and reward["__all__"].shape == (2,)
 
 
-SMALL = {"NUM_ENVS": 4, "NUM_STEPS": 8, "TOTAL_TIMESTEPS": 64, "NUM_MINIBATCHES": 2, "UPDATE_EPOCHS": 1}
+SMALL = {"NUM_ENVS": 4, "NUM_STEPS": 16, "TOTAL_TIMESTEPS": 128, "NUM_MINIBATCHES": 2, "UPDATE_EPOCHS": 1}
 TRAINING = {
     "IPPO/ippo_ff_mabrax": ("IPPO/config/ippo_ff_mabrax", {}),
     "IPPO/ippo_rnn_mpe": ("IPPO/config/ippo_rnn_mpe", {"actions": "discrete"}),
@@ -183,14 +183,14 @@ def test_jaxmarl_s_training_code_runs_as_it_is(name, monkeypatch):
     wandb, yaml = pytest.importorskip("wandb"), pytest.importorskip("yaml")
     config_name, settings = TRAINING[name]
     logged = []
-    monkeypatch.setattr(jaxmarl, "make", lambda _, **settings: make(**settings))
+    monkeypatch.setattr(jaxmarl, "make", lambda _, **given: make(**(settings | given)))
     monkeypatch.setattr(wandb, "log", lambda metrics, **_: logged.append(metrics))
     spec = importlib.util.spec_from_file_location("baseline", Path(BASELINES) / f"{name}.py")
     baseline = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "baseline", baseline)
     spec.loader.exec_module(baseline)
     config = yaml.safe_load((Path(BASELINES) / f"{config_name}.yaml").read_text(encoding="utf-8"))
-    config |= {"LR": 1e-3, "ENT_COEF": 0.01} | SMALL | {"ENV_KWARGS": settings}
+    config |= {"LR": 1e-3, "ENT_COEF": 0.01} | SMALL | {"ENV_KWARGS": {}}
     key = KEY(0)
     arguments = (config, key) if "mabrax" in name else (config,)
     jax.block_until_ready(jax.jit(baseline.make_train(*arguments))(key))

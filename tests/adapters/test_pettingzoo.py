@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
+from helpers.worlds import ENGINES
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, render_test, seed_test
 from pettingzoo.test.state_test import state_test
 from pettingzoo.utils.conversions import aec_to_parallel, aec_to_parallel_wrapper, parallel_to_aec
 
-from entropy_env import make_layout, swarm_v0
+from entropy_env import SwarmSpec, make_layout, swarm_v0
 from entropy_env.adapters.pettingzoo import SwarmParallelEnv
 from entropy_env.engines import interface, jax_engine
 from entropy_env.engines.numba_engine import step
@@ -19,6 +20,8 @@ from entropy_env.scenarios.open import Open
 
 ON_GOAL = ("terminate", "respawn", "next_goal")
 FORWARD = np.ones(2, np.float32)
+LIDAR, VELOCITY, GOAL = map(SwarmSpec().slice, ("lidar", "velocity", "goal"))
+POSITION = SwarmSpec().state_slice("position")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +124,8 @@ def test_an_agent_at_its_goal_terminates_and_leaves():
     assert env.agents == ["agent_1", "agent_2"]
     observations = act(env, np.zeros(2), agent_2=FORWARD)[0]
     assert set(observations) == {"agent_1", "agent_2"}
-    assert observations["agent_1"][-4] == 0
-    assert observations["agent_2"][-4] == 1
+    assert observations["agent_1"][VELOCITY][0] == 0
+    assert observations["agent_2"][VELOCITY][0] == 1
     assert not np.any(env.state().reshape(3, -1)[0])
     assert np.all(np.any(env.state().reshape(3, -1)[1:], axis=1))
 
@@ -149,7 +152,7 @@ def test_reaching_the_goal_on_the_last_step_is_no_truncation(on_goal):
     assert truncations["agent_1"]
     assert not terminations["agent_1"]
     if on_goal != "next_goal":
-        assert 0 < 10 * np.linalg.norm(observations["agent_0"][-2:]) < 0.25
+        assert 0 < 10 * np.linalg.norm(observations["agent_0"][GOAL]) < 0.25
 
 
 @pytest.mark.parametrize("on_goal", ["respawn", "next_goal"])
@@ -174,8 +177,8 @@ def test_a_respawned_agent_observes_its_new_place():
         observations, _, _, _, infos = act(env, np.zeros(2), agent_0=FORWARD)
     assert infos["agent_0"]["reached"]
     assert infos["agent_0"]["active"]
-    np.testing.assert_allclose(env.state()[:2], [1.0, 1.0])
-    np.testing.assert_allclose(observations["agent_0"][-2:], [0.65, 0.0], atol=1e-6)
+    np.testing.assert_allclose(env.state()[POSITION], [1.0, 1.0])
+    np.testing.assert_allclose(observations["agent_0"][GOAL], [0.65, 0.0], atol=1e-6)
 
 
 def test_an_agent_without_room_to_respawn_waits_and_comes_back():
@@ -249,16 +252,16 @@ def test_difficulty_lasts_one_episode_as_an_option_and_longer_when_set():
 def test_a_layout_lasts_one_episode_as_an_option():
     env = make()
     env.reset(seed=0, options={"layout": one_goal(near_goal())})
-    np.testing.assert_allclose(env.state().reshape(3, -1)[:, :2], [[1, 3], [6, 1], [4, 3]])
+    np.testing.assert_allclose(env.state().reshape(3, -1)[:, POSITION], [[1, 3], [6, 1], [4, 3]])
     env.reset()
-    assert not np.allclose(env.state()[:2], [1, 3])
+    assert not np.allclose(env.state()[POSITION], [1, 3])
 
 
 def test_a_layout_may_be_given_as_plain_numbers():
     env = make()
     spawns = [[1, 1], [1, 3], [1, 5]]
     env.reset(options={"layout": {"size": (8, 6), "spawns": spawns, "goals": [[7, 1], [7, 3], [7, 5]]}})
-    np.testing.assert_allclose(env.state().reshape(3, -1)[:, :2], spawns)
+    np.testing.assert_allclose(env.state().reshape(3, -1)[:, POSITION], spawns)
 
 
 def test_a_bad_layout_leaves_the_running_episode_alone():
@@ -323,7 +326,8 @@ def test_an_action_for_an_agent_that_has_ended_is_ignored(action):
 
 def steered(observation):
     """Motors that turn towards the goal, so that agents arrive one after another."""
-    turn = np.clip(np.arctan2(observation[-1], observation[-2]), -1, 1)
+    ahead, left = observation[GOAL]
+    turn = np.clip(np.arctan2(left, ahead), -1, 1)
     return np.array([1 - turn, 1 + turn], np.float32)
 
 
@@ -425,8 +429,9 @@ def test_settings_reach_the_simulator():
     env = make(max_wheel_speed=0.5, num_rays=8, velocity_frame="world", reward="seed", dt=0.05)
     env.reset(options={"layout": one_goal(near_goal())})
     observations, _, _, _, infos = act(env)
-    assert observations["agent_0"].shape == (12,)
-    np.testing.assert_allclose(observations["agent_0"][8:10], [0.5, 0.0], atol=1e-6)
+    spec = SwarmSpec(num_rays=8)
+    assert observations["agent_0"].shape == (spec.obs_dim,)
+    np.testing.assert_allclose(observations["agent_0"][spec.slice("velocity")], [0.5, 0.0], atol=1e-6)
     assert infos["agent_0"]["reward_terms"]["distance"] < 0
     assert env.metadata["render_fps"] == 20
     assert SwarmParallelEnv.metadata["render_fps"] == 10
@@ -454,9 +459,10 @@ def test_observations_are_in_their_space_and_spaces_stay_the_same_objects():
         assert observations[agent] in space
         assert stepped[agent] in space
     assert env.action_space("agent_0") is not env.action_space("agent_1")
-    assert space.low[0] == 0
-    assert space.high[0] == 1
-    assert np.all(np.isinf(space.high[-4:]))
+    assert space.low[LIDAR][0] == 0
+    assert space.high[LIDAR][0] == 1
+    assert np.all(np.isinf(space.high[VELOCITY]))
+    assert np.all(np.isinf(space.high[GOAL]))
 
 
 def test_arrays_handed_out_can_be_written_to_without_effect():
@@ -470,7 +476,7 @@ def test_arrays_handed_out_can_be_written_to_without_effect():
     assert data_equivalence(act(env), act(twin), exact=True)
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_another_environment_and_other_parameters_compile_nothing(engine):
     def compiled():
         jitted = jax_engine._step, jax_engine._reset_to, interface._draw_little

@@ -11,6 +11,7 @@ import gymnasium
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 torch = pytest.importorskip("torch", reason="the sb3 extra is not installed")
 pytest.importorskip("stable_baselines3", reason="the sb3 extra is not installed")
@@ -39,6 +40,7 @@ torch.set_num_threads(1)
 MODES = ("respawn", "terminate", "next_goal")
 WORLDS, AGENTS = 2, 3
 LANES = WORLDS * AGENTS
+VELOCITY, GOAL = map(SwarmSpec().slice, ("velocity", "goal"))
 LIMIT = 12  # steps, about as long as a robot needs
 ON_POLICY = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
 OFF_POLICY = {"buffer_size": 1000, "learning_starts": 24, "batch_size": 16, "train_freq": 4}
@@ -57,7 +59,8 @@ def begun(**settings):
 
 def seek(obs):
     """Wheel speeds (lanes, 2) that lead to the goals, (lanes, obs_dim) observed."""
-    turn = np.clip(np.arctan2(obs[:, -1], obs[:, -2]), -1, 1)
+    ahead, left = obs[:, GOAL].T
+    turn = np.clip(np.arctan2(left, ahead), -1, 1)
     return np.stack([1 - turn, 1 + turn], axis=1)
 
 
@@ -196,9 +199,9 @@ def test_an_arrival_hands_over_the_goal_and_begins_elsewhere_in_the_same_step():
         obs, rewards, dones, infos = env.step(seek(obs))
         for lane in np.flatnonzero(dones):
             last, arrivals = infos[lane]["terminal_observation"], arrivals + 1
-            assert 10 * np.hypot(*last[-2:]) < 0.25
-            assert 10 * np.hypot(*obs[lane, -2:]) >= 0.25
-            assert obs[lane, -4:-2].tolist() == [0, 0]
+            assert 10 * np.hypot(*last[GOAL]) < 0.25
+            assert 10 * np.hypot(*obs[lane, GOAL]) >= 0.25
+            assert obs[lane, VELOCITY].tolist() == [0, 0]
             assert not infos[lane]["TimeLimit.truncated"]
             assert rewards[lane] > 0.9
     assert arrivals > LANES
@@ -216,7 +219,7 @@ def test_the_time_limit_truncates_and_the_next_episode_begins_in_the_same_step()
     assert dones.all()
     assert all(info["TimeLimit.truncated"] for info in infos)
     np.testing.assert_array_equal([info["terminal_observation"] for info in infos], twin.step(stand)[0])
-    assert np.all(obs[:, -4] == 0)
+    assert np.all(obs[:, VELOCITY][:, 0] == 0)
 
 
 def test_figures_look_like_those_of_monitor():
@@ -247,7 +250,7 @@ def test_results_are_shaped_and_typed_as_spaces_say():
     assert told[-1][2].any()
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_handed_out_stays_as_it_is_and_may_be_written_to(engine):
     env, obs = begun(engine=engine)
     twin, _ = begun(engine=engine)
@@ -838,9 +841,10 @@ def test_what_is_wrong_is_named():
 
 def test_settings_are_those_of_the_other_environments():
     env, _ = begun(num_rays=8, velocity_frame="world", max_wheel_speed=0.5, reward="seed")
-    assert env.observation_space.shape == (12,)
+    spec = SwarmSpec(num_rays=8)
+    assert env.observation_space.shape == (spec.obs_dim,)
     obs, rewards, *_ = env.step(np.ones((LANES, 2)))
-    np.testing.assert_allclose(np.hypot(obs[:, 8], obs[:, 9]), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(np.hypot(*obs[:, spec.slice("velocity")].T), 0.5, rtol=1e-5)
     assert np.all(rewards < 0)
     assert isinstance(make(engine="jax")._worlds.engine, type(make_engine(Swarm(), 1, engine="jax")))
 

@@ -8,6 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.worlds import ENGINES
 
 from benchmarks import cost, env_steps, gpu, measure, peers, pettingzoo_latency, readme, report, scaling
 from benchmarks.measure import Effort, Run
@@ -124,7 +125,7 @@ SAMPLES = {
     ],
     "scaling": [
         row("scaling", engine, count, 1, series=series, size=[8, 6], world_steps_per_s=123.4, agent_step_ns=1000)
-        for engine in ("numba", "jax")
+        for engine in ENGINES
         for series in ("density", "arena")
         for count in (10, 10_000)
     ],

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import reference
-from helpers.worlds import SLOTS, Lanes, generator, hundred, make_world, numpy_tree, stack, take
+from helpers.chase import towards
+from helpers.worlds import ENGINES, SLOTS, Lanes, generator, hundred, make_world, numpy_tree, stack, take
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ def engines(mode):
     spec, autoreset = MODES[mode]
     env = Swarm(spec, Lanes(4))
     params = per_world(env, WORLDS)
-    return [make_engine(env, WORLDS, params, name, autoreset) for name in ("numba", "jax")]
+    return [make_engine(env, WORLDS, params, name, autoreset) for name in ENGINES]
 
 
 def random_params(env, rng):
@@ -187,10 +188,11 @@ def check_readings(found, expected, state, params, num_rays):
     return off.sum()
 
 
-def check_observations(found, expected, state, params):
-    num_rays = found.shape[-1] - 4
-    np.testing.assert_allclose(found[..., num_rays:], expected[..., num_rays:], atol=2 * TOLERANCE, rtol=1e-5)
-    return check_readings(found[..., :num_rays], expected[..., :num_rays], state, params, num_rays)
+def compare_observations(spec, found, expected, state, params):
+    lidar = spec.slice("lidar")
+    for part in map(spec.slice, ("velocity", "goal")):
+        np.testing.assert_allclose(found[..., part], expected[..., part], atol=2 * TOLERANCE, rtol=1e-5)
+    return check_readings(found[..., lidar], expected[..., lidar], state, params, spec.num_rays)
 
 
 def check_far_off(far, state, params):
@@ -208,7 +210,7 @@ def differing_speed(*ends):
     return np.any(velocity > SPEED_TOLERANCE["velocity"], axis=-1) | (spin > SPEED_TOLERANCE["angular_velocity"])
 
 
-def check_flags(ours, theirs, nudge):
+def compare_flags(ours, theirs, nudge):
     """(E,) bool: where two Transitions tell the same. Elsewhere something must have been within TOLERANCE of touching,
     as the flags of `nudge()`, two more Transitions, then show."""
     differs = {name: getattr(ours, name) != getattr(theirs, name) for name in FLAGS}
@@ -223,58 +225,82 @@ def check_flags(ours, theirs, nudge):
     return same
 
 
+def compare_states(ends, before, going, params, drive):
+    """Hold two states to each other in the worlds that are `going` (E,) bool.
+
+    Returns how far agents are apart (E, N) m, and who goes on at another speed (E, N) bool: one who touches several bodies
+    may meet them in another order.
+    """
+    for field in ("active", "goal_index", "goals_reached", "collided", "step", "done"):
+        np.testing.assert_array_equal(getattr(ends[0], field)[going], getattr(ends[1], field)[going], field)
+    np.testing.assert_allclose(ends[0].wheel_speed[going], ends[1].wheel_speed[going], atol=TOLERANCE)
+    apart = np.where(going[:, None], np.linalg.norm(ends[0].position - ends[1].position, axis=-1), 0)
+    other_speed = going[:, None] & differing_speed(*ends)
+    check_far_off((apart > CRUSH_TOLERANCE) & ~other_speed, before, params)
+    turned = np.abs(wrap(ends[0].heading - ends[1].heading))[going[:, None] & ~other_speed]
+    spun = SPEED_TOLERANCE["angular_velocity"] * params.dt.max() if drive == "force" else 0
+    assert np.max(turned, initial=0) < TOLERANCE + spun
+    return apart, other_speed
+
+
+def compare_rewards(ours, theirs, exact):
+    """Hold the rewards of two Transitions to each other in the worlds that are `exact` (E,) bool."""
+    for field in ("reward", "reward_terms", "episode_return", "episode_length"):
+        found, expected = (getattr(transition, field)[exact] for transition in (ours, theirs))
+        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=field)
+
+
+def compare_final_obs(ours, theirs, exact, spec):
+    """Hold the last observations of episodes to each other in the worlds that are `exact` (E,) bool.
+
+    They are of after the move, which has its own rounding, and before respawns, so no state is there to look from. Returns
+    how many readings differ; and how many agents see their goal elsewhere because several bodies touched them, or with the
+    force drive go on at another speed, as `compare_states` allows.
+    """
+    ended = exact[:, None] & (ours.terminated | ours.truncated)
+    gap, touched = np.abs(ours.final_obs - theirs.final_obs)[ended], ours.collision[ended]
+    readings, velocities, goals = (gap[:, spec.slice(name)] for name in ("lidar", "velocity", "goal"))
+    if spec.drive == "kinematic":
+        assert np.max(velocities, initial=0) <= 5 * TOLERANCE
+    assert np.max(goals[~touched], initial=0) <= 5 * TOLERANCE
+    elsewhere = np.any(goals > 5 * TOLERANCE, axis=1)
+    return np.sum(readings > 5 * TOLERANCE), np.sum(elsewhere) + np.sum(velocities > 2e-3)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", SCENARIOS)
 @given(seed=seeds)
 def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, seed):
     rng = np.random.default_rng(seed)
     compiled, slow = engines(mode)
-    env = compiled.env
-    params = random_params(env, rng)
+    spec, params = compiled.env.spec, random_params(compiled.env, rng)
     compiled.params = slow.params = params
     state = numpy_tree(generator(COMMON, name, WORLDS)(seed))
     if rng.random() < 0.7:
-        state = upset(state, params, rng, env.spec.drive)
+        state = upset(state, params, rng, spec.drive)
     compared = crushed = grazing = 0
     for t in range(STEPS):
         compiled.state, slow.state = state, state
-        grazing += check_observations(compiled.observe(), slow.observe(), state, params)
+        grazing += compare_observations(spec, compiled.observe(), slow.observe(), state, params)
         np.testing.assert_allclose(compiled.global_state(), slow.global_state(), atol=TOLERANCE)
         action = random_motors(state, rng)
         ours, theirs = copied(compiled.step(action)), copied(slow.step(action))
         ends = compiled.state, slow.state
         np.testing.assert_array_equal(ours.obs, compiled.observe())
-        same = check_flags(ours, theirs, functools.partial(nudged_flags, slow, state, action))
-        compared += same.sum()
+
+        same = compare_flags(ours, theirs, functools.partial(nudged_flags, slow, state, action))
         going = same & ~(ours.done & compiled.autoreset)
-        distance = np.where(going[:, None], np.linalg.norm(ends[0].position - ends[1].position, axis=-1), 0)
-        # one who touches several bodies may meet them in another order, and then goes on at another speed
-        other_speed = going[:, None] & differing_speed(*ends)
-        check_far_off((distance > CRUSH_TOLERANCE) & ~other_speed, state, params)
-        crushed += np.sum((distance > TOLERANCE) | other_speed)
-        for field in ("active", "goal_index", "goals_reached", "collided", "step", "done"):
-            np.testing.assert_array_equal(getattr(ends[0], field)[going], getattr(ends[1], field)[going], field)
-        np.testing.assert_allclose(ends[0].wheel_speed[going], ends[1].wheel_speed[going], atol=TOLERANCE)
-        turned = np.abs(wrap(ends[0].heading - ends[1].heading))
-        spun = SPEED_TOLERANCE["angular_velocity"] * params.dt.max() if env.spec.drive == "force" else 0
-        assert np.max(turned[going[:, None] & ~other_speed], initial=0) < TOLERANCE + spun
-        # a reset or respawn took the place of where somebody had come
+        apart, other_speed = compare_states(ends, state, going, params, spec.drive)
+        # where a reset or respawn took the place of where somebody had come, rewards alone tell of a crush
         hidden = ~going | np.any(ours.terminated & ours.active, axis=1)
         off = hidden & np.any(np.abs(ours.reward_terms - theirs.reward_terms) > 2e-5, axis=(1, 2))
-        crushed += np.sum(same & off)
-        exact = same & ~off & np.all(distance <= TOLERANCE, axis=1)
-        np.testing.assert_allclose(ours.reward[exact], theirs.reward[exact], atol=2e-5)
-        np.testing.assert_allclose(ours.reward_terms[exact], theirs.reward_terms[exact], atol=2e-5)
-        for field in ("episode_return", "episode_length"):
-            np.testing.assert_allclose(getattr(ours, field)[exact], getattr(theirs, field)[exact], atol=2e-5)
-        # after the move, which has its own rounding, and before respawns, so that no state is there to look from
-        ended = exact[:, None] & (ours.terminated | ours.truncated)
-        final_off = np.abs(ours.final_obs - theirs.final_obs)[ended] > 5 * TOLERANCE
-        if env.spec.drive == "force":  # as with `other_speed`, which respawns hide
-            gap = np.abs(ours.final_obs - theirs.final_obs)[ended][:, -4:-2]
-            crushed, final_off[:, -4:-2] = crushed + np.sum(gap > 2e-3), False
-        assert not np.any(final_off[:, -4:])
-        grazing += final_off.sum()
+        exact = same & ~off & np.all(apart <= TOLERANCE, axis=1)
+        compare_rewards(ours, theirs, exact)
+        readings, elsewhere = compare_final_obs(ours, theirs, exact, spec)
+
+        compared += same.sum()
+        crushed += np.sum((apart > TOLERANCE) | other_speed) + np.sum(same & off) + elsewhere
+        grazing += readings
         state = ends[t % 2]
     assert compared >= 0.9 * STEPS * WORLDS
     assert crushed <= 6
@@ -286,21 +312,14 @@ def crowd_engines():
     """Of a hundred agents, enough for the compiled engine to sort them into cells, and worlds in which they crowd."""
     rng, slots = np.random.default_rng(0), dict.fromkeys(SLOTS, 3)
     env = Swarm(SwarmSpec(num_agents=100, num_rays=5, on_goal="next_goal", num_goals=1, **slots), Lanes(4))
-    both = [make_engine(env, WORLDS, per_world(env, WORLDS, max_steps=1000), name, False) for name in ("numba", "jax")]
+    both = [make_engine(env, WORLDS, per_world(env, WORLDS, max_steps=1000), name, False) for name in ENGINES]
     both[0].state = stack([hundred(env, rng) for _ in range(WORLDS)])
     where, crowds = rng.uniform(0, 1, (WORLDS, 1, 2)) * [8, 6], []
     for _ in range(60):
         state = both[0].state
-        both[0].step(chase(state, where))
+        both[0].step(towards(np, state, where))
         crowds.append((state, where))
     return both, crowds
-
-
-def chase(state, where):
-    """Full speed to a point of each world, (E, 1, 2) m."""
-    offset = where - state.position
-    turn = 3 * wrap(np.arctan2(offset[..., 1], offset[..., 0]) - state.heading)
-    return np.clip(1 + np.stack([-turn, turn], axis=-1), -1, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize("speed", [1.0, 0.3, 3.0])
@@ -312,17 +331,17 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         params = per_world(both[0].env, WORLDS, max_wheel_speed=speed, max_steps=1000)
         for engine in both:
             engine.params, engine.state = params, state
-        action = chase(state, where)
+        action = towards(np, state, where)
         ours, theirs = (copied(engine.step(action)) for engine in both)
         ends = [engine.state for engine in both]
-        same = check_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
+        same = compare_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
         assert same.sum() >= WORLDS - 2
         distance = np.linalg.norm(ends[0].position - ends[1].position, axis=-1)
         off += np.array([np.sum(distance > limit) for limit in (TOLERANCE, CRUSH_TOLERANCE)])
         touching += ours.collision.sum()
         for engine in both:
             engine.state = ends[1]
-        grazing += check_observations(*(engine.observe() for engine in both), ends[1], params)
+        grazing += compare_observations(both[0].env.spec, *(engine.observe() for engine in both), ends[1], params)
     assert touching > 1000
     assert np.all(off <= touching * np.array([0.01, 0.001]))
     assert grazing <= 20
@@ -351,7 +370,8 @@ def test_lone_robots_are_in_the_same_place_after_200_steps_in_both_engines():
     ends = [engine.state for engine in both]
     np.testing.assert_allclose(ends[0].position, ends[1].position, atol=1e-4)
     assert np.max(np.abs(wrap(ends[0].heading - ends[1].heading))) < 1e-4
-    np.testing.assert_allclose(ours.obs[..., -4:], theirs.obs[..., -4:], atol=1e-4)
+    for part in map(both[0].env.spec.slice, ("velocity", "goal")):
+        np.testing.assert_allclose(ours.obs[..., part], theirs.obs[..., part], atol=1e-4)
     np.testing.assert_allclose(ours.episode_return, theirs.episode_return, atol=1e-4)
     assert np.linalg.norm(ends[0].position - np.asarray(start.position), axis=-1).max() > 0.5
 
@@ -359,7 +379,7 @@ def test_lone_robots_are_in_the_same_place_after_200_steps_in_both_engines():
 def open_engines():
     env = Swarm(SwarmSpec(num_agents=N, num_rays=1), "open", difficulty=4)
     params = per_world(env, WORLDS, difficulty=np.resize([1, 2, 3, 4], WORLDS))
-    return [make_engine(env, WORLDS, params, name) for name in ("numba", "jax")]
+    return [make_engine(env, WORLDS, params, name) for name in ENGINES]
 
 
 @pytest.mark.parametrize("mode", ["terminate", "next_goal", "open"])
@@ -449,7 +469,7 @@ class Recount:
         return told
 
 
-@pytest.mark.parametrize("engine", ["numba", "jax"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", MODES)
 def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
     """Through respawns, time limits, resets of some worlds and of all, and where a world over is stepped on."""
@@ -500,7 +520,7 @@ def test_an_episode_goes_on_in_the_other_engine_and_back(mode):
     assert ends[0][2].goals_reached.sum() > 5
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_says_where_no_episode_has_begun(name):
     env = engines("terminate")[0].env
     engine = make_engine(env, 2, env.resolve_params(), name)

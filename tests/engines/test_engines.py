@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.commands import ROOT
+from helpers.worlds import ENGINES
 
 from entropy_env import engines, swarm_v0
 from entropy_env.engines import interface, make_engine
@@ -69,7 +71,7 @@ def test_auto_is_numba_on_a_cpu_and_jax_on_an_accelerator(monkeypatch):
 
 
 def test_both_engines_do_what_the_interface_says():
-    for name in ("numba", "jax"):
+    for name in ENGINES:
         worlds = make(name)
         public = {attribute for attribute in vars(interface.Engine) if not attribute.startswith("_")}
         assert public <= set(dir(worlds))
@@ -93,7 +95,7 @@ def test_a_wrong_setting_is_named(settings, message):
 
 def test_one_world_of_one_agent_steps():
     env = Swarm(SwarmSpec(num_agents=1))
-    for name in ("numba", "jax"):
+    for name in ENGINES:
         worlds = make_engine(env, 1, env.resolve_params(), name)
         assert worlds.reset(SEED).shape == (1, 1, 36)
         assert np.isfinite(worlds.step(np.ones((1, 1, 2))).obs).all()
@@ -219,6 +221,20 @@ def test_the_cache_folder_follows_from_the_text_of_the_engine(monkeypatch, tmp_p
     assert compilation.cache_folder.__wrapped__()[0] != here
 
 
+def test_the_cache_folder_follows_from_every_file_with_compiled_functions(monkeypatch, tmp_path):
+    read = []
+    monkeypatch.setattr(compilation.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compilation.Path, "read_bytes", lambda path: read.append(path) or b"")
+    compilation.cache_folder.__wrapped__()
+    folder = Path(compilation.__file__).parent
+    compiled = [
+        path for path in folder.rglob("*.py") if re.search("^@(inlined|kernel)$", path.read_text(), re.MULTILINE)
+    ]
+    formulas = [folder.parents[1] / "physics" / name for name in ("contacts.py", "force.py")]
+    assert folder / "physics" / "force.py" in compiled
+    assert {*compiled, *formulas} <= {*read}
+
+
 def worker(queue, env):
     """In a process of its own: a few steps of an environment that was made in the parent."""
     try:
@@ -293,7 +309,7 @@ def test_threads_work_after_a_fork():
     assert float(os.read(reader, 100)) == pytest.approx(worlds.step(action).obs.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda worlds: pickle.loads(pickle.dumps(worlds)), from_snapshot])
 def test_a_copy_goes_on_by_itself(name, duplicate):
     worlds, rng = make(name), np.random.default_rng(0)
@@ -307,7 +323,7 @@ def test_a_copy_goes_on_by_itself(name, duplicate):
         jax.tree.map(np.testing.assert_array_equal, vars(copied.step(action)), vars(told))
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_snapshot_of_something_else_is_refused(name):
     worlds = make(name)
     with pytest.raises(RuntimeError, match="no episode has begun"):
@@ -343,7 +359,7 @@ def test_new_layouts_are_drawn_ahead_and_none_is_played_twice():
 
 def test_new_params_count_from_the_next_draw():
     env = Swarm(SwarmSpec(num_agents=3), difficulty=2)
-    for name in ("numba", "jax"):
+    for name in ENGINES:
         worlds = make_engine(env, 2, env.resolve_params(difficulty=1), name)
         worlds.reset(SEED)
         worlds.params = env.resolve_params(difficulty=np.array([1, 2]))
@@ -376,7 +392,7 @@ def wrong(worlds):
     ]
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_what_is_wrong_is_named_and_changes_nothing(name):
     worlds = make(name)
     worlds.reset(SEED)
@@ -389,7 +405,7 @@ def test_what_is_wrong_is_named_and_changes_nothing(name):
     assert worlds.valid.all()
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_without_a_seed_the_layouts_go_on(name):
     worlds, seen = make(name), []
     for seed in (SEED, None, None, SEED):
@@ -402,7 +418,7 @@ def test_without_a_seed_the_layouts_go_on(name):
     assert not np.array_equal(worlds.state.layout.spawns[1], seen[3][1])
 
 
-@pytest.mark.parametrize("name", ["numba", "jax"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_world_that_is_reset_alone_never_sees_a_layout_again(name):
     env = Swarm(SwarmSpec(num_agents=3), difficulty=2)
     worlds = make_engine(env, 2, env.make_params(difficulty=1), name, autoreset=False)

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout, swarm_v0
 from entropy_env.checks import NEVER
@@ -55,7 +56,7 @@ def test_fresh_rows_stand_clear_of_the_walls_there_are(scenario):
             seen.append(fresh)
 
 
-@pytest.mark.parametrize("engine", ["jax", "numba"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("on_goal", ["respawn", "next_goal"])
 def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal):
     env = Swarm(SwarmSpec(3, num_rays=4, on_goal=on_goal), "rooms")
@@ -78,7 +79,7 @@ def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal)
     assert turns == 2
 
 
-@pytest.mark.parametrize("engine", ["jax", "numba"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_with_a_time_limit_rows_come_again(engine):
     env = Swarm(SwarmSpec(2, num_rays=4, on_goal="next_goal"))
     worlds = make_engine(env, 2, env.make_params(max_steps=np.array([1000, NEVER])), engine)
@@ -90,7 +91,7 @@ def test_with_a_time_limit_rows_come_again(engine):
     assert np.all(np.any(worlds.state.layout.goals[1] != first.goals[1], axis=(-1, -2)))
 
 
-@pytest.mark.parametrize("engine", ["jax", "numba"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_goals_given_by_hand_come_again(engine):
     env = Swarm(SwarmSpec(1, num_rays=4, on_goal="next_goal", num_goals=2))
     layout = make_layout((8, 6), spawns=[[1, 1]], goals=[[[3, 1], [5, 1]]])
@@ -101,7 +102,7 @@ def test_goals_given_by_hand_come_again(engine):
     np.testing.assert_array_equal(worlds.state.layout.goals[0], layout.goals)
 
 
-@pytest.mark.parametrize("engine", ["jax", "numba"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_copies_and_snapshots_draw_the_same_rows(engine):
     env = Swarm(SwarmSpec(2, num_rays=4, on_goal="respawn"), "obstacles")
     worlds = make_engine(env, 1, env.make_params(max_steps="never"), engine)
@@ -115,7 +116,7 @@ def test_copies_and_snapshots_draw_the_same_rows(engine):
         jax.tree.map(np.testing.assert_array_equal, other.state, worlds.state)
 
 
-@pytest.mark.parametrize("engine", ["jax", "numba"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_other_parameters_leave_rows_that_would_not_fit(engine):
     env = Swarm(SwarmSpec(2, num_rays=4, on_goal="next_goal"), "rooms", difficulty=2)
     worlds = make_engine(env, 1, env.make_params(max_steps="never", difficulty=1), engine)
@@ -127,7 +128,7 @@ def test_other_parameters_leave_rows_that_would_not_fit(engine):
     np.testing.assert_array_equal(worlds.state.layout.goals, first.goals)
 
 
-@pytest.mark.parametrize("engine", ["jax", "numba"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_clock_of_a_world_without_a_limit_does_not_run_over(engine):
     env = Swarm(SwarmSpec(2, num_rays=4, on_goal="respawn"))
     worlds = make_engine(env, 1, env.make_params(max_steps="never"), engine)

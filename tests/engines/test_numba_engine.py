@@ -1,7 +1,5 @@
 """The compiled engine against the rules written out slowly, and against itself where it has several ways."""
 
-import dataclasses
-import functools
 import pickle
 import tracemalloc
 
@@ -9,50 +7,31 @@ import jax
 import numpy as np
 import pytest
 from helpers import reference, symmetry
+from helpers.chase import DRIVES, chase, engine_at
 from helpers.worlds import (
     SLOTS,
     check_contacts,
-    check_nobody_passed_a_wall,
     check_readings,
-    check_valid,
     crowded_world,
     generator,
-    hundred,
     make_world,
     numpy_tree,
-    piles,
     random_world,
     stack,
     take,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from entropy_env.engines import make_engine
 from entropy_env.engines.numba_engine import engine as engine_module
 from entropy_env.engines.numba_engine import geometry
 from entropy_env.env import Swarm
-from entropy_env.physics import top_speed
-from entropy_env.scenarios import SCENARIOS, Open
+from entropy_env.scenarios import Open
 from entropy_env.types import SwarmSpec
 
 DT, WHEEL_BASE, WORLDS = 0.1, 0.2, 8
-ENV = Swarm(SwarmSpec(num_agents=10, num_rays=16, on_goal="next_goal", num_goals=2, **SLOTS))
-DRIVES = ("kinematic", "force")
-ENVS = {drive: Swarm(dataclasses.replace(ENV.spec, drive=drive)) for drive in DRIVES}
-HUNDRED = Swarm(SwarmSpec(num_agents=100, num_rays=1, on_goal="next_goal", num_goals=1, **dict.fromkeys(SLOTS, 3)))
+ENV = Swarm(symmetry.SPEC)
 CROWD = Swarm(SwarmSpec(num_agents=12, substeps=1, num_walls=4, num_boxes=3, num_discs=3))
 SEED = np.array([0, 7], np.uint32)
-
-places = st.tuples(*[st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1, width=32)] * 2)
-seeds = st.integers(0, 2**16)
-
-
-def engine_at(env, state, num_threads=1, **params):
-    """An engine that goes on from a batched state, and never resets."""
-    engine = make_engine(env, len(state.step), env.resolve_params(**params), "numba", False, num_threads)
-    engine.state = state
-    return engine
 
 
 def drive(env, states, motors, **params):
@@ -63,30 +42,6 @@ def drive(env, states, motors, **params):
         told, state = engine.step(action), engine.state
         history.append((state.position, state.heading, state.wheel_speed, told.collision.copy()))
     return tuple(np.stack(leaves) for leaves in zip(*history, strict=True))
-
-
-def chase(env, start, where, wild=0.0, seed=0, steps=40, **params):
-    """As `test_invariants.chase`: everyone drives at full speed to a point, or wildly with some probability."""
-    engine, rng = engine_at(env, start, **params), np.random.default_rng(seed)
-    target = (np.asarray(where) * np.asarray(start.layout.size))[:, None]
-    state, history = engine.state, [engine.state.position]
-    for _ in range(steps):
-        offset = target - state.position
-        angle = np.arctan2(offset[..., 1], offset[..., 0]) - state.heading
-        turn = 3 * ((angle + np.pi) % (2 * np.pi) - np.pi)
-        if env.spec.drive == "force":  # whose left motor turns the robot left, and ever faster
-            turn = (state.angular_velocity - turn) / 10
-        action = np.clip(1 + np.stack([-turn, turn], axis=-1), -1, 1)
-        motors = rng.uniform(-2, 2, action.shape)
-        engine.step(np.where(rng.random(turn.shape)[..., None] < wild, motors, action))
-        state = engine.state
-        history.append(state.position)
-    return state, np.stack(history).astype(np.float64)
-
-
-def speeds(drive, factor):
-    """Parameters of robots that are so many times as fast as the default."""
-    return {"motor_force": 10 * factor} if drive == "force" else {"max_wheel_speed": factor}
 
 
 def test_a_free_agent_follows_the_closed_form_arc():
@@ -118,95 +73,6 @@ def test_contacts_match_the_written_rule():
     check_contacts(states, motors[0], position[0], collided[0])
 
 
-@pytest.mark.parametrize("drive", DRIVES)
-@pytest.mark.parametrize("name", SCENARIOS)
-@given(seed=seeds, where=places, wild=st.sampled_from([0.0, 0.3, 1.0]), speed=st.sampled_from([1.0, 0.3, 3.0]))
-def test_whatever_ten_agents_do_they_stay_apart_and_on_their_side_of_every_wall(name, drive, seed, where, wild, speed):
-    start = generator(ENV.spec, name, WORLDS)(seed)
-    assert np.all(start.layout.valid)
-    last, history = chase(ENVS[drive], start, where, wild, seed, **speeds(drive, speed))
-    check_valid(start.layout, history)
-    assert np.all(last.active)
-    assert np.linalg.norm(history[-1] - history[0], axis=-1).max() > 0.1
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@pytest.mark.parametrize("speed", [1.0, 3.0])
-def test_a_hundred_agents_in_one_corner_do_not_overlap(drive, speed):
-    env = Swarm(dataclasses.replace(HUNDRED.spec, drive=drive))
-    state = stack([hundred(env, np.random.default_rng(i)) for i in range(WORLDS)])
-    where = [(0, 0), (1, 1), (1, 0), (0.57, 0.3), (0.5, 0.5), (0.7, 0.25), (0, 0.5), (0.55, 0.85)]
-    crowded, history = chase(env, state, where, steps=60, max_steps=1000)
-    check_valid(state.layout, history)
-    _, history = chase(env, crowded, where[::-1], wild=0.5, steps=60, max_steps=1000, **speeds(drive, speed))
-    check_valid(state.layout, history)
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@given(seed=seeds)
-def test_a_pile_comes_apart_gradually(drive, seed):
-    """With motors all but off, by no jump; then wholly, as all drive about."""
-    start = state = stack(piles(ENV, np.random.default_rng(seed)))
-    state, history = chase(ENVS[drive], state, (0, 0), **speeds(drive, 1e-7))
-    assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 0.101
-    for _ in range(2):
-        state, history = chase(ENVS[drive], state, (0.5, 0.5), wild=1.0, seed=seed)
-    check_valid(start.layout, history[-1:])
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@pytest.mark.parametrize("name", SCENARIOS)
-@given(seed=seeds, where=places, wild=st.sampled_from([0.0, 1.0]))
-def test_agents_put_anywhere_even_into_walls_never_pass_one(name, drive, seed, where, wild):
-    start = numpy_tree(generator(ENV.spec, name, WORLDS)(seed))
-    anywhere = np.random.default_rng(seed).uniform(0, 1, (WORLDS, 10, 2)) * start.layout.size[:, None]
-    env, dt = ENVS[drive], {"kinematic": DT, "force": 0.01}[drive]  # 0.1 m at most in a step
-    _, history = chase(env, start.replace(position=anywhere.astype(np.float32)), where, wild, seed, dt=dt)
-    longest = dt * float(top_speed(env.make_params(dt=dt), env.spec))
-    assert np.max(np.linalg.norm(np.diff(history, axis=0), axis=-1)) < 1.1 * longest
-    check_nobody_passed_a_wall(start.layout, history, margin=longest)
-
-
-@functools.cache
-def common(drive, seed):
-    return symmetry.common_states(ENVS[drive], seed, lambda state, where: chase(ENVS[drive], state, where)[0])
-
-
-def step(state, action, drive):
-    """As `symmetry` wants it; observations of everyone who took part."""
-    engine = engine_at(ENVS[drive], numpy_tree(state))
-    told = engine.step(np.asarray(action))
-    return told.obs.copy(), engine.state, told.reward.copy(), told.collision.copy()
-
-
-STEPS = {drive: functools.partial(step, drive=drive) for drive in DRIVES}
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@given(seed=seeds)
-def test_agent_order_does_not_matter(drive, seed):
-    order = np.random.default_rng(seed).permutation(10)
-    symmetry.compare(STEPS[drive], common(drive, seed), symmetry.reordered(order), order)
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@given(seed=seeds)
-def test_a_mirrored_world_steps_as_the_mirror_image(drive, seed):
-    symmetry.compare(STEPS[drive], common(drive, seed), symmetry.mirror, mirrored=True)
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@given(seed=seeds)
-def test_a_rotated_square_world_steps_as_the_rotated_image(drive, seed):
-    symmetry.compare(STEPS[drive], common(drive, seed), symmetry.rotate)
-
-
-@pytest.mark.parametrize("drive", DRIVES)
-@given(seed=seeds)
-def test_inactive_agents_neither_move_nor_touch_nor_are_seen(drive, seed):
-    symmetry.compare_with_inactive(STEPS[drive], common(drive, seed), seed)
-
-
 def crowds(num_agents, seed, drive="kinematic"):
     """An environment and worlds of many agents: scattered, in a heap, in one point, in the border, in a crush."""
     rng = np.random.default_rng(seed)
@@ -230,7 +96,7 @@ def crowds(num_agents, seed, drive="kinematic"):
         )
         for position in np.clip(places, 0, size)
     ]  # fmt: skip
-    crushed = chase(env, stack(states), (0.4, 0.6), steps=20, goal_radius=1e-6)[0]
+    crushed = chase("numba", env, stack(states), (0.4, 0.6), steps=20, goal_radius=1e-6)[0]
     return env, jax.tree.map(
         lambda *parts: np.concatenate(parts), numpy_tree(stack(states)), take(crushed, slice(5, 6))
     )

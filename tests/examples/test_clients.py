@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.commands import ROOT, check_command, split_commands
 
-from entropy_env import swarm_v0
+from entropy_env import SwarmSpec, swarm_v0
 
 NEEDS = {
     "supersuit_ppo": ("supersuit", "stable_baselines3"),
@@ -104,7 +104,7 @@ def make_ppo(envs, **settings):
 
 def steer(obs):
     """(lanes, 2) motors that turn towards the goal and drive once it is ahead."""
-    ahead, left = obs[:, -2:].T
+    ahead, left = obs[:, SwarmSpec().slice("goal")].T
     bearing = np.arctan2(left, ahead)
     drive, turn = 0.6 * np.maximum(np.cos(bearing), 0.0), 0.25 * bearing
     return np.stack([drive - turn, drive + turn], axis=-1).astype(np.float32)
@@ -194,7 +194,7 @@ def test_workers_of_supersuit_still_start_as_multiprocessing_does(method):
     skip_without("supersuit", "stable_baselines3")
     code = f"""
         import multiprocessing, supersuit
-        from entropy_env import swarm_v0
+        from entropy_env import SwarmSpec, swarm_v0
 
         multiprocessing.set_start_method({method!r})
         world = swarm_v0.parallel_env(num_agents=2, on_goal="respawn", max_steps=4)

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from helpers import reference
-from helpers.worlds import RADIUS, make_world, stack, wrapped
+from helpers.worlds import RADIUS, SLOTS, make_world, stack, wrapped
+
+from entropy_env.types import SwarmSpec
 
 WORLDS = 8
+SPEC = SwarmSpec(num_agents=10, num_rays=16, on_goal="next_goal", num_goals=2, **SLOTS)  # of all steps
 SQUARE = {
     "size": (4.0, 4.0),
     "walls": [[[1, 1], [1, 2]], [[2.5, 3], [3.5, 2.5]]],
@@ -58,10 +61,9 @@ def compare(step, common, transform, order=tuple(range(10)), mirrored=False, cru
     state, action = common
     order = np.array(order)
     obs, end, reward, collision = step(state, action)
-    num_rays = obs.shape[-1] - 4
-    rays, sign, moved = np.arange(num_rays), 1, action[:, order]
+    lidar, rays, sign, moved = SPEC.slice("lidar"), np.arange(SPEC.num_rays), 1, action[:, order]
     if mirrored:
-        rays, sign, moved = -rays % num_rays, -1, moved[..., ::-1]
+        rays, sign, moved = -rays % SPEC.num_rays, -1, moved[..., ::-1]
     obs_image, end_image, reward_image, collision_image = step(transform(state), moved)
     expected, obs = transform(end), np.asarray(obs)[:, order]
 
@@ -82,8 +84,9 @@ def compare(step, common, transform, order=tuple(range(10)), mirrored=False, cru
     for tolerance, half in ((1e-5, SCATTERED), (crush_tolerance, CRUSH)):
         assert far(end_image.position, expected.position, tolerance, half) == 0
         assert far(reward_image, reward[:, order], tolerance, half) == 0
-        assert far(obs_image[..., num_rays:], obs[..., num_rays:] * [1, sign, 1, sign], tolerance, half) == 0
-        assert far(obs_image[..., :num_rays], obs[..., rays], tolerance, half) <= 4
+        for part in map(SPEC.slice, ("velocity", "goal")):
+            assert far(obs_image[..., part], obs[..., part] * [1, sign], tolerance, half) == 0
+        assert far(obs_image[..., lidar], obs[..., lidar][..., rays], tolerance, half) <= 4
     np.testing.assert_array_equal(collision_image, collision[:, order])
     assert np.any(collision)
     assert not np.all(collision)

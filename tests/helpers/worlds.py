@@ -15,6 +15,7 @@ from entropy_env.scenarios import LEVELS, SCENARIOS
 from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
+ENGINES = ("numba", "jax")
 KEY = jax.random.PRNGKey
 RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
 SLOTS = {

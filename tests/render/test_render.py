@@ -6,64 +6,20 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from helpers.frames import locate, near, world
 
 from entropy_env.render.scene import ALERT, FLOOR, OBSTACLE, SHADE, WALL, Renderer, agent_colours
 from entropy_env.render.video import check_video_path, side_by_side, write_video
-from entropy_env.types import Layout, SwarmParams, SwarmState
+from entropy_env.types import SwarmParams
 
 pytest.importorskip("pygame")
 
 PARAMS = SwarmParams()
-
-
-def world(positions, goals=None, size=(8, 6), walls=(), boxes=(), discs=(), **fields):
-    """A state of NumPy leaves; goals lie on the robots unless given."""
-    positions = np.array(positions, np.float32)
-    n = len(positions)
-    layout = Layout(
-        size=np.array(size, np.float32),
-        walls=np.array(walls, np.float32).reshape(-1, 2, 2),
-        wall_mask=np.ones(len(walls), bool),
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        box_mask=np.ones(len(boxes), bool),
-        discs=np.array(discs, np.float32).reshape(-1, 3),
-        disc_mask=np.ones(len(discs), bool),
-        spawns=np.zeros((n, 1, 3), np.float32),
-        goals=np.array(positions if goals is None else goals, np.float32)[:, None],
-        valid=np.array(True),
-        key=np.zeros(2, np.uint32),
-    )
-    state = SwarmState(
-        layout=layout,
-        position=positions,
-        heading=np.zeros(n, np.float32),
-        wheel_speed=np.zeros((n, 2), np.float32),
-        velocity=np.zeros((n, 2), np.float32),
-        angular_velocity=np.zeros(n, np.float32),
-        rounding=np.zeros((n, 6), np.float32),
-        sunk=np.zeros((n, 2), np.float32),
-        active=np.ones(n, bool),
-        goal_index=np.zeros(n, np.int32),
-        goals_reached=np.zeros(n, np.int32),
-        collided=np.zeros(n, bool),
-        step=np.array(0, np.int32),
-        done=np.array(False),
-    )
-    return state.replace(**{name: np.asarray(value) for name, value in fields.items()})
+TESTS = Path(__file__).parents[1]
 
 
 def draw(state, **options):
     return Renderer(**options).draw(state, PARAMS)
-
-
-def near(frame, colour):
-    return (np.abs(frame.astype(int) - np.array(colour, int)) <= 6).all(axis=-1)
-
-
-def locate(frame, agent, num_agents):
-    """(row, column) of the middle of a robot."""
-    rows, columns = np.nonzero(near(frame, agent_colours(num_agents)[agent]))
-    return round((rows.min() + rows.max()) / 2), round((columns.min() + columns.max()) / 2)
 
 
 def changed(frame, other):
@@ -356,11 +312,11 @@ def test_wrong_shapes_are_shown():
 def run_without_display(code):
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
-SCENE = "from test_render import world; state = world([[4, 3]]); from entropy_env.types import SwarmParams\n"
+SCENE = "from helpers.frames import world; state = world([[4, 3]]); from entropy_env.types import SwarmParams\n"
 
 
 def test_rgb_array_needs_no_display_and_starts_no_video():

@@ -88,7 +88,9 @@ def test_robots_see_the_bodies_of_a_map():
     layout = make_layout(**(TWO | {"spawns": [[1, 1], [3, 1]]}), walls=[[[1.75, 0], [1.75, 3]]])
     env = swarm_v0.parallel_env(2, layout=layout)
     observations, _ = env.reset()
-    assert observations["agent_0"][0] == pytest.approx((1.75 - 0.05 - 1 - 0.1) / 3, abs=1e-5)
+    assert observations["agent_0"][SwarmSpec().slice("lidar")][0] == pytest.approx(
+        (1.75 - 0.05 - 1 - 0.1) / 3, abs=1e-5
+    )
 
 
 def test_a_goal_deep_in_a_body_is_refused_and_one_at_its_edge_is_not():

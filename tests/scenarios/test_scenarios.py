@@ -239,7 +239,7 @@ def test_reset_starts_robots_on_their_first_spawns_out_of_contact():
     reset = quick_jit(jax.vmap(env.reset, (0, None)))
     obs, state = reset(jax.random.split(jax.random.key(0), 16), env.make_params())
     assert np.all(np.isfinite(obs))
-    assert np.min(obs[..., : env.spec.num_rays]) * PARAMS.lidar_range >= CLEARANCE - ROUNDING
+    assert np.min(obs[..., env.spec.slice("lidar")]) * PARAMS.lidar_range >= CLEARANCE - ROUNDING
     assert np.array_equal(state.position, state.layout.spawns[:, :, 0, :2])
 
 

@@ -75,7 +75,7 @@ def make_run(folder, runner, metadata):
 
 def linear_policy(task, kernel, log_std=-5.0):
     """A policy with actions linear in observations."""
-    spec = ActorSpec(obs_dim=task.spec.num_rays + 4, action_dim=2, hidden_sizes=())
+    spec = ActorSpec(obs_dim=task.spec.obs_dim, action_dim=2, hidden_sizes=())
     dense = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(2)}
     params = {"params": {"MLP_0": {"Dense_0": dense}, "log_std": jnp.full(2, log_std)}}
     return ActorPolicy(params, init_moments(spec.obs_dim), spec, task, step=0)
@@ -83,8 +83,8 @@ def linear_policy(task, kernel, log_std=-5.0):
 
 def driver(task, forward):
     """Turns towards the goal and drives."""
-    kernel = np.zeros((task.spec.num_rays + 4, 2))
-    kernel[-2:] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
+    kernel = np.zeros((task.spec.obs_dim, 2))
+    kernel[task.spec.slice("goal")] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
     return linear_policy(task, kernel)
 
 

@@ -24,6 +24,7 @@ import torch as th
 from helpers.disk import full_disk
 from sb3_contrib import RecurrentPPO
 
+from entropy_env import SwarmSpec
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from trainers.evaluate import evaluate, evaluate_policy, make_env
 from trainers.evaluate import main as evaluate_main
@@ -692,7 +693,7 @@ def test_a_plain_zip_of_sb3_serves_as_base_model(tmp_path, stock, capsys):
             th.testing.assert_close(training.policy.state_dict()[name], tensor, atol=0, rtol=0)
     train(config)
     assert f"Training swarm_1 from {tmp_path / 'v2.zip'}" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="of Stable-Baselines3 alone"):
+    with pytest.raises(CheckpointError, match="saved by Stable-Baselines3 itself"):
         load_policy(tmp_path / "v2.zip")
 
 
@@ -725,7 +726,7 @@ def test_a_base_model_of_v2_sees_goals_as_it_did_there(tmp_path, stock):
         training.begin()
     there, starts = np.random.default_rng(0).uniform(-1, 1, (5, 36)).astype(np.float32), np.ones(5, bool)
     here = there.copy()
-    here[:, -2:] *= np.float32([8 / 10, 6 / 10])  # m of V2's arena, over goal_scale
+    here[:, SwarmSpec().slice("goal")] *= np.float32([8 / 10, 6 / 10])  # m of V2's arena, over goal_scale
     expected, _ = stock.predict(there, None, starts, deterministic=True)
     np.testing.assert_allclose(training.player()(here)[0], expected, atol=1e-5)
 

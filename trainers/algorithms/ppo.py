@@ -1,8 +1,8 @@
-"""Feed-forward PPO with one network for all agents, rollout and learning in one jitted update.
+"""Feed-forward PPO with one network for all agents. Rollout and learning are one jitted update.
 
 Proximal policy optimisation (Schulman et al. 2017) with the details of Huang et al. 2022, "The 37 implementation
-details". Agents learn while they respawn, so that hardly a lane of the batch is idle; a lane that is idle is masked
-out of the losses, the advantages, the observation statistics and the metrics.
+details". Agents that arrive respawn, so few lanes of a batch are idle. Idle lanes are masked out of the losses, the
+advantages, the observation statistics and the metrics.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ class Hyperparameters:
     """Options of PPO itself."""
 
     num_envs: int = 256
-    """Worlds that run side by side."""
+    """Number of worlds, all stepped together."""
     num_steps: int = 32
-    """Control periods that each world runs for between updates."""
+    """Control periods of each world between two updates."""
     num_minibatches: int = 8
-    """Parts that a batch is split into, by worlds."""
+    """Number of minibatches per batch. Each holds whole worlds, so it must divide num_envs."""
     num_epochs: int = 4
     """Passes over each batch."""
     learning_rate: float = 1e-3
-    """Of Adam, at the start."""
+    """Learning rate of Adam at the start."""
     anneal_learning_rate: bool = True
     """Decrease the learning rate linearly to 0 over the run."""
     gamma: float = 0.995
     """Discount per control period."""
     gae_lambda: float = 0.97
-    """Decay of the advantage estimate."""
+    """Decay of the advantage estimate (lambda of GAE)."""
     clip: float = 0.2
-    """How far an update may move the probability of an action, as a ratio."""
+    """Clip range of PPO: the ratio of new to old probability counts only from 1 - clip to 1 + clip."""
     entropy_coefficient: float = 0.001
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
     """Weight of the critic's loss."""
     max_grad_norm: float = 0.5
-    """Gradients are scaled down to this global norm."""
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units in the hidden layers of the actor and of the critic."""
+    """Units of each hidden layer, in the actor and in the critic."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
-    """Of the hidden layers."""
+    """Activation of the hidden layers."""
     normalize_obs: bool = True
-    """Scale observations by their running mean and deviation."""
+    """Normalise observations by their running mean and standard deviation."""
     initial_log_std: float = -0.7
-    """Logarithm of the action noise at the start. Less noise keeps the mean action close to what was practised."""
+    """Logarithm of the actions' standard deviation at the start. Less noise keeps actions closer to the mean action."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
@@ -75,11 +75,11 @@ class Hyperparameters:
 
 
 class Runner(struct.PyTreeNode):
-    """Everything that training carries from one update to the next, and so everything a checkpoint holds."""
+    """Everything that training carries from one update to the next. A checkpoint holds all of it."""
 
-    params: dict[str, Any]  # of the actor and the critic
+    params: dict[str, Any]  # weights, `actor` and `critic`
     opt_state: Any
-    moments: RunningMoments  # of the observations
+    moments: RunningMoments  # of observations
     env_state: Any
     obs: jax.Array  # (E, N, D)
     key: jax.Array
@@ -87,7 +87,7 @@ class Runner(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """Samples to learn from: obs (E, T, N, D), action (E, T, N, A), the rest (E, T, N)."""
+    """Samples to learn from: obs (E, T, N, D), action (E, T, N, A), all others (E, T, N)."""
 
     obs: jax.Array
     action: jax.Array
@@ -100,18 +100,18 @@ class Batch(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class PPO:
-    """The algorithm on a batched environment. Hashable, so that its methods jit with `self` static."""
+    """The algorithm on a batched environment. Hashable, so its methods can be jitted with a static `self`."""
 
     config: Hyperparameters
     env: BatchedEnv
     obs_dim: int
     action_dim: int
     num_agents: int  # in each world
-    num_updates: int  # in the whole run, over which the learning rate is annealed
+    num_updates: int  # of the whole run; the learning rate reaches 0 after as many
 
     @property
     def steps_per_update(self) -> int:
-        """Agent steps, over all lanes."""
+        """The number of agent steps per update, over all lanes."""
         return self.config.num_envs * self.num_agents * self.config.num_steps
 
     @property
@@ -133,7 +133,7 @@ class PPO:
 
     @partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array, env_params: Any) -> Runner:
-        """A runner before its first update."""
+        """Return a runner before its first update."""
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
         obs, env_state = self.env.reset(k_env, env_params)
         params = {"actor": self.actor.init(k_actor, obs[0]), "critic": self.critic.init(k_critic, obs[0])}
@@ -177,21 +177,21 @@ class PPO:
         }
 
     def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A sampled action and its log probability."""
+        """Sample actions (..., A) for obs (..., D). Returns them and their log probabilities (...,)."""
         mean, log_std = self.actor.apply(params["actor"], normalize(moments, obs))
         action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, jnp.float32)
         return action, gaussian_log_prob(action, mean, log_std)
 
     def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
-        """The critic's estimate of the discounted return."""
+        """Return the critic's estimate of the discounted return."""
         return self.critic.apply(params["critic"], normalize(moments, obs))
 
     def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
-        """The observation statistics with those of a rollout, for the next one."""
+        """Update the observation statistics with a rollout. The next rollout uses them."""
         return update_moments(moments, steps.obs, steps.active) if self.config.normalize_obs else moments
 
     def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
-        """Advantages and value targets of a rollout, world by world."""
+        """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
         obs = normalize(runner.moments, jnp.concatenate([steps.obs, last_obs[None]]))
         value = self.critic.apply(runner.params["critic"], obs)
         next_value = jnp.where(steps.truncated, steps.final_value, value[1:])
@@ -203,13 +203,13 @@ class PPO:
         return jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
-        """One pass over the batch in minibatches of random worlds."""
+        """Pass over the batch once, in minibatches of randomly chosen worlds."""
         worlds = jnp.arange(self.config.num_envs, dtype=jnp.int32)
         order = jax.random.permutation(key, worlds).reshape(self.config.num_minibatches, -1)
         return jax.lax.scan(partial(self.descend, batch), learner, order)
 
     def descend(self, batch: Batch, learner: tuple, worlds: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
-        """One gradient step on some worlds of the batch."""
+        """Take one gradient step on some worlds of the batch."""
         params, opt_state = learner
         samples = jax.tree.map(lambda x: x[worlds].reshape(-1, *x.shape[3:]), batch)
         grads, metrics = jax.grad(self.loss, has_aux=True)(params, samples)
@@ -217,7 +217,7 @@ class PPO:
         return (optax.apply_updates(params, updates), opt_state), metrics
 
     def loss(self, params: dict, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """PPO's loss over a minibatch."""
+        """Return PPO's loss over a minibatch, and its metrics."""
         config = self.config
         mean, log_std = self.actor.apply(params["actor"], batch.obs)
         log_prob = gaussian_log_prob(batch.action, mean, log_std)
@@ -231,10 +231,10 @@ class PPO:
 
 
 def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
-    """Means over what was collected, idle lanes left out.
+    """Return means over a rollout, without idle lanes.
 
-    `env/goal_reached_rate` looks at each agent's first goal in a world: was it reached before the time limit? Later
-    ones, which a respawned agent has less time for, would bias it.
+    `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
+    goals would bias it, because an agent has less time left for them.
     """
     done, success = steps.done, steps.info["success"]
     first = done & (steps.info["goals_reached"] == success)

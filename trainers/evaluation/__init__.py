@@ -1,1 +1,1 @@
-"""How well a policy does on worlds it has never seen."""
+"""Evaluate policies on worlds that they have never seen: play episodes, compute figures, show and film."""

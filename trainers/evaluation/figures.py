@@ -1,4 +1,4 @@
-"""Figures of a policy over fresh worlds."""
+"""Compute the figures of a policy over fresh worlds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trainers.evaluation.play import Episode, episode_key, player
 from trainers.evaluation.shortest_path import shortest_paths, spl
 from trainers.policies import Policy
 
-CHUNK = 1 << 22  # pairs of agents simulated at a time, what bounds the memory
+CHUNK = 1 << 22  # pairs of agents simulated at a time, which bounds the memory
 
 Report = Callable[[str], None]
 
 
 def check_counts(episodes: int, seed: int) -> None:
-    """ValueError for fewer than one episode and for anything but a seed."""
+    """Raise ValueError for fewer than one episode, or for a seed out of range."""
     if episodes < 1:
         raise ValueError(f"{episodes=} must be at least 1")
     if not 0 <= seed < 2**32:
@@ -35,12 +35,12 @@ def check_counts(episodes: int, seed: int) -> None:
 
 
 def chunk_size(env: Swarm, episodes: int) -> int:
-    """How many worlds are played at a time."""
+    """Return how many worlds to play at a time."""
     return min(episodes, max(1, CHUNK // (env.spec.num_agents * max(env.spec.num_agents, 64))))
 
 
 def episode_keys(env: Swarm, episodes: int, seed: int) -> jax.Array:
-    """(chunks, worlds at a time) keys, `episodes` of them and what fills the last chunk."""
+    """Return keys (chunks, worlds at a time): one per episode, and some more to fill the last chunk."""
     size = chunk_size(env, episodes)
     chunks = -(-episodes // size)
     return jax.vmap(episode_key, (None, 0))(seed, jnp.arange(chunks * size, dtype=jnp.int32)).reshape(chunks, size)
@@ -49,9 +49,10 @@ def episode_keys(env: Swarm, episodes: int, seed: int) -> jax.Array:
 def evaluate_policy(
     policy: Policy, env: Swarm, params: SwarmParams, episodes: int, seed: int, report: Report = lambda message: None
 ) -> dict[str, Any]:
-    """Figures over fresh worlds, each with its 95 % interval: of sampled actions, and under `deterministic` of the mean.
+    """Compute figures over fresh worlds, each with its 95 % interval.
 
-    ValueError where a layout does not fit everyone.
+    They are those of sampled actions; the key `deterministic` holds those of mean actions. Raises ValueError if a layout
+    has no room for all agents, or if there is no time limit.
     """
     check_counts(episodes, seed)
     if int(params.max_steps) == NEVER:
@@ -101,9 +102,9 @@ def evaluate_policy(
 
 
 def summarise(episodes: Episode, shortest: np.ndarray, max_steps: int) -> dict[str, Interval]:
-    """The figures of E episodes, each the mean over worlds of a mean over the agents of a world.
+    """Compute the figures of E episodes. Each is first a mean over the agents of a world, then a mean over worlds.
 
-    shortest: (E, N) m. `steps_to_goal` counts the agents that arrived, in the worlds that have any.
+    shortest: (E, N) m. `steps_to_goal` is over the agents that arrived, and over the worlds with such agents.
     """
     reached, steps = episodes.reached, episodes.steps
     arrivals = reached.sum(axis=1)
@@ -119,7 +120,7 @@ def summarise(episodes: Episode, shortest: np.ndarray, max_steps: int) -> dict[s
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """Sampled and deterministic figures side by side."""
+    """Return a table of the sampled and the deterministic figures side by side."""
     task = "{scenario}, difficulty {difficulty}, {num_agents} agents, checkpoint {checkpoint_step}"
     sample = "{episodes} fresh worlds of seed {seed}, 95 % intervals over worlds"
     table = Table(title=task.format(**results), caption=sample.format(**results))

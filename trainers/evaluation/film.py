@@ -1,4 +1,4 @@
-"""An episode as a video."""
+"""Write an episode as a video."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ TRAIL = 40  # positions drawn behind each agent
 
 
 def write_film(path: Path, states: Iterable[SwarmState], params: SwarmParams, title: str) -> Path:
-    """Draw the states of one world, one frame each, in their own time. Raises what `write_video` does."""
+    """Draw the states of one world, one frame each, in real time but at most MAX_GIF_FPS frames per second.
+
+    Returns the path. Raises the errors of `write_video`.
+    """
     renderer = Renderer(trails=TRAIL)
     frames = (np.asarray(renderer.draw(state, params, title=title)) for state in states)
     return write_video(path, frames, fps=min(1 / float(params.dt), MAX_GIF_FPS))

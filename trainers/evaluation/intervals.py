@@ -6,19 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-UPPER = 0.975  # the quantile that leaves 2.5 % beyond either end
-PRIOR = 0.1  # episodes of 0, and as many of 1, that stand in for a spread not seen
+UPPER = 0.975  # a 95 % interval leaves out 2.5 % at either end
+PRIOR = 0.1  # episodes with share 0, and as many with share 1, added so that the spread is never 0
 
 Interval = dict[str, float | None]  # mean, low, high
 
 
 def share_interval(shares: ArrayLike) -> Interval:
-    """The mean of shares (E,) in [0, 1], one an episode; the interval has a width even where all are 0 or all are 1.
+    """Return the mean of shares (E,) in [0, 1], one per episode, with its interval.
 
-    Wilson's (1927), with the effective sample size of Korn & Graubard (1998, "Confidence intervals for proportions with
-    small expected number of positive counts estimated from survey data"), that of a sample to which PRIOR episodes of 0
-    and of 1 are added. If all shares are 0 or 1 it is E, and the interval Wilson's own. Simulated shares of 10 agents,
-    correlated within an episode or not, of means from 0.5 to 0.999: it covers 94 % and more from E = 32 on.
+    The interval has a width even if all shares are 0 or all are 1. It is Wilson's (1927), with the effective sample size
+    of Korn & Graubard (1998, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data"). That size is computed as if there were PRIOR more episodes of 0 and of 1. If every share
+    is 0 or 1, it is E, and the interval is exactly Wilson's. In simulations with 10 agents, correlated within an episode
+    or not, and means from 0.5 to 0.999, it covers at least 94 % from E = 32 on.
     """
     values = np.asarray(shares, float)
     count, mean = len(values), values.mean()
@@ -33,7 +34,10 @@ def share_interval(shares: ArrayLike) -> Interval:
 
 
 def mean_interval(values: ArrayLike, lowest: float = -np.inf, highest: float = np.inf) -> Interval:
-    """The mean of values (E,), one an episode, with Student's interval; None for what too few values cannot tell."""
+    """Return the mean of values (E,), one per episode, with Student's interval. Too few values give None.
+
+    lowest, highest: the limits of possible values, to which the interval is cut.
+    """
     sample = np.asarray(values, float)
     count = len(sample)
     if count < 2:

@@ -1,4 +1,4 @@
-"""Playing whole episodes with a policy, in worlds that no training has seen."""
+"""Play whole episodes with a policy, in worlds that no training has seen."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from trainers.policies import Memory, Policy
 
 Array = jax.Array | np.ndarray
 
-FRESH = 0x6576616C  # folded into an evaluation's key; no trainer folds it into its own
+FRESH = 0x6576616C  # folded into the keys of evaluations; no trainer uses it
 
 
 class Episode(struct.PyTreeNode):
-    """What an episode came to; with a leading axis, those of E worlds."""
+    """The results of an episode, or with a leading axis those of E episodes."""
 
     layout: Layout
     reached: Array  # (N,) bool
-    steps: Array  # (N,) int32, taken by each agent
-    contacts: Array  # (N,) int32, of those in contact
-    path: Array  # (N,) m
+    steps: Array  # (N,) int32, the agent's steps
+    contacts: Array  # (N,) int32, the agent's steps in contact
+    path: Array  # (N,) m, length of the agent's path
     total_reward: Array  # (N,)
 
 
 class Moment(NamedTuple):
-    """One world of an episode, NumPy, and what its agents have come to so far."""
+    """One world at one step of an episode, NumPy."""
 
     state: SwarmState
     obs: Array  # (N, D)
-    total_reward: np.ndarray  # (N,)
+    total_reward: np.ndarray  # (N,), so far
 
 
-Live = Callable[[jax.Array, bool], Iterator[Moment]]  # an episode of a key, with sampled actions or the mean ones
+Live = Callable[[jax.Array, bool], Iterator[Moment]]  # plays the episode of a key, with sampled or mean actions
 
 
 def episode_key(seed: int, index: int | jax.Array) -> jax.Array:
-    """The key of one episode of an evaluation: its world and its sampled actions."""
+    """Return the key of one episode of an evaluation. It decides its world and its sampled actions."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), FRESH), index)
 
 
 def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sampled: jax.Array | bool) -> Episode:
-    """One episode, until every agent has arrived or the time is up, with sampled actions or the mean ones."""
+    """Play one episode with sampled or mean actions, until every agent has arrived or the time is up."""
     k_world, k_actions = jax.random.split(key)
     obs, state = env.reset(k_world, params)
     memory, zero = policy.begin(env.spec.num_agents), jnp.zeros(env.spec.num_agents, jnp.int32)
@@ -78,7 +78,10 @@ def act_and_step(
     env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, obs: jax.Array, state: SwarmState, memory: Memory,
     sampled: Any,
 ) -> tuple[jax.Array, SwarmState, Memory, jax.Array, jax.Array, dict[str, Any]]:  # fmt: skip
-    """One step of an episode. key: the episode's, for all its actions."""
+    """Step an episode once. Returns obs, state, memory, reward, terminated and info.
+
+    key: for all actions of the episode; the step's number is folded into it.
+    """
     k_act, k_step = jax.random.split(jax.random.fold_in(key, state.step))
     mean, new_memory = policy.act(obs, memory)
     sample, _ = policy.act(obs, memory, k_act)
@@ -87,7 +90,7 @@ def act_and_step(
 
 
 def travelled(before: SwarmState, after: SwarmState, drive: Drive = "kinematic") -> jax.Array:
-    """(N,) m, along the arc that led from one pose to the other; straight with the force drive, where robots slide."""
+    """Return the lengths (N,) m of the arcs from one pose to the next. With the force drive robots slide: a straight line."""
     chord = jnp.linalg.norm(after.position - before.position, axis=-1)
     if drive == "force":
         return chord
@@ -98,13 +101,13 @@ def travelled(before: SwarmState, after: SwarmState, drive: Drive = "kinematic")
 def player(
     policy: Policy, env: Swarm, params: SwarmParams, keys: jax.Array
 ) -> Callable[[jax.Array, jax.Array | bool], Episode]:
-    """Plays an episode for each of as many keys as these (E,), compiled."""
+    """Compile a function that plays one episode for each of E keys. keys: any (E,) keys, for their shape."""
     play_all = jax.jit(jax.vmap(partial(play, env), (None, None, 0, None)))
     return partial(play_all.lower(policy, params, keys, True).compile(), policy, params)
 
 
 def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
-    """Plays episodes step by step, from the first moment to the last."""
+    """Return a function that plays an episode step by step, and yields its moments from the first to the last."""
     reset, step = jax.jit(env.reset), jax.jit(partial(act_and_step, env))
 
     def moments(key: jax.Array, sampled: bool) -> Iterator[Moment]:
@@ -122,5 +125,5 @@ def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
 
 
 def film(policy: Policy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
-    """The states of one episode, NumPy."""
+    """Play one episode, and return its states, NumPy."""
     return [moment.state for moment in live(policy, env, params)(key, sampled)]

@@ -1,4 +1,4 @@
-"""A window in which policies play, and which its keys stop, turn back and hurry."""
+"""Show policies playing in a window. Keys pause, step back and change the speed."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import numpy as np
 
 from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
 from entropy_env.render.window import Window, import_pygame
-from entropy_env.types import SwarmParams, SwarmState
+from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 from trainers.evaluation.film import TRAIL
 from trainers.evaluation.play import Live, Moment, episode_key
 
 HELP = "space pause  ·  left/right step  ·  +/- speed  ·  R new world  ·  L lidar  ·  T trails  ·  click follow  ·  Esc end"
-HISTORY = 1000  # steps that can be gone back
-FPS = 60  # of the window; worlds run at their own pace
-SPEEDS = tuple(2.0**power for power in range(-3, 5))
+HISTORY = 1000  # steps that one can go back
+FPS = 60  # frame rate of the window; worlds run at their own speed
+SPEEDS = tuple(2.0**power for power in range(-3, 5))  # times real time
 REST = 2.0  # s, how long the end of an episode is shown
 HOLD, REPEAT = 0.35, 0.05  # s until a key that is held down repeats, and between repeats
-LARGEST, SMALLEST = (960, 720), 320  # px, of the picture of one side
-AROUND = (60, 150)  # px of the screen for the frame of the window and all around it
+LARGEST, SMALLEST = (960, 720), 320  # px, size of the picture of one side
+AROUND = (60, 150)  # px of the screen left free for the frame of the window and what is around it
 MARGIN, TEXT, ROW, BOTTOM = 18, 24, 30, 10  # px
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A policy in its worlds, as one of those that are watched together."""
+    """One of the policies that are watched together, and its worlds."""
 
     name: str
     title: str
-    num_rays: int
+    spec: SwarmSpec
     params: SwarmParams
     live: Live
 
 
 class Recording:
-    """An episode that is played as far as it is asked for; what has been played can be asked for again."""
+    """An episode that is played only as far as it has been watched. Its last HISTORY steps can be watched again."""
 
     def __init__(self, moments: Iterator[Moment]) -> None:
         self._coming, self._kept = moments, deque([next(moments)], maxlen=HISTORY + 1)
-        self._played = 0  # steps
+        self._played = 0  # steps so far
 
     @property
     def oldest(self) -> int:
@@ -50,22 +50,22 @@ class Recording:
         return self._played - len(self._kept) + 1
 
     def at(self, step: int) -> Moment:
-        """The moment after so many steps, the last one of an episode that ended before."""
+        """Return the moment after this many steps, or the last moment if the episode ended before."""
         while self._played < step and not self._kept[-1].state.done:
             self._kept.append(next(self._coming))
             self._played += 1
         return self._kept[min(step, self._played) - self.oldest]
 
     def before(self, step: int, count: int) -> list[SwarmState]:
-        """Up to `count` states that came before, oldest first."""
+        """Return up to `count` states before a step, oldest first."""
         end = min(step, self._played) - self.oldest
         return [self._kept[index].state for index in range(max(0, end - count), end)]
 
 
 class Player:
-    """One or two policies in a window, in the same worlds and in step.
+    """Shows one or two policies in a window, in the same worlds and at the same step.
 
-    Raises RuntimeError where there is no display, ValueError where the worlds differ or do not fit everyone.
+    Raises RuntimeError if there is no display, ValueError if the worlds of the two differ or have no room for all agents.
     """
 
     def __init__(self, sides: Sequence[Side], seed: int = 0, sampled: bool = True) -> None:
@@ -76,14 +76,14 @@ class Player:
         self.paused, self.trails = False, True
         self.followed: int | None = None
         self._speed = SPEEDS.index(1.0)
-        self._due = self._rested = 0.0  # steps to be played, s since the end
-        self._held: tuple[int, float] | None = None  # direction of a key that is down, s until it repeats
+        self._due = self._rested = 0.0  # steps still to play, s since the end of the episode
+        self._held: tuple[int, float] | None = None  # direction of the arrow key that is down, s until it repeats
         screen = np.array(self._pygame.display.get_desktop_sizes()[0]) - AROUND - [0, 4 * ROW + BOTTOM]
         size = np.clip(screen // [len(sides), 1], SMALLEST, LARGEST)
         self._renderers = [Renderer(max_size=(int(size[0]), int(size[1])), trails=TRAIL) for _ in sides]
         self._begin()
         for recording in self._recordings:
-            recording.at(1)  # compiles while there is nothing to see yet
+            recording.at(1)  # compiles now, before the window opens
         key = self._pygame
         self._keys = {
             key.K_ESCAPE: self.window.close,
@@ -98,17 +98,17 @@ class Player:
 
     @property
     def moments(self) -> list[Moment]:
-        """What each side shows now."""
+        """The moment that each side shows now."""
         return [recording.at(self.step) for recording in self._recordings]
 
     @property
     def over(self) -> bool:
-        """Every side has come to its end."""
+        """Whether the episode has ended on every side."""
         return all(bool(moment.state.done) for moment in self.moments)
 
     @property
     def speed(self) -> float:
-        """Times real time."""
+        """The speed, in times real time."""
         return SPEEDS[self._speed]
 
     def run(self) -> None:
@@ -122,7 +122,7 @@ class Player:
                 self.draw()
 
     def handle(self, event: Any) -> None:
-        """Do what a key or a click asks for."""
+        """Act on a key or a click."""
         pygame = self._pygame
         if event.type == pygame.KEYDOWN and event.key in self._arrows:
             self.paused, self._held = True, (self._arrows[event.key], HOLD)
@@ -139,7 +139,7 @@ class Player:
         self._stale = True
 
     def advance(self, elapsed: float) -> None:
-        """Let time pass, s: steps that are due, a key that is held down, the rest at the end of an episode."""
+        """Let time pass. elapsed: s. Plays the steps that are due, repeats a key that is down, begins the next world."""
         if self._held is not None:
             direction, wait = self._held
             wait -= elapsed
@@ -159,7 +159,7 @@ class Player:
             self._due -= 1
 
     def move(self, steps: int) -> bool:
-        """Go on or back as far as there is something to show, and say if there was."""
+        """Go a number of steps forward or back, as far as possible. Returns whether the step has changed."""
         oldest = max(recording.oldest for recording in self._recordings)
         target = self.step if steps > 0 and self.over else max(self.step + steps, oldest)
         if target == self.step:
@@ -196,10 +196,12 @@ class Player:
             not np.array_equal(getattr(layouts[0], name), getattr(layouts[-1], name)) for name in ("spawns", "goals")
         ):
             names = " and ".join(side.name for side in self.sides)
-            raise ValueError(f"{names} cannot play in the same worlds: the parameters of their tasks give others")
+            raise ValueError(
+                f"{names} cannot play in the same worlds: the parameters of their tasks give different ones"
+            )
 
     def draw(self) -> None:
-        """Put what there is to see now into the window."""
+        """Draw the current moments into the window."""
         pygame = self._pygame
         pygame.font.init()
         pictures = []
@@ -207,7 +209,7 @@ class Player:
             self.sides, self._recordings, self._renderers, self.moments, strict=True
         ):
             renderer.retrace(recording.before(self.step, TRAIL) if self.trails else [])
-            lidar = moment.obs[:, : side.num_rays]
+            lidar = moment.obs[:, side.spec.slice("lidar")]
             frame = renderer.draw(moment.state, side.params, lidar, title=side.title, focus=self.followed)
             assert frame is not None
             pictures.append(pygame.surfarray.make_surface(frame.swapaxes(0, 1)))
@@ -237,7 +239,7 @@ class Player:
         return words + [("      paused", ALERT)] * self.paused
 
     def _write(self, canvas: Any, row: Any, words: Sequence[tuple[str, Any]]) -> None:
-        """Words one after the other from the left, in smaller letters where they would not fit."""
+        """Write words one after another from the left, in smaller letters if they would not fit."""
         text = "".join(word for word, _ in words)
         font = self._pygame.font.Font(None, TEXT)
         if font.size(text)[0] > row.width:
@@ -248,7 +250,7 @@ class Player:
             left += font.size(word)[0]
 
     def _agent_at(self, x: int, y: int) -> int | None:
-        """The robot at a pixel of the window."""
+        """Return the robot at a pixel of the window, or None."""
         for renderer, left, right in zip(self._renderers, self._lefts, self._lefts[1:], strict=False):
             if left <= x < right:
                 return renderer.agent_at(x - int(left), y)

@@ -1,4 +1,4 @@
-"""The shortest way to a goal that a robot's body allows, which SPL compares its path with.
+"""Find the length of the shortest way of a robot to its goal, with which SPL compares its path.
 
 A disc among fixed bodies moves like a point among those bodies grown by its radius. Walls, boxes and discs all grow
 into capsules, so the shortest way is made of straight lines and of arcs around the capsules' ends. The tangent graph
@@ -17,15 +17,15 @@ from scipy.sparse.csgraph import dijkstra
 
 from entropy_env.types import Layout, SwarmParams
 
-TOLERANCE = 1e-4  # m that a way may cut into a body: layouts are float32
-RIM_POINTS = 64  # of each circle, to tell where it is free
+TOLERANCE = 1e-4  # m, how deep a way may cut into a body, because layouts are float32
+RIM_POINTS = 64  # points on each circle that are tested to be free
 
 
 def shortest_paths(layout: Layout, params: SwarmParams) -> np.ndarray:
-    """(N,) m, from each agent's first spawn until its first goal counts as reached; inf where there is no way.
+    """Return the lengths (N,) m from each agent's first spawn to where its first goal counts as reached.
 
-    layout, params: of one world, NumPy leaves. Other agents are no obstacle. The last `reach` of a way is taken to lead
-    straight to the goal.
+    Without any way it is inf. layout, params: of one world, NumPy leaves. Other agents are no obstacles. The last `reach`
+    metres of a way are assumed to lead straight to the goal.
     """
     starts, goals = _complex(layout.spawns[:, 0, :2]), _complex(layout.goals[:, 0])
     reach, space = float(params.reach), _FreeSpace.of(layout, params)
@@ -37,9 +37,9 @@ def shortest_paths(layout: Layout, params: SwarmParams) -> np.ndarray:
 
 
 def spl(reached: ArrayLike, shortest: ArrayLike, path: ArrayLike) -> np.ndarray:
-    """Success weighted by path length (Anderson et al. 2018, "On evaluation of embodied navigation agents"), of each.
+    """Return the success weighted by path length (Anderson et al. 2018, "On evaluation of embodied navigation agents").
 
-    reached: bool. shortest, path: m, what was possible and what was travelled. All of one shape.
+    reached: bool. shortest: m, the shortest way. path: m, the way travelled. All have the shape of the result.
     """
     longer = np.maximum(path, shortest)
     comparable = (longer > 0) & np.isfinite(longer)
@@ -49,12 +49,12 @@ def spl(reached: ArrayLike, shortest: ArrayLike, path: ArrayLike) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _FreeSpace:
-    """Where a robot's centre may be."""
+    """The free space of a robot's centre: a rectangle without M capsules."""
 
-    low: complex  # m, corners of what the border leaves
-    high: complex
-    one: np.ndarray  # (M,) complex m, the ends of the capsules' axes
-    other: np.ndarray
+    low: complex  # m, lower left corner of the rectangle
+    high: complex  # m, upper right corner
+    one: np.ndarray  # (M,) complex m, one end of each capsule's axis
+    other: np.ndarray  # (M,) complex m, the other end
     radius: np.ndarray  # (M,) m, of the capsules
 
     @classmethod
@@ -73,7 +73,10 @@ class _FreeSpace:
         )
 
     def holds(self, points: np.ndarray) -> np.ndarray:
-        """(K,) bool: whether points (K,) touch nothing. The inside of a box counts as free: its sides close it."""
+        """Return which points (K,) are free, (K,) bool.
+
+        The inside of a box counts as free too. No way leads there, because the sides of the box are capsules.
+        """
         inside = np.ones(len(points), bool)
         for offset in (points - self.low, self.high - points):
             inside &= (offset.real >= -TOLERANCE) & (offset.imag >= -TOLERANCE)
@@ -83,7 +86,7 @@ class _FreeSpace:
         return _mask(free, len(points))
 
     def sees(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """(K,) bool: whether the straight lines between points (K,) touch nothing."""
+        """Return which straight lines from starts (K,) to stops (K,) are free, (K,) bool."""
         clear = np.flatnonzero(self.holds(starts))
         clear = clear[self.holds(stops[clear])]
         for one, other, radius in zip(self.one, self.other, self.radius - TOLERANCE, strict=True):
@@ -95,7 +98,7 @@ class _FreeSpace:
 
 
 def _around(space: _FreeSpace, starts: np.ndarray, goals: np.ndarray, reach: float) -> np.ndarray:
-    """(K,) m, the ways from starts (K,) to the centres of goals (K,) that are out of sight."""
+    """Return the lengths (K,) m of the shortest ways from starts (K,) to the centres of goals (K,) that they do not see."""
     count = len(starts)
     centres, radii, blocked = _circles(space)
     one, one_point, other, other_point = _tangents(
@@ -106,7 +109,7 @@ def _around(space: _FreeSpace, starts: np.ndarray, goals: np.ndarray, reach: flo
     item = np.concatenate([one[clear], other[clear]])
     point = np.concatenate([one_point[clear], other_point[clear]])
 
-    # Nodes are the goals, the starts and wherever a line touches a circle.
+    # The nodes of the graph are the goals, the starts and all points where a line touches a circle.
     node = np.where(item < 2 * count, item, 2 * count + np.arange(len(item)))
     on_circle = item >= 2 * count
     arc_tail, arc_head, arc_length = _arcs(item[on_circle] - 2 * count, point[on_circle], centres, radii, blocked)
@@ -118,12 +121,15 @@ def _around(space: _FreeSpace, starts: np.ndarray, goals: np.ndarray, reach: flo
 
 
 def _distances(tail: np.ndarray, head: np.ndarray, length: np.ndarray, count: int) -> np.ndarray:
-    """(count,) m from node k to node count + k, over edges that lead both ways, but not into the first `count`."""
+    """Return the distances (count,) m from node k to node count + k.
+
+    Edges lead both ways, except that none leads back into the first `count` nodes.
+    """
     back = tail >= count
     tail, head = np.concatenate([tail, head[back]]), np.concatenate([head, tail[back]])
     length = np.concatenate([length, length[back]])
     size = max(2 * count, head.max(initial=0) + 1)
-    shortest_first = np.argsort(length)  # of edges between the same nodes, which a sparse array would add up
+    shortest_first = np.argsort(length)  # keep only the shortest of equal edges; a sparse array would add them up
     _, kept = np.unique((tail * size + head)[shortest_first], return_index=True)
     kept = shortest_first[kept]
     graph = csr_array((length[kept], (tail[kept], head[kept])), shape=(size, size))
@@ -132,7 +138,7 @@ def _distances(tail: np.ndarray, head: np.ndarray, length: np.ndarray, count: in
 
 
 def _circles(space: _FreeSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (C,) and radii (C,) of what a way may bend around, and where their rims are blocked, (C, RIM_POINTS)."""
+    """Return the circles that a way may bend around: centres (C,), radii (C,), blocked rim points (C, RIM_POINTS) bool."""
     circles = np.unique(np.column_stack([np.append(space.one, space.other), np.tile(space.radius, 2)]), axis=0)
     centres, radii = circles[:, 0], circles[:, 1].real
     rims = centres[:, None] + radii[:, None] * np.exp(2j * np.pi * np.arange(RIM_POINTS) / RIM_POINTS)
@@ -142,9 +148,10 @@ def _circles(space: _FreeSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _tangents(middle: np.ndarray, extent: np.ndarray, num_points: int) -> tuple[np.ndarray, ...]:
-    """The lines that touch two circles, as the index and the touching point on one and on the other, (K,) each.
+    """Return all lines that touch two circles: the index and touching point on one, then on the other, (K,) each.
 
-    middle: (I,) complex. extent: (I,) m, 0 for the first `num_points`, of which no two are joined.
+    middle: (I,) complex m, centres. extent: (I,) m, radii. The first `num_points` circles are points, with radius 0. No
+    line joins two of them.
     """
     one, other = np.triu_indices(len(middle), 1)
     one, other = one[other >= num_points], other[other >= num_points]
@@ -165,9 +172,9 @@ def _tangents(middle: np.ndarray, extent: np.ndarray, num_points: int) -> tuple[
 def _arcs(
     circle: np.ndarray, point: np.ndarray, centres: np.ndarray, radii: np.ndarray, blocked: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The free arcs between neighbouring points on circles: indices of the points, (K,) each, and lengths (K,) m.
+    """Return the free arcs between neighbouring points on circles: indices of both points, (K,) each, and lengths (K,) m.
 
-    circle: (P,) int, which circle a point (P,) is on.
+    circle: (P,) int, the circle that each point (P,) is on.
     """
     turn = np.angle(point - centres[circle]) / (2 * np.pi) % 1.0
     tail = np.lexsort((turn, circle))
@@ -185,7 +192,7 @@ def _arcs(
 
 
 def _complex(points: ArrayLike) -> np.ndarray:
-    """(..., 2) as (...) complex."""
+    """Convert points (..., 2) to complex numbers (...)."""
     xy = np.asarray(points, float)
     return xy[..., 0] + 1j * xy[..., 1]
 
@@ -201,7 +208,7 @@ def _parted(one: np.ndarray, other: np.ndarray, a: np.ndarray, b: np.ndarray) ->
 
 
 def _distance(point: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """m from points to the segments from one to other."""
+    """Return the distances, m, from points to the segments from one to other."""
     axis, offset = other - one, point - one
     square = _dot(axis, axis)
     along = np.clip(_dot(axis, offset) / np.where(square > 0, square, 1.0), 0.0, 1.0)
@@ -209,7 +216,7 @@ def _distance(point: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarr
 
 
 def _towards(start: np.ndarray, stop: np.ndarray, length: float) -> np.ndarray:
-    """The points `length` along the way from start to stop, not beyond stop."""
+    """Return the points `length` m from start towards stop, but not beyond stop."""
     distance = np.abs(stop - start)
     return start + (stop - start) * np.minimum(length / np.where(distance > 0, distance, 1.0), 1.0)
 

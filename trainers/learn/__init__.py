@@ -1,1 +1,1 @@
-"""Functions over arrays that learners are made of."""
+"""Functions over arrays from which learners are built."""

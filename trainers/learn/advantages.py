@@ -10,10 +10,10 @@ def gae(
     reward: jax.Array, value: jax.Array, next_value: jax.Array, terminated: jax.Array, done: jax.Array,
     *, discount: float, lam: float,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    """Compute generalised advantage estimates (Schulman et al. 2016, eq. 16).
 
-    All inputs (T, ...). next_value is V of the observation that the step led to, before any reset. `terminated`
-    drops that value, `done` (terminated or truncated) stops the sum. Returns advantages and value targets, (T, ...).
+    All inputs are (T, ...). next_value is the value of the observation after the step, before any reset. `terminated`
+    counts it as 0. `done` (terminated or truncated) ends the sum. Returns advantages and value targets, (T, ...).
     """
     delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
 

@@ -10,7 +10,7 @@ CLIP = 10.0  # standard deviations
 
 
 class RunningMoments(struct.PyTreeNode):
-    """Over everything seen so far."""
+    """Mean and variance of everything seen so far."""
 
     count: jax.Array  # ()
     mean: jax.Array  # (D,)
@@ -18,12 +18,12 @@ class RunningMoments(struct.PyTreeNode):
 
 
 def init_moments(size: int) -> RunningMoments:
-    """Zero mean and unit variance, with next to no weight."""
+    """Return moments of zero mean and unit variance, with almost no weight."""
     return RunningMoments(jnp.float32(1e-4), jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
 
 
 def update_moments(moments: RunningMoments, batch: jax.Array, mask: jax.Array) -> RunningMoments:
-    """Merge a batch (..., D) of which only rows with mask (...,) count (Chan et al. 1979)."""
+    """Merge the rows of a batch (..., D) where the mask (...,) is set into the moments (Chan et al. 1979)."""
     axes = tuple(range(mask.ndim))
     weight = mask[..., None].astype(batch.dtype)
     count = jnp.sum(weight)
@@ -40,5 +40,5 @@ def update_moments(moments: RunningMoments, batch: jax.Array, mask: jax.Array) -
 
 
 def normalize(moments: RunningMoments, obs: jax.Array) -> jax.Array:
-    """obs (..., D) in standard deviations from the mean, clipped."""
+    """Scale observations (..., D) to standard deviations from the mean, and clip them."""
     return jnp.clip((obs - moments.mean) * jax.lax.rsqrt(moments.variance + 1e-8), -CLIP, CLIP)

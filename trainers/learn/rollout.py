@@ -1,4 +1,4 @@
-"""Collecting experience from a batch of worlds."""
+"""Collect experience from a batch of worlds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flax import struct
 
 
 class BatchedEnv(Protocol):
-    """What a rollout needs of `VectorSwarm`, or of a probe that stands in for it."""
+    """The part of `VectorSwarm` that a rollout needs. Small test environments have it too."""
 
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]: ...
 
@@ -27,13 +27,13 @@ class Transitions(struct.PyTreeNode):
     reward: jax.Array  # (T, E, N)
     terminated: jax.Array  # (T, E, N) bool
     truncated: jax.Array  # (T, E, N) bool
-    active: jax.Array  # (T, E, N) bool, the lane's agent took this step
+    active: jax.Array  # (T, E, N) bool, the lane's agent took part in this step
     final_value: jax.Array  # (T, E, N) value of the last observation where truncated, else 0
-    info: dict[str, jax.Array]  # (T, E, N) each: those of KEPT_INFO
+    info: dict[str, jax.Array]  # (T, E, N) each, by the names in KEPT_INFO
 
     @property
     def done(self) -> jax.Array:
-        """(T, E, N) bool."""
+        """Whether an episode ended, (T, E, N) bool."""
         return self.terminated | self.truncated
 
 
@@ -46,8 +46,8 @@ def collect(
 ) -> tuple[Any, jax.Array, Transitions]:  # fmt: skip
     """Step the worlds `num_steps` times.
 
-    act: key, obs (E, N, D) to action (E, N, A) and its log probability (E, N). value: obs to (E, N), asked only for
-    the last observation of an episode that the time limit cut. Returns the new state, its obs and the transitions.
+    act: maps a key and obs (E, N, D) to actions (E, N, A) and their log probabilities (E, N). value: maps obs to values
+    (E, N); used only for the last observations of truncated episodes. Returns the new state, its obs and the transitions.
     """
 
     def step(carry, key):

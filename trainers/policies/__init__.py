@@ -1,4 +1,4 @@
-"""Trained policies: what all of them can do, and loading one from a file or a folder."""
+"""Trained policies: their common protocol, and loading one from a file or a folder."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ import jax
 
 from entropy_env.task import Task
 
-Memory = Any  # a pytree, () where a policy remembers nothing
-LOADERS = {  # by the suffix of the path, "" for a run folder: module and function
+Memory = Any  # a pytree, () for a policy without memory
+LOADERS = {  # suffix of the path, "" for a run folder, to module and function
     "": ("trainers.policies.load", "load_run"),
     ".zip": ("trainers.sb3.policy", "load_zip"),
 }
 
 
 class Policy(Protocol):
-    """What evaluation, films and windows take. A pytree, so it can be an argument of jitted functions."""
+    """A policy that can be evaluated, filmed and watched. A pytree, so it can be an argument of jitted functions."""
 
-    task: Task  # it was trained in
-    step: int  # of its checkpoint
+    task: Task  # the worlds it was trained in
+    step: int  # agent steps it was trained for
 
     @property
     def obs_dim(self) -> int:
-        """How many numbers it observes."""
+        """The size of an observation."""
 
     def begin(self, num_agents: int) -> Memory:
-        """What each of so many agents remembers when its episode begins."""
+        """Return the memory of as many agents at the beginning of an episode."""
 
     def act(self, obs: jax.Array, memory: Memory, key: jax.Array | None = None) -> tuple[jax.Array, Memory]:
-        """obs (N, obs_dim) to actions (N, action_dim) in [-1, 1] and the new memory: the mean, or with a key a sample."""
+        """Map obs (N, obs_dim) to actions (N, action_dim) in [-1, 1] and the new memory.
+
+        Without a key the mean actions, with a key sampled ones.
+        """
 
 
 def load_policy(path: str | os.PathLike[str]) -> Any:
-    """The policy of the newest whole checkpoint in a run folder, or of a zip of `trainers.sb3_lstm`.
+    """Load the policy of the newest undamaged checkpoint in a run folder, or of a zip of `trainers.sb3_lstm`.
 
-    Damaged checkpoints are passed over with a warning. Raises FileNotFoundError where there is nothing, CheckpointError
-    where it holds no such policy, and ModuleNotFoundError, which names the extra, where a library is missing.
+    Warns of damaged checkpoints and skips them. Raises FileNotFoundError if there is no file or checkpoint,
+    CheckpointError if it holds no such policy, ModuleNotFoundError naming the extra to install if a library is missing.
     """
     suffix = "" if Path(path).is_dir() else Path(path).suffix
     module, function = LOADERS.get(suffix, LOADERS[""])

@@ -25,7 +25,7 @@ class ActorSpec:
     activation: str = "tanh"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))  # JSON has lists only
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))  # JSON gives a list
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation={self.activation!r} must be one of {', '.join(ACTIVATIONS)}")
 
@@ -35,14 +35,14 @@ class ActorSpec:
 
 
 class ActorPolicy(struct.PyTreeNode):
-    """A feed-forward policy (`trainers.policies.Policy`), which maps observations of any number of agents to actions.
+    """A feed-forward policy (`trainers.policies.Policy`). It maps observations of any number of agents to actions.
 
     >>> policy = load_policy("runs/open")
     >>> actions = {agent: policy(obs) for agent, obs in observations.items()}
     """
 
-    params: Any  # of the actor
-    moments: RunningMoments  # of the observations it was trained on
+    params: Any  # weights of the actor
+    moments: RunningMoments  # of the observations in training
     spec: ActorSpec = struct.field(pytree_node=False)
     task: Task | None = struct.field(pytree_node=False, default=None)
     step: int = 0
@@ -52,9 +52,10 @@ class ActorPolicy(struct.PyTreeNode):
         return self.spec.obs_dim
 
     def __call__(self, obs: jax.Array | np.ndarray, key: jax.Array | None = None) -> jax.Array | np.ndarray:
-        """(..., obs_dim) to actions (..., action_dim) in [-1, 1]: the mean, or with a key a sample around it.
+        """Map obs (..., obs_dim) to actions (..., action_dim) in [-1, 1]: mean actions, or with a key sampled ones.
 
-        JAX arrays give a JAX array, anything else a NumPy array that is the caller's own to change.
+        Returns a JAX array for JAX arrays, else a NumPy array, which the caller may change. Raises ValueError for obs of
+        another size.
         """
         if np.shape(obs)[-1:] != (self.obs_dim,):
             raise ValueError(f"obs has shape {np.shape(obs)}, this policy expects (..., {self.obs_dim})")

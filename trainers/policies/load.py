@@ -1,4 +1,4 @@
-"""The policy of a run folder, and what its checkpoints say of it."""
+"""Load the policy of a run folder, and write the metadata that this needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Described = TypeVar("Described")
 
 
 def describe_policy(actor: ActorSpec, task: Task) -> dict[str, Any]:
-    """Metadata that let `load_run` load a checkpoint whose tree has `params["actor"]` and `moments`."""
+    """Return the metadata with which `load_run` can load a checkpoint. Its tree must have `params["actor"]` and `moments`."""
     return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task.settings}
 
 
@@ -42,7 +42,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> ActorPolicy:
         "params": {"actor": jax.eval_shape(spec.network.init, jax.random.key(0), obs)},
         "moments": init_moments(spec.obs_dim),
     }
-    with warnings.catch_warnings(action="ignore"):  # said above
+    with warnings.catch_warnings(action="ignore"):  # the first load has already warned
         tree, metadata = load_checkpoint(folder, like, partial=True)
     return ActorPolicy(tree["params"]["actor"], tree["moments"], spec, task, metadata["step"])
 

@@ -1,4 +1,4 @@
-"""A recurrent policy in JAX: the actor that sb3-contrib's RecurrentPPO trains."""
+"""A recurrent policy in JAX: the actor of sb3-contrib's RecurrentPPO."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from flax import struct
 
 from entropy_env.task import Task
 
-Memory = tuple[tuple[jax.Array, jax.Array], ...]  # of each layer, output and cell (N, units)
-Dense = tuple[jax.Array, jax.Array]  # weight (out, in) and bias (out,), as torch keeps them
+Memory = tuple[tuple[jax.Array, jax.Array], ...]  # for each layer: output and cell, (N, units) each
+Dense = tuple[jax.Array, jax.Array]  # weight (out, in) and bias (out,), as in torch
 
 
 class Cell(struct.PyTreeNode):
-    """One LSTM layer (Hochreiter & Schmidhuber 1997), with torch's order of gates: input, forget, cell, output."""
+    """One LSTM layer (Hochreiter & Schmidhuber 1997). Gates are in torch's order: input, forget, cell, output."""
 
     inputs: Dense  # (4 units, in)
     recurrent: Dense  # (4 units, units)
 
     def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """x (N, in) and the memory before to the memory after."""
+        """Map x (N, in) and the memory before to the memory after."""
         output, cell = memory
         gates = _apply(self.inputs, x) + _apply(self.recurrent, output)
         enter, forget, new, leave = jnp.split(gates, 4, axis=-1)
@@ -31,21 +31,21 @@ class Cell(struct.PyTreeNode):
 
 
 class LSTMPolicy(struct.PyTreeNode):
-    """A recurrent policy (`trainers.policies.Policy`), which maps what agents observe and remember to actions.
+    """A recurrent policy (`trainers.policies.Policy`). It maps observations and memories of agents to actions.
 
     >>> policy = load_policy("models/swarm_1.zip")
     >>> actions, memory = policy(obs, memory)
 
-    Every agent has its row in obs (N, obs_dim) and in the memory, which is None when their episodes begin.
+    Each agent has one row in obs (N, obs_dim) and in the memory. Pass None as the memory when episodes begin.
     """
 
     cells: tuple[Cell, ...]
-    hidden: tuple[Dense, ...]  # layers of tanh
-    head: Dense  # the mean action
+    hidden: tuple[Dense, ...]  # layers with tanh
+    head: Dense  # gives the mean action
     log_std: jax.Array  # (action_dim,)
-    shift: jax.Array  # (obs_dim,), taken from an observation before all else
-    scale: jax.Array  # (obs_dim,), by which it is then multiplied
-    limit: float  # to which it is then clipped
+    shift: jax.Array  # (obs_dim,), subtracted from an observation first
+    scale: jax.Array  # (obs_dim,), multiplied with it next
+    limit: float  # the result is clipped to [-limit, limit]
     task: Task = struct.field(pytree_node=False)
     step: int
 
@@ -77,7 +77,7 @@ class LSTMPolicy(struct.PyTreeNode):
     def __call__(
         self, obs: np.ndarray, memory: Memory | None = None, key: jax.Array | None = None
     ) -> tuple[np.ndarray, Memory]:
-        """As `act`, compiled, for NumPy arrays. ValueError for observations of another width."""
+        """Do as `act`, compiled, on NumPy arrays. Raises ValueError for observations of another size."""
         if np.ndim(obs) != 2 or np.shape(obs)[-1] != self.obs_dim:
             raise ValueError(f"obs has shape {np.shape(obs)}, this policy expects (N, {self.obs_dim})")
         memory = self.begin(len(obs)) if memory is None else memory

@@ -1,1 +1,1 @@
-"""What a training run needs around its learner: options, a folder, checkpoints, a terminal."""
+"""What surrounds a learner in a training run: the loop, options, the run folder, checkpoints, the terminal."""

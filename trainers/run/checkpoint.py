@@ -1,7 +1,7 @@
 """Checkpoints: a pytree of arrays and its JSON metadata in one safetensors file.
 
-The metadata, with a digest over everything, stands in the header of the file, so no torn pair can exist. A file gets
-its name only once it is whole and on disk. Leaves are named by their path, as in `params/dense_0/kernel`.
+The header of the file holds the metadata and a digest over everything, so arrays and metadata always belong together.
+A file gets its name only once it is complete and on disk. Leaves are named by their path: `params/dense_0/kernel`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from trainers.run.files import to_json, write_atomic
 FORMAT = 1
 DTYPES = {"bool", "int8", "uint8", "bfloat16", "complex64"}
 DTYPES |= {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (16, 32, 64)}
-TRY_AGAIN = "training goes on, the one before stays, and each later update tries again"  # where a disk is full
+TRY_AGAIN = "training goes on, the one before stays, and each later update tries again"  # e.g. if the disk is full
 FILE_NAME = re.compile(r"step_(\d+)\.safetensors")
 
 
 class CheckpointError(Exception):
-    """A checkpoint is damaged, or holds another tree than the one asked for."""
+    """A checkpoint is damaged, or does not hold the expected tree."""
 
 
 def save_checkpoint(
@@ -43,10 +43,10 @@ def save_checkpoint(
     keep: int = 3,
     keep_every: int | None = None,
 ) -> Path:
-    """Write `folder/step_<step>.safetensors`, then delete what is older than the newest `keep`; return the path.
+    """Write `folder/step_<step>.safetensors`, and return its path.
 
-    tree: any pytree of arrays, typed PRNG keys and Python numbers. metadata: anything JSON can hold, NaN as null.
-    Steps that are multiples of `keep_every` are never deleted.
+    Then deletes all but the newest `keep` checkpoints. Steps that are multiples of `keep_every` are never deleted.
+    tree: any pytree of arrays, typed PRNG keys and Python numbers. metadata: anything JSON can hold; NaN becomes null.
     """
     if keep < 1:
         raise ValueError(f"{keep=} must be at least 1")
@@ -69,12 +69,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str], like: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
-    """Load a file, or the newest whole one of a folder, as (tree, metadata with `step` and `version` added).
+    """Load a file, or the newest undamaged one in a folder. Returns the tree, and the metadata with `step` and `version`.
 
-    like: the tree to fill, of arrays or ShapeDtypeStructs; where it holds NumPy arrays or Python numbers, so does the
-    result. With `partial` it may be a part of what was saved: `{"params": ...}` takes `params` out of any state.
-    Damaged files are passed over with a warning. Raises FileNotFoundError where there is no checkpoint, and
-    CheckpointError where none is whole or a leaf does not fit.
+    like: the tree to fill, of arrays or ShapeDtypeStructs. Leaves that are NumPy arrays or Python numbers in it are so
+    in the result too. With `partial` it may be a part of the saved tree: `{"params": ...}` loads `params` alone.
+    Warns of damaged files and skips them. Raises FileNotFoundError if there is no checkpoint, CheckpointError if all are
+    damaged or a leaf does not fit.
     """
     path = Path(path)
     candidates = [path] if path.is_file() else [file for _, file in sorted(_steps(path).items(), reverse=True)]
@@ -94,7 +94,7 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, *, partial: bool = 
 
 
 def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray | jax.Array], dict[str, Any]]:
-    """Everything in one checkpoint file by leaf name, and its metadata. Raises CheckpointError if it is damaged."""
+    """Return all leaves of a checkpoint file by name, and its metadata. Raises CheckpointError if it is damaged."""
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata()
@@ -102,7 +102,7 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray | ja
         info, digest = header["entropy_env"], header["sha256"]
     except OSError:
         raise
-    except Exception as error:  # a damaged header can trip the parser anywhere
+    except Exception as error:  # a damaged header can make the parser raise anything
         raise CheckpointError(f"{path} is damaged ({error})") from error
     if digest != _digest(info, arrays):
         raise CheckpointError(f"{path} is damaged (its content does not match its digest)")
@@ -115,7 +115,7 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray | ja
 
 
 def latest_step(folder: str | os.PathLike[str]) -> int | None:
-    """The newest step that has a checkpoint file, None without any. Opens no file."""
+    """Return the newest step that has a checkpoint file, or None. Opens no file."""
     return max(_steps(Path(folder)), default=None)
 
 
@@ -128,7 +128,7 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _to_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The leaves by name, typed PRNG keys as their data; and the type of those keys."""
+    """Return the leaves by name, and the types of PRNG keys by name. Keys are saved as their raw data."""
     leaves: dict[str, Any] = {}
     key_types: dict[str, str] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:

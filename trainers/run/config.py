@@ -1,4 +1,4 @@
-"""A trainer's options: one dataclass, which is also its command line and its YAML file."""
+"""Make a trainer's command line and YAML file from one dataclass, the trainer's options."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Config = TypeVar("Config")
 
 
 class ConfigError(ValueError):
-    """A configuration file cannot be read, or a key or a value in it is wrong."""
+    """A configuration file cannot be read, or has a wrong key or value."""
 
 
 def parse_config(
     cls: type[Config], argv: Sequence[str] | None = None, *, description: str | None = None, prog: str | None = None
 ) -> Config:
-    """Build a config from command-line flags, over the values of `--config FILE`, over the defaults of `cls`.
+    """Build a config from the command line. Flags override the values of `--config FILE`, which override the defaults.
 
-    A wrong option, key or value, and a ValueError of `cls`, become a message on stderr and exit status 2.
+    A wrong option, key or value, or a ValueError of `cls`, ends the process with a message on stderr and status 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -54,13 +54,16 @@ def parse_config(
 def check_numbers(
     config: Any, above_0: Sequence[str], not_negative: Sequence[str] = (), up_to_1: Sequence[str] = ()
 ) -> None:
-    """ValueError for a field of a trainer's config that is of another type than it says, not finite, or out of the range
-    that its name is listed under, and for a `seed` that is none. Numbers of NumPy and JAX become Python's own."""
+    """Check the fields of a trainer's config: their types, that they are finite, the seed, and the ranges given here.
+
+    above_0, not_negative, up_to_1: the names of the fields that must be so. Converts NumPy and JAX numbers to Python's.
+    Raises ValueError naming the field and its value.
+    """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         name, value, hint = field.name, _plain(getattr(config, field.name)), hints[field.name]
         try:
-            value = value if get_origin(hint) is dict else _convert(value, hint)  # the simulator judges its own numbers
+            value = value if get_origin(hint) is dict else _convert(value, hint)  # the simulator checks `env_params`
         except TypeError:
             raise ValueError(f"{name}={value!r} must be of type {_type_name(hint)}") from None
         if isinstance(value, float) and not math.isfinite(value):
@@ -80,14 +83,16 @@ def check_numbers(
 
 
 def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool = False) -> Config:
-    """Read a config from a YAML file; what the file leaves out has its default, or is an error where it should be whole.
-    Raises ConfigError."""
+    """Read a config from a YAML file. Options missing in the file have their defaults.
+
+    Raises ConfigError if the file is wrong, and with `whole` if it does not set every option.
+    """
     values = read_values(cls, path)
     missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]  # type: ignore[arg-type]
     if whole and missing:
         raise ConfigError(
-            f"{path} says nothing of {', '.join(missing)}: it is damaged, or of another version. A line for each, as in "
-            f"`{missing[0]}: VALUE`, mends it"
+            f"{path} does not set {', '.join(missing)}: it is damaged, or from another version. To repair it, add a line for "
+            f"each, such as `{missing[0]}: VALUE`"
         )
     try:
         return cls(**values)
@@ -98,10 +103,10 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool 
 def check_same_run(
     kept: Mapping[str, Any], config: Any, may_change: Collection[str], run: str, advice: str = ""
 ) -> None:
-    """ValueError naming an option in which a run cannot change when it is resumed.
+    """Raise ValueError if an option differs that must not change when a run is resumed.
 
-    kept: the options that it was begun with. may_change: the names of those that do not matter. run, advice: what the
-    message calls it, and what to do.
+    kept: the options that the run was begun with. may_change: names of the options that may differ. run: the name of the
+    run in the message. advice: the end of the message.
     """
     before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
     for name, value in now.items():
@@ -110,13 +115,13 @@ def check_same_run(
 
 
 def save_config(path: str | os.PathLike[str], config: Any) -> Path:
-    """Write every field of a config dataclass as YAML, which `load_config` reads back as an equal config."""
+    """Write every field of a config dataclass to a YAML file. `load_config` reads an equal config from it."""
     values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return write_atomic(path, yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True))
 
 
 def read_values(cls: type, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields of `cls` that a YAML file sets, each as its type says. Raises ConfigError."""
+    """Read the fields of `cls` that a YAML file sets, converted to their types. Raises ConfigError."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -141,7 +146,7 @@ def read_values(cls: type, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """A YAML value as the type of a field: an int serves as a float, a list as a tuple. Raises TypeError."""
+    """Convert a YAML value to the type of a field: for example an int to a float, a list to a tuple. Raises TypeError."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         for choice in args:
@@ -163,7 +168,7 @@ def _convert(value: Any, hint: Any) -> Any:
             return float(value)
     elif hint is Path and isinstance(value, str):
         return Path(value)
-    elif type(value) is hint:  # not isinstance: a bool is no int
+    elif type(value) is hint:  # not isinstance, which would take a bool for an int
         return value
     raise TypeError
 
@@ -173,7 +178,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _unchecked(cls: type, values: dict[str, Any]) -> Any:
-    """The defaults of `cls` under the given values, without its validation: flags may yet correct what is wrong."""
+    """Make a `cls` from values and defaults, without validation, because flags may still correct wrong values."""
     config: Any = object.__new__(cls)
     for field in dataclasses.fields(cls):
         if field.default_factory is not dataclasses.MISSING:
@@ -189,6 +194,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # of NumPy or JAX
+    if hasattr(value, "tolist"):  # from NumPy or JAX
         return value.tolist()
     return str(value) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""Raising the difficulty as a swarm gets better."""
+"""Raise the difficulty as a swarm gets better."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ HARDEST = 4
 
 @dataclasses.dataclass
 class Curriculum:
-    """Goes from level 1 to 4, one further each time that enough of enough episodes succeed."""
+    """Raises the level, up to 4, by one whenever a large enough share of episodes succeeds."""
 
-    threshold: float = 0.8  # share of successes that is enough
-    episodes: int = 100  # at a level, before it may end
+    threshold: float = 0.8  # least share of successes to raise the level
+    episodes: int = 100  # least number of episodes to judge a level by
     level: int = 1
     successes: int = 0
     failures: int = 0
@@ -28,11 +28,11 @@ class Curriculum:
 
     @property
     def rate(self) -> float:
-        """Share of successes since the level began or was last judged, 0 without episodes."""
+        """The share of successes since the level began or was last judged, 0 without episodes."""
         return self.successes / max(self.successes + self.failures, 1)
 
     def advance(self) -> bool:
-        """Judge what has been counted, if that is enough: whether the level has risen. Counting begins anew."""
+        """Judge the level once enough episodes are counted, and restart the count. Returns whether the level has risen."""
         if self.successes + self.failures < self.episodes:
             return False
         rises = self.rate >= self.threshold and self.level < HARDEST

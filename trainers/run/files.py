@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, writes that may fail, and JSON that every reader accepts."""
+"""Atomic writes, writes that may fail, and JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Replace path by data (text as UTF-8) so that a crash at any moment leaves the old file or the new one. OSError names
-    path."""
+    """Replace a file by data; text is written as UTF-8. A crash at any moment leaves either the old or the new file.
+
+    Raises OSError naming path.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with naming(path):
@@ -33,23 +35,23 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Have an OSError say which file could not be written; a full disk's says none."""
+    """Add the path to an OSError raised in this context. For example, the error of a full disk does not name the file."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # nothing but a text, which says more
+        if error.errno is None:  # has only a text, which would be lost
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 class Patience:
-    """Lets writes fail that a later one makes up for. The first failure in a row costs a warning."""
+    """Tries writes that may fail, because a later one makes up for them. Warns of the first failure in a row."""
 
     def __init__(self) -> None:
         self._failed = False
 
     def try_to(self, write: Callable[[], object], what: str, then: str) -> bool:
-        """Whether it could be written. what, then: for the warning, and what happens now."""
+        """Write, and return whether that worked. what, then: name in the warning what was to be written, and what follows."""
         try:
             write()
         except OSError as error:
@@ -62,7 +64,7 @@ class Patience:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder, renames included, survive a loss of power."""
+    """Flush the names in a folder to disk, so that new files and renames survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,7 +73,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Standard JSON: NaN and the infinities become null, arrays become lists, paths become strings."""
+    """Convert to standard JSON: NaN and infinities become null, arrays become lists, paths become strings."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 

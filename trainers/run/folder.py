@@ -1,4 +1,4 @@
-"""The folder that holds everything of one run, and belongs to one process at a time."""
+"""The folder that holds everything of one run. Only one process at a time can use it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Self
 from trainers.run.checkpoint import latest_step
 
 LOCK_FILE = ".lock"
-# what a run that died before its first checkpoint leaves
+# The files that a run leaves which died before its first checkpoint.
 BARE = re.compile(r"\.lock|config\.yaml|\.config\.yaml\.\d+\.tmp|checkpoints/\.step_\d+\.safetensors\.\d+\.tmp")
 
 
 @dataclasses.dataclass(frozen=True)
 class LockedFolder:
-    """A folder that one process trains in: it stays locked until `close`, the end of a `with` block or of the process."""
+    """A folder that one process trains in. It stays locked until `close`, or until the `with` block or process ends."""
 
     path: Path
     lock: int  # file descriptor
-    made: tuple[Path, ...] = ()  # folders that were not there before, inner ones first
+    made: tuple[Path, ...] = ()  # folders that this process made, inner ones first
 
     @property
     def checkpoints(self) -> Path:
@@ -47,7 +47,7 @@ class LockedFolder:
         self.close()
 
     def clear(self) -> None:
-        """Remove the folders that were made and hold nothing, so that what failed before it began leaves no trace."""
+        """Remove the empty folders that this process made, so that a run that fails at its start leaves no trace."""
         for folder in self.made:
             with contextlib.suppress(OSError):
                 if os.listdir(folder) == [LOCK_FILE]:
@@ -56,7 +56,7 @@ class LockedFolder:
 
 
 class RunFolder(LockedFolder):
-    """Paths in a run folder."""
+    """A locked folder with the paths of a run."""
 
     @property
     def config(self) -> Path:
@@ -70,11 +70,11 @@ class RunFolder(LockedFolder):
 
 
 def prepare_run_folder(path: str | os.PathLike[str], resume: bool = False) -> RunFolder:
-    """Make and lock the folder of a new run, or lock that of one to resume. If the `with` block fails before the first
-    checkpoint, nothing is left of it.
+    """Make and lock the folder of a new run, or lock the folder of a run to resume.
 
-    Raises FileExistsError if a new run would meet files, FileNotFoundError if there is no checkpoint to resume from,
-    BlockingIOError while another process uses the folder.
+    If the `with` block of a new run fails before the first checkpoint, nothing of the run is left behind.
+    Raises FileExistsError if a new run's folder already holds files, FileNotFoundError if there is no checkpoint to
+    resume from, BlockingIOError while another process uses the folder.
     """
     path = Path(path)
     _check(path, resume)
@@ -92,8 +92,10 @@ def prepare_run_folder(path: str | os.PathLike[str], resume: bool = False) -> Ru
 
 
 def begin_run_folder(scenario: str, root: str | os.PathLike[str] = "runs") -> RunFolder:
-    """`prepare_run_folder` for `runs/<scenario>-<date>-<time>`, local time, or with the first number behind it that no
-    other run has taken."""
+    """Prepare the run folder `runs/<scenario>-<date>-<time>`, in local time.
+
+    If it is taken, adds the first free number: `-2`, `-3`, ...
+    """
     name = f"{scenario}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     while True:
@@ -101,12 +103,12 @@ def begin_run_folder(scenario: str, root: str | os.PathLike[str] = "runs") -> Ru
         try:
             return prepare_run_folder(path)
         except (FileExistsError, BlockingIOError):
-            if not path.exists():  # `root` itself cannot be made, so no other name would do
+            if not path.exists():  # `root` itself cannot be made, so another name would not help
                 raise
 
 
 def make_folders(*paths: Path) -> tuple[Path, ...]:
-    """Make folders with their parents; those that were not there, inner ones first."""
+    """Make folders with their parents. Returns those that did not exist before, inner ones first."""
     made: list[Path] = []
     for path in paths:
         made[:0] = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -122,14 +124,17 @@ def _check(path: Path, resume: bool) -> None:
     if resume and latest_step(path / "checkpoints") is None:
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {path / 'checkpoints'}")
     files = _files(path)
-    bare = LOCK_FILE in files and all(map(BARE.fullmatch, files))  # without a lock a `config.yaml` is somebody's own
+    bare = LOCK_FILE in files and all(map(BARE.fullmatch, files))  # without a lock file, a `config.yaml` is the user's
     if not resume and files and not bare:
         raise FileExistsError(f"{path} already holds a run: continue it with --resume, or choose another --run-dir")
 
 
 def lock_folder(path: Path) -> int:
-    """A lock the kernel drops with its process, however that ends; the file names the process for the message. The file
-    descriptor that holds it; BlockingIOError while another process does."""
+    """Lock a folder for this process, and return the file descriptor that holds the lock.
+
+    The kernel drops the lock when the process ends, in whatever way. The lock file holds the process id, for the message.
+    Raises BlockingIOError while another process holds the lock.
+    """
     lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a good moment."""
+"""Delay Ctrl-C to a point where training can stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class Interrupt:
-    """Notes the first Ctrl-C or SIGTERM, so that the loop can end between two updates; the second one kills."""
+    """Notes the first Ctrl-C or SIGTERM, so that the loop can end between two updates. The second one acts at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -15,7 +15,7 @@ class Interrupt:
     def __enter__(self) -> Self:
         try:
             self.previous = {which: signal.signal(which, self.note) for which in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: nobody presses Ctrl-C there
+        except ValueError:  # not in the main thread, which alone receives Ctrl-C
             self.previous = {}
         return self
 

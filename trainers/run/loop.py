@@ -1,6 +1,6 @@
-"""The host loop of every learner of our own: update, check the figures, call the hooks, save.
+"""The loop that trains any `Learner`: update, check the figures, call the hooks, save.
 
-Everything happens between two updates, since only there a run can be cut and go on bit for bit.
+Saving and stopping happen only between two updates, where a run can be interrupted and resumed bit for bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainers.track.progress import Progress
 from trainers.track.system import system_metrics
 
 State = TypeVar("State")
-WATCHED = "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, where a learner has them
+WATCHED = "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, if the learner reports them
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -43,27 +43,27 @@ class Learner(Protocol[State]):
 
     @property
     def steps_per_update(self) -> int:
-        """Agent steps, over all lanes."""
+        """The number of agent steps per update, over all lanes."""
 
     def init(self, key: jax.Array, inputs: Any) -> State:
-        """The state before the first update: everything that training carries on and a checkpoint keeps."""
+        """Return the state before the first update. It holds all that later updates need, and a checkpoint keeps it."""
 
     def update(self, state: State, inputs: Any) -> tuple[State, Mapping[str, jax.Array]]:
-        """One update and its figures, () each. Jitted, with the state donated.
+        """Do one update. Returns the new state and the figures, () each. Jitted, with the state donated.
 
-        inputs: what may change between updates without a compilation, such as environment parameters.
+        inputs: values that may change between updates without compiling again, such as environment parameters.
         """
 
 
 @dataclasses.dataclass
 class Moment:
-    """What a hook is told after an update."""
+    """The run after an update, as hooks see it."""
 
     step: int  # agent steps done
-    state: Any  # the learner's; the next update takes its memory, so copy what is to be kept
-    inputs: Any  # of the next update; a hook may replace it by one of the same shapes
-    metrics: dict[str, float]  # a hook may add to it, for those after it and for the files
-    stopped: str | None = None  # why the run ends here
+    state: Any  # the learner's; the next update reuses its memory, so copy what you keep
+    inputs: Any  # of the next update; a hook may replace it by another of the same shapes
+    metrics: dict[str, float]  # a hook may add figures; later hooks see them, and the files get them
+    stopped: str | None = None  # why the run ends here, or None
 
     def stop(self, why: str) -> None:
         """End the run after this update, once it is saved."""
@@ -77,16 +77,16 @@ def fit(
     learner: Learner[State], inputs: Any, options: RunOptions, folder: RunFolder, metadata: dict[str, Any],
     hooks: Sequence[Hook] = (),
 ) -> Moment:  # fmt: skip
-    """Train to `options.total_steps`, or go on to there from the newest checkpoint of the folder.
+    """Train to `options.total_steps`. With `options.resume`, go on from the newest checkpoint in the folder.
 
-    metadata: what the checkpoints say of the policy. hooks: called after every update, in this order; then its figures go
-    to the files and onto the terminal. Returns the last moment; `stopped` says why, if the run ended early.
-    Raises what `check_same_run`, `load_checkpoint` and the hooks raise, OSError where the last checkpoint cannot be
-    written, and TrainingDivergedError as soon as a loss is not finite.
+    metadata: describes the policy in the checkpoints. hooks: called in this order after every update, before its figures
+    go to the files and the terminal. Returns the last moment. Its `stopped` says why a run ended early.
+    Raises the errors of `check_same_run`, `load_checkpoint` and the hooks, OSError if the last checkpoint cannot be
+    written, TrainingDivergedError as soon as a loss or the weights are not finite.
     """
     per_update = learner.steps_per_update
     total = -(-options.total_steps // per_update) * per_update
-    with jax.enable_x64(False), Interrupt() as interrupt:  # with 64 bits optax would correct moments in other numbers
+    with jax.enable_x64(False), Interrupt() as interrupt:  # with 64 bits, optax would compute other numbers
         state, done = _begin(learner, inputs, options, folder, metadata)
         say(f"{'Resuming' if options.resume else 'Training'} {folder.path} on {jax.devices()[0].device_kind}, {done:,} "
             f"of {total:,} agent steps done")  # fmt: skip
@@ -125,7 +125,7 @@ def fit(
 def _begin(
     learner: Learner[State], inputs: Any, options: RunOptions, folder: RunFolder, metadata: dict[str, Any]
 ) -> tuple[State, int]:
-    """The state to go on from, and the agent steps done. The folder then holds the options and a checkpoint."""
+    """Return the state to begin with and the agent steps done. Writes the options, and a new run's first checkpoint."""
     state, done = learner.init(jax.random.key(options.seed), inputs), 0
     if options.resume:
         kept = load_config(type(options), folder.config, whole=True)
@@ -139,7 +139,7 @@ def _begin(
 
 
 def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Path) -> Moment:
-    """The moment after one more update."""
+    """Do one more update, and return the moment after it. Raises TrainingDivergedError."""
     started = time.perf_counter()
     state, metrics = update(before.state, before.inputs)
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -154,14 +154,14 @@ def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Pat
 
 
 def compile_update(learner: Learner[State], state: State, inputs: Any) -> tuple[Callable, float]:
-    """The compiled update, and the seconds that took."""
+    """Compile the update. Returns it and the seconds that took."""
     started = time.perf_counter()
     compiled = type(learner).update.lower(learner, state, inputs).compile()  # type: ignore[attr-defined]
     return compiled, time.perf_counter() - started
 
 
 def _save_last(save: Callable[[], object], checkpoints: Path) -> None:
-    """Write the checkpoint that ends a process, or an OSError that says from where the next one goes on."""
+    """Write the last checkpoint of a process. Raises OSError that says from which step `--resume` would go on."""
     try:
         save()
     except OSError as error:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from entropy_env import checks
 from entropy_env.rewards import PRESETS
 from entropy_env.scenarios import SCENARIOS
-from entropy_env.task import Task
+from entropy_env.task import PARAM_FIELDS, Task
 
 Scenario = Annotated[str, tyro.conf.arg(help=f"Family of layouts: {', '.join(SCENARIOS)}.")]
 Reward = Annotated[str, tyro.conf.arg(help=f"Preset of reward weights: {', '.join(PRESETS)}.")]
@@ -22,40 +23,49 @@ class WorldOptions:
 
     scenario: Scenario = "open"
     difficulty: int = 1
-    """1 to 4 within the family."""
+    """Difficulty of the layouts, 1 to 4."""
     num_agents: int = 10
-    """Robots in each world; all share one network."""
+    """Robots in each world. All share one network."""
     reward: Reward = "shaped"
     env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
-    """Other numbers of the world, for example max_wheel_speed 0.8."""
+    """Other parameters of the world, for example: max_wheel_speed 0.8."""
 
     @property
     def task(self) -> Task:
-        """Raises ValueError for an impossible specification."""
-        settings: dict[str, Any] = {"num_agents": self.num_agents, "reward": self.reward, **self.env_params}
-        return Task.of(self.scenario, self.difficulty, **settings)
+        """The worlds as a task. Raises ValueError for an impossible specification."""
+        return Task.of(**self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keywords for `Task.of`. Raises ValueError for an unknown name in `env_params`."""
+        known = PARAM_FIELDS - {"difficulty"}  # it has its own option
+        for name in self.env_params:
+            if name not in known:
+                raise ValueError(f"env_params has an unknown parameter {name!r}{checks.suggest(name, sorted(known))}")
+        own = {name: getattr(self, name) for name in ("scenario", "difficulty", "num_agents", "reward")}
+        return own | self.env_params
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How long to train, and where the run goes."""
+    """How long to train, and where to keep the run."""
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(  # when a run is resumed
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(  # options that may differ when a run is resumed
         {"total_steps", "run_dir", "resume", "checkpoint_interval", "deterministic"}
     )
 
     total_steps: int = 5_000_000
-    """Agent steps to train for, over all lanes; rounded up to whole updates."""
+    """Agent steps to train for, over all robots and worlds; rounded up to whole updates."""
     seed: int = 0
-    """Decides the weights, the layouts and the noise."""
+    """Seed of the weights, the layouts and the noise."""
     run_dir: Path | None = None
-    """Folder of the run; by default runs/SCENARIO-DATE-TIME, with a number behind it where that is taken."""
+    """Folder of the run. By default runs/SCENARIO-DATE-TIME, followed by a number if that exists."""
     resume: bool = False
     """Continue the run in RUN_DIR from its newest checkpoint, bit for bit."""
     checkpoint_interval: int = 1_000_000
     """Agent steps between checkpoints."""
     deterministic: bool = False
-    """Make a GPU repeat itself exactly, at some cost in speed. A CPU always does."""
+    """Make results on a GPU repeat exactly, at some cost in speed. On a CPU they always do."""
 
     def __post_init__(self) -> None:
         if self.resume and self.run_dir is None:

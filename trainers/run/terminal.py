@@ -1,4 +1,4 @@
-"""Words for whoever started a command."""
+"""Print messages to the user of a command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line at once. What the terminal cannot show is escaped, and a full disk under it ends no training."""
+    """Print a line at once. Escapes characters that the terminal cannot show. A full disk does not end the training."""
     file = sys.stdout if file is None else file
     try:
         print(text, file=file, flush=True)
@@ -24,7 +24,7 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 @contextlib.contextmanager
 def warnings_as_lines(prefix: str = "warning") -> Iterator[None]:
-    """Show warnings on stderr without the place in the code."""
+    """Show warnings as plain lines on stderr, without their place in the code."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"{prefix}: {message}", sys.stderr)
         yield

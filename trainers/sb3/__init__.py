@@ -1,4 +1,4 @@
-"""What trainers and evaluation need of torch and Stable-Baselines3; nothing else here imports them."""
+"""All code of the trainers that needs torch and Stable-Baselines3."""
 
 try:
     import sb3_contrib  # noqa: F401

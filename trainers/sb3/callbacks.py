@@ -1,6 +1,6 @@
-"""What happens around SB3's loop: figures, checkpoints, the curriculum and the weight of the entropy.
+"""Callbacks of SB3's loop: figures, checkpoints, the curriculum and the weight of the entropy bonus.
 
-All but the last happen between an update and the next rollout, which is where a training can be cut and go on exactly.
+All but the last act between an update and the next rollout, where a training can be interrupted and resumed exactly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainers.track.loggers import MetricsLogger
 from trainers.track.system import system_metrics
 from trainers.track.wandb import Tracker
 
-NAMES = {  # what SB3 calls a figure, and what it is called here
+NAMES = {  # SB3's name of a figure, and our name
     "train/loss": "loss/total",
     "train/policy_gradient_loss": "loss/policy",
     "train/value_loss": "loss/value",
@@ -34,16 +34,16 @@ NAMES = {  # what SB3 calls a figure, and what it is called here
     "train/learning_rate": "train/learning_rate",
     "train/ent_coef": "train/ent_coef",
 }
-GLANCE = 0.25  # s between two looks at the progress bar
+GLANCE = 0.25  # s between two updates of the progress bar
 
 
 def diverged(what: str, steps: int) -> TrainingDivergedError:
-    """The error for a loss or weights that are no longer finite."""
+    """Return the error for a loss or weights that are no longer finite."""
     return TrainingDivergedError(what, f"at {steps:,} steps", "a checkpoint stays as it is")
 
 
 class BetweenUpdates(BaseCallback):
-    """Calls `between` before each rollout but the first of a process, and after the last update."""
+    """Calls `between` after each update: before the next rollout, or at the end of the training."""
 
     def _on_training_start(self) -> None:
         self._learnt_from = self.num_timesteps
@@ -61,14 +61,14 @@ class BetweenUpdates(BaseCallback):
         return True
 
     def between(self) -> None:
-        """After an update."""
+        """Act after an update."""
 
     def before_rollout(self) -> None:
-        """Before every rollout."""
+        """Act before a rollout."""
 
 
 class Figures(BetweenUpdates):
-    """Takes the figures of a rollout and of the update that followed it to the files, the dashboard and W&B."""
+    """Writes the figures of each rollout and update to the files, the dashboard and W&B."""
 
     def __init__(self, files: MetricsLogger, dashboard: Dashboard, tracker: Tracker | None) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Figures(BetweenUpdates):
 
     def _on_step(self) -> bool:
         if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
-            told = zip(self.locals["infos"], self.locals["dones"], strict=True)  # SB3 counts only those who are done
+            told = zip(self.locals["infos"], self.locals["dones"], strict=True)  # SB3 itself counts lanes that are done
             self.model.ep_success_buffer += [i["is_success"] for i, done in told if "is_success" in i and not done]
         now = time.perf_counter()
         if now - self._looked > GLANCE:
@@ -113,8 +113,10 @@ class Figures(BetweenUpdates):
         return figures | self._episodes() | {"env/difficulty": env_attr(self, "difficulty")} | system_metrics()
 
     def _episodes(self) -> dict[str, float]:
-        """Means over the latest 100 episodes that ended, and the share that arrived of the latest 100 robots whose world's
-        time was up."""
+        """Return means over the latest 100 episodes.
+
+        `env/goal_reached_rate` is the success rate of the latest 100 robots whose success was reported, see `SwarmVecEnv`.
+        """
         means = {}
         if self.model.ep_info_buffer:
             means["train/episode_return"] = float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
@@ -134,9 +136,9 @@ class Figures(BetweenUpdates):
 
 
 class Checkpoints(BetweenUpdates):
-    """Keeps the state before each rollout in memory, and writes it to disk every so many steps.
+    """Keeps the state before each rollout in memory, and writes it to disk every `interval` steps.
 
-    `save_now` writes the latest, whatever has happened since: what comes after a Ctrl-C goes on from there.
+    `save_now` writes the latest kept state, even in the middle of a rollout. After Ctrl-C the training goes on from it.
     """
 
     def __init__(self, interval: int, pack: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
@@ -144,7 +146,7 @@ class Checkpoints(BetweenUpdates):
         self._interval, self._pack, self._write = interval, pack, write
         self._latest: bytes | None = None
         self._patience = Patience()
-        self.steps = 0  # of the latest state
+        self.steps = 0  # agent steps at the latest state
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
@@ -156,7 +158,7 @@ class Checkpoints(BetweenUpdates):
             self._patience.try_to(self.save_now, f"the checkpoint at {self.steps:,} steps", TRY_AGAIN)
 
     def save_now(self) -> bool:
-        """Write the latest state; False if there is none yet. OSError where the disk refuses it."""
+        """Write the latest state. Returns False if there is none yet. Raises OSError if the disk refuses it."""
         if self._latest is None:
             return False
         self._write(self._latest)
@@ -165,7 +167,7 @@ class Checkpoints(BetweenUpdates):
 
 
 class Levels(BetweenUpdates):
-    """Raises the difficulty of the worlds as a curriculum says."""
+    """Raises the difficulty of the worlds when the curriculum does."""
 
     def __init__(self, curriculum: Curriculum) -> None:
         super().__init__()
@@ -186,10 +188,10 @@ class Levels(BetweenUpdates):
 
 
 class EntropySchedule(BaseCallback):
-    """Moves the weight of the entropy bonus linearly from one value to another, by the steps done at each update."""
+    """Changes the weight of the entropy bonus linearly with the steps done, before each update."""
 
     def __init__(self, first: float, last: float, steps: int) -> None:
-        """steps: of the whole training."""
+        """Go from the weight `first` to `last`. steps: agent steps of the whole training."""
         super().__init__()
         self._first, self._last, self._whole = first, last, steps
 
@@ -204,5 +206,5 @@ class EntropySchedule(BaseCallback):
 
 
 def env_attr(callback: BaseCallback, name: str) -> Any:
-    """Of the environment, the same for all lanes."""
+    """Return an attribute of the environment. It is the same for all lanes."""
     return callback.training_env.get_attr(name, 0)[0]

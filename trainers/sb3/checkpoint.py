@@ -1,8 +1,8 @@
-"""Models and checkpoints of Stable-Baselines3 with all that a training needs to go on, in one file.
+"""Models and checkpoints of Stable-Baselines3 in one file, with everything that a training needs to go on.
 
-The file is SB3's own zip, which `RecurrentPPO.load` opens, with two more members that SB3 passes over: a description in
-JSON, and arrays as safetensors. They are in the zip rather than beside it so that no half of a pair can exist. Reading one
-here unpickles nothing: weights go through torch's `weights_only`, and SB3's pickled settings are not looked at.
+The file is SB3's own zip, which `RecurrentPPO.load` opens. It has two more members, which SB3 ignores: a description in
+JSON, and arrays as safetensors. They are inside the zip, so they always belong to its weights. Nothing is unpickled when
+a zip is read here: weights are loaded with torch's `weights_only`, and SB3's pickled settings are not read.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import VecNormalize
 
-from entropy_env import __version__
+from entropy_env import SwarmSpec, __version__
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.files import to_json
 
 FORMAT = 1
 ABOUT, ARRAYS = "entropy_env.json", "entropy_env.safetensors"
-V2_ARENA = 8.0, 6.0  # m
+V2_ARENA = 8.0, 6.0  # m, by which Entropy V2 divided goal offsets
 WINDOW = 100  # episodes that SB3 averages over
 STATISTICS = ("mean", "var", "count")
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What a zip holds."""
+    """The contents of a zip."""
 
     path: Path
-    weights: dict[str, Any]  # `policy`, and `policy.optimizer` where there is one: their state dicts
-    about: dict[str, Any]  # the description; empty in a zip of SB3's alone, such as one of Entropy V2
+    weights: dict[str, Any]  # state dicts: `policy`, and `policy.optimizer` if there is one
+    about: dict[str, Any]  # the description; empty in a zip that SB3 itself wrote, such as one of Entropy V2
     arrays: dict[str, np.ndarray]
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether a training can go on from it; a finished model has nothing of its own."""
+        """Whether a training can go on from it. It cannot from a finished model, which lacks the training's progress."""
         return "last_episode_starts" in self.arrays and "policy.optimizer" in self.weights
 
     @property
@@ -59,7 +59,7 @@ class Saved:
 
 
 def pack(model: RecurrentPPO, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The zip of a model. about: anything JSON can hold."""
+    """Return the zip of a model. about: the description, anything JSON can hold."""
     buffer = io.BytesIO()
     with _stock_policy(model):
         model.save(buffer)
@@ -72,7 +72,7 @@ def pack(model: RecurrentPPO, about: Mapping[str, Any], arrays: Mapping[str, np.
 
 @contextlib.contextmanager
 def _stock_policy(model: RecurrentPPO) -> Iterator[None]:
-    """So that whoever opens the zip needs sb3-contrib alone."""
+    """Let a model name sb3-contrib's policy class as its own, so that its zip can be opened with sb3-contrib alone."""
     own = model.policy_class
     model.policy_class = RecurrentActorCriticPolicy
     try:
@@ -82,29 +82,32 @@ def _stock_policy(model: RecurrentPPO) -> Iterator[None]:
 
 
 class NewerFormatError(CheckpointError):
-    """The file is whole, but of a version of this package that is to come."""
+    """The file is undamaged, but was written by a newer version of this package."""
 
 
 def unpack(path: str | os.PathLike[str]) -> Saved:
-    """Read a zip. Raises OSError where it cannot be read, NewerFormatError where it is of a newer version, and
-    CheckpointError where it is damaged or holds something else."""
+    """Read a zip.
+
+    Raises OSError if it cannot be read, NewerFormatError if a newer version wrote it, and CheckpointError if it is
+    damaged or holds something else.
+    """
     path = Path(path)
-    data = path.read_bytes()  # apart, so that a disk's failure is not taken for damage
+    data = path.read_bytes()  # outside of `try`, so that an error of the disk does not count as damage
     try:
         return _parse(path, data)
     except (CheckpointError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is refused: where it should hold weights, it holds more or is damaged"
+            f"{path} is refused: its weights are damaged, or hold objects that are not weights"
         ) from error
-    except Exception as error:  # damage can trip the parsers anywhere
+    except Exception as error:  # damage can make the parsers raise anything
         raise CheckpointError(f"{path} cannot be read ({error})") from error
 
 
 def _parse(path: Path, data: bytes) -> Saved:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        damaged = archive.testzip()  # reads everything against its check sums
+        damaged = archive.testzip()  # compares everything with its check sums
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged ({damaged} does not match its check sum)")
         names = archive.namelist()
@@ -130,12 +133,12 @@ def _parse(path: Path, data: bytes) -> Saved:
 
 
 def _load(data: bytes) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # about a pickle that it refuses anyway
+    with warnings.catch_warnings(action="ignore"):  # torch warns of pickles that it then refuses
         return th.load(io.BytesIO(data), "cpu", weights_only=True)
 
 
 def load_state(policy: RecurrentActorCriticPolicy, saved: Saved) -> None:
-    """Put saved weights into a policy of the same shapes; CheckpointError names the first that differs."""
+    """Put saved weights into a policy. Raises CheckpointError naming the first one that has another shape."""
     mine = policy.state_dict()
     for name in sorted(mine.keys() | saved.weights["policy"].keys()):
         ours, theirs = (
@@ -147,24 +150,26 @@ def load_state(policy: RecurrentActorCriticPolicy, saved: Saved) -> None:
 
 
 def fit_goals_of_v2(saved: Saved, goal_scale: float) -> Saved:
-    """The weights of an Entropy V2 policy for observations of this simulator. V2 divided the goal's offset by V2_ARENA,
-    this by `goal_scale` (m): the weights of those two inputs make up for it exactly. CheckpointError where the zip is of
-    this package."""
+    """Adapt the weights of an Entropy V2 policy to the observations of this simulator.
+
+    V2 divided goal offsets by V2_ARENA, this simulator by `goal_scale` (m). Scaling the weights of these two inputs makes
+    up for it exactly. Raises CheckpointError if this package wrote the zip.
+    """
     if saved.about:
         raise CheckpointError(f"{saved.path} was trained here, not by Entropy V2: leave out --base-from-v2")
-    policy = dict(saved.weights["policy"])
+    policy, goal = dict(saved.weights["policy"]), SwarmSpec().slice("goal")
     for name in ("lstm_actor.weight_ih_l0", "lstm_critic.weight_ih_l0"):
         if name in policy:
             policy[name] = policy[name].clone()
-            policy[name][:, -2:] *= th.tensor([goal_scale / length for length in V2_ARENA])
+            policy[name][:, goal] *= th.tensor([goal_scale / length for length in V2_ARENA])
     return dataclasses.replace(saved, weights=saved.weights | {"policy": policy})
 
 
 def progress_of(model: RecurrentPPO) -> dict[str, np.ndarray]:
-    """What SB3 carries from one rollout to the next, its normaliser and the generators of random numbers."""
+    """Return all that SB3 carries from one rollout to the next, with its normaliser and its random number generators."""
     assert model._last_lstm_states is not None
     states = (*model._last_lstm_states.pi, *model._last_lstm_states.vf)
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - what SB3 draws from
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - SB3 draws from it
     arrays = {
         "counts": np.array([model.num_timesteps, model._n_updates, model._episode_num]),
         "last_obs": np.asarray(model._last_obs),
@@ -183,7 +188,7 @@ def progress_of(model: RecurrentPPO) -> dict[str, np.ndarray]:
 
 
 def resume_progress(model: RecurrentPPO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Continue where `progress_of` looked."""
+    """Restore what `progress_of` returned."""
     model.num_timesteps, model._n_updates, model._episode_num = (int(count) for count in arrays["counts"])
     model._last_obs = arrays["last_obs"].copy()
     model._last_episode_starts = arrays["last_episode_starts"].copy()
@@ -204,7 +209,7 @@ def resume_progress(model: RecurrentPPO, arrays: Mapping[str, np.ndarray]) -> No
 
 
 def normalizer_arrays(normalizer: VecNormalize) -> dict[str, np.ndarray]:
-    """Running statistics of observations and returns."""
+    """Return the running statistics of observations and returns."""
     arrays = {
         f"normalizer/{of}_{name}": np.array(getattr(rms, name))
         for of, rms in _moments(normalizer).items()
@@ -214,7 +219,7 @@ def normalizer_arrays(normalizer: VecNormalize) -> dict[str, np.ndarray]:
 
 
 def set_normalizer(normalizer: VecNormalize, arrays: Mapping[str, np.ndarray]) -> None:
-    """The inverse of `normalizer_arrays`."""
+    """Restore what `normalizer_arrays` returned."""
     for of, rms in _moments(normalizer).items():
         for name in STATISTICS:
             value = arrays[f"normalizer/{of}_{name}"]
@@ -223,5 +228,5 @@ def set_normalizer(normalizer: VecNormalize, arrays: Mapping[str, np.ndarray]) -
 
 
 def _moments(normalizer: VecNormalize) -> dict[str, Any]:
-    """Those it keeps: VecNormalize has none of observations that it leaves as they are."""
+    """Return the running moments by name. Without `norm_obs`, VecNormalize has none of observations."""
     return {"return": normalizer.ret_rms} | ({"obs": normalizer.obs_rms} if normalizer.norm_obs else {})

@@ -1,4 +1,4 @@
-"""sb3-contrib's LSTM policy, several times quicker to learn with on a CPU."""
+"""sb3-contrib's LSTM policy, made several times faster to train on a CPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ States = tuple[th.Tensor, th.Tensor]
 class LstmPolicy(RecurrentActorCriticPolicy):
     """`MlpLstmPolicy` with the same weights and results.
 
-    sb3-contrib walks a sequence step by step in Python as soon as an episode starts anywhere in it. Its buffer cuts
-    sequences where episodes start, so that only first steps are starts: their states are cleared beforehand, and one call
-    runs through the whole sequence.
+    sb3-contrib walks through a sequence step by step in Python if an episode starts anywhere in it. But its buffer cuts
+    sequences where episodes start, so only a first step can be a start. Here the states of such sequences are cleared
+    first, and one call then runs through the whole sequence.
     """
 
     @staticmethod
-    def _process_sequence(  # type: ignore[override]  # sb3-contrib's annotation forgets that the states are a pair
+    def _process_sequence(  # type: ignore[override]  # the states are a pair, which sb3-contrib's annotation omits
         features: th.Tensor, lstm_states: States, episode_starts: th.Tensor, lstm: nn.LSTM
     ) -> tuple[th.Tensor, States]:
         num_sequences = lstm_states[0].shape[1]

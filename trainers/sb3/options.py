@@ -1,4 +1,4 @@
-"""Options of the pipeline of Stable-Baselines3."""
+"""Options of the training with Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "multi": {"num_worlds": 8, "n_steps": 512, "batch_size": 4096},
     "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
 }
-MAY_CHANGE = {  # when a training is resumed
+MAY_CHANGE = {  # options that may differ when a training is resumed
     "preset", "folder", "total_steps", "checkpoint_interval", "base_model", "base_from_v2", "videos", "eval_episodes",
     "wandb", "wandb_project",
     "device",
@@ -34,62 +34,62 @@ class LstmConfig(WorldOptions):
     preset: Literal["multi", "single"] = "multi"
     """Entropy V2's settings. multi: 8 worlds, n_steps 512, batch_size 4096; single: 1 world, 2048 and 256."""
     num_worlds: int | None = None
-    """Worlds side by side; by default the preset's."""
+    """Number of worlds; by default the preset's."""
     n_steps: int | None = None
-    """Control periods between updates; by default the preset's."""
+    """Control periods of each world between two updates; by default the preset's."""
     batch_size: int | None = None
-    """Samples of a minibatch; by default the preset's."""
+    """Samples per minibatch; by default the preset's."""
     curriculum: bool = False
-    """Raise the difficulty up to 4, one level each time that 80 % of 100 episodes reach their first goal."""
+    """Raise the difficulty, up to 4, by one level whenever 80 % of 100 robots have reached their first goal."""
     total_steps: int = 1_000_000
-    """Agent steps to train for, over all lanes; rounded up to whole rollouts."""
+    """Agent steps to train for, over all robots and worlds; rounded up to whole rollouts."""
     seed: int = 0
-    """Decides the weights, the layouts and the noise."""
+    """Seed of the weights, the layouts and the noise."""
     folder: Path = Path(".")
-    """Where checkpoints, models, runs and videos go."""
+    """Folder for checkpoints, models, runs and videos."""
     base_model: Path | None = None
-    """Zip of a model to begin with instead of fresh weights, where there is no checkpoint."""
+    """Zip of a model whose weights to begin with. A checkpoint in the folder comes first."""
     base_from_v2: bool = False
-    """The base model is of Entropy V2: fit its goal inputs, which had another scale."""
+    """The base model is one of Entropy V2. Adapts the weights of its goal inputs, which were scaled differently there."""
     checkpoint_interval: int = 50_000
-    """Agent steps between checkpoints, each at the end of a rollout."""
+    """Agent steps between checkpoints. Each is written at the end of a rollout."""
     physics: Literal["kinematic", "v2"] = "kinematic"
-    """kinematic: robots driven by wheel speeds. v2: the forces, observed velocity, reward and clock of Entropy V2."""
+    """kinematic: robots driven by wheel speeds. v2: the forces, observed velocity, reward and time limit of Entropy V2."""
     reward: RewardOfPhysics = None  # type: ignore[assignment]
     learning_rate: float = 3e-4
-    """Of Adam."""
+    """Learning rate of Adam."""
     n_epochs: int = 10
     """Passes over each rollout."""
     gamma: float = 0.99
     """Discount per control period."""
     gae_lambda: float = 0.95
-    """Decay of the advantage estimate."""
+    """Decay of the advantage estimate (lambda of GAE)."""
     clip_range: float = 0.2
-    """How far an update may move the probability of an action, as a ratio."""
+    """Clip range of PPO: the ratio of new to old probability counts only from 1 - clip_range to 1 + clip_range."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
     ent_coef_final: float | None = None
-    """Its weight at the end, to which it moves linearly over the training; by default it stays."""
+    """Weight of the entropy bonus at the end of the training. It changes linearly; by default it stays the same."""
     vf_coef: float = 0.5
     """Weight of the critic's loss."""
     max_grad_norm: float = 0.5
-    """Gradients are scaled down to this global norm."""
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
     lstm_hidden_size: int = 256
-    """Units of the memory of the actor, and of the critic."""
+    """Units of the LSTM, in the actor and in the critic."""
     normalize_obs: bool = False
-    """Scale observations by their running mean and deviation (VecNormalize)."""
+    """Normalise observations by their running mean and standard deviation (VecNormalize)."""
     normalize_reward: bool = False
-    """Scale rewards by the running deviation of the return (VecNormalize)."""
+    """Divide rewards by the running standard deviation of the return (VecNormalize)."""
     videos: bool = True
     """Film an episode at the start and at the end, and both side by side."""
     eval_episodes: int = 256
     """Fresh worlds to evaluate the finished model on; 0 for none."""
     wandb: bool = False
-    """Track the training with Weights & Biases, offline where there is no key."""
+    """Track the training with Weights & Biases; offline if there is no key."""
     wandb_project: str = "entropy-env"
-    """Its project there."""
+    """Project in Weights & Biases."""
     device: str = "auto"
-    """Of torch: auto, cpu, cuda."""
+    """Device of torch: auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -108,35 +108,34 @@ class LstmConfig(WorldOptions):
             raise ValueError(f"batch_size={self.batch_size} is more than a rollout of {self.steps_per_rollout} steps")
         if self.batch_size == 1 or self.steps_per_rollout % self.batch_size == 1:  # type: ignore[operator]
             raise ValueError(
-                f"batch_size={self.batch_size} leaves a minibatch of one of the {self.steps_per_rollout} steps of a "
-                f"rollout, whose advantages cannot be normalised"
+                f"batch_size={self.batch_size} splits the {self.steps_per_rollout} steps of a rollout so that a minibatch "
+                f"has one step, whose advantage cannot be normalised"
             )
         if self.base_from_v2:
             if self.base_model is None:
                 raise ValueError("base_from_v2 needs base_model, the policy of Entropy V2")
             if self.physics != "v2" or self.normalize_obs:
                 raise ValueError(
-                    "base_from_v2 needs physics v2 and no normalize_obs: V2's policies observe velocities so"
+                    "base_from_v2 needs physics v2 and no normalize_obs, because V2's policies observe velocities in m/s"
                 )
 
     @property
     def task(self) -> Task:
-        """The worlds to begin with. Raises ValueError for an impossible specification."""
+        """The worlds that the training begins with, as a task. Raises ValueError for an impossible specification."""
         preset = "v2" if self.physics == "v2" else None
-        given = {"num_agents": self.num_agents, "reward": self.reward, **self.env_params}
-        return Task.of(self.scenario, self.difficulty, preset, **given).but(on_goal="respawn")
+        return Task.of(preset=preset, **self.settings).but(on_goal="respawn")
 
     @property
     def lanes(self) -> int:
-        """Robots in all worlds."""
+        """The number of robots in all worlds."""
         return self.num_worlds * self.num_agents  # type: ignore[operator]
 
     @property
     def steps_per_rollout(self) -> int:
-        """Agent steps, over all lanes."""
+        """The number of agent steps per rollout, over all lanes."""
         return self.n_steps * self.lanes  # type: ignore[operator]
 
     @property
     def whole_steps(self) -> int:
-        """Agent steps of the whole training, rollouts being whole."""
+        """The number of agent steps of the whole training: `total_steps` rounded up to whole rollouts."""
         return -(-self.total_steps // self.steps_per_rollout) * self.steps_per_rollout

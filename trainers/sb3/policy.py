@@ -1,4 +1,4 @@
-"""The actor of a recurrent policy of Stable-Baselines3, taken into JAX, from a network or a zip."""
+"""Convert the actor of a recurrent policy of Stable-Baselines3 to JAX, from a network or a zip."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from trainers.run.checkpoint import CheckpointError
 from trainers.sb3.checkpoint import Saved, load_state, unpack
 from trainers.sb3.lstm import LstmPolicy
 
-EPSILON, CLIP = 1e-8, 10.0  # added to the variance, and the limit of what is normalised, as VecNormalize has them
+EPSILON, CLIP = 1e-8, 10.0  # VecNormalize adds the first to variances, and clips normalised values to the second
 
 
 def as_policy(
     network: RecurrentActorCriticPolicy, task: Task, step: int, moments: Mapping[str, np.ndarray] | None = None
 ) -> LSTMPolicy:
-    """The actor of a network as it is now.
+    """Copy the actor of a network to a policy in JAX.
 
-    moments: arrays with the `normalizer/obs_mean` and `normalizer/obs_var` (obs_dim,) of the observations it was trained
-    on, or None.
+    moments: arrays with `normalizer/obs_mean` and `normalizer/obs_var` (obs_dim,) if observations were normalised in
+    training, else None.
     """
     weights = {name: np.array(tensor.cpu().numpy(), np.float32) for name, tensor in network.state_dict().items()}
 
@@ -65,15 +65,15 @@ def load_zip(path: str | os.PathLike[str]) -> LSTMPolicy:
     saved = unpack(path)
     if "env" not in saved.about:
         raise CheckpointError(
-            f"{path} is of Stable-Baselines3 alone and does not say what it was trained in: it can be trained on, as "
-            f"--base-model of trainers.sb3_lstm"
+            f"{path} was saved by Stable-Baselines3 itself and does not say in which worlds it was trained: it can only "
+            f"be the --base-model of trainers.sb3_lstm"
         )
     try:
         task, step = Task.load(saved.about["env"]), int(saved.about["step"])
         env, _ = task.resolve()
         moments = saved.arrays if saved.about["config"]["normalize_obs"] else None
         if moments is not None and moments["normalizer/obs_mean"].shape != (env.spec.obs_dim,):
-            raise ValueError("its normaliser is of other observations")
+            raise ValueError("its normaliser is for observations of another size")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe what it was trained in ({error!r})") from error
     network = LstmPolicy(observation_space(env.spec), action_space(env.spec), lambda _: 0.0, **shape_of(saved))
@@ -82,7 +82,7 @@ def load_zip(path: str | os.PathLike[str]) -> LSTMPolicy:
 
 
 def shape_of(saved: Saved) -> dict[str, Any]:
-    """The `policy_kwargs` that a network with these weights is made with."""
+    """Return the `policy_kwargs` that make a network with the shapes of these weights."""
     weights: Mapping[str, th.Tensor] = saved.weights["policy"]
     return {
         "lstm_hidden_size": weights["lstm_actor.weight_hh_l0"].shape[1],

@@ -1,4 +1,4 @@
-"""A training of recurrent PPO: the model, its worlds, and what is left of it in the folder."""
+"""A training of recurrent PPO: the model, its worlds, and the files it writes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from trainers.track.wandb import Tracker
 
 
 class Training:
-    """A model, the worlds it learns in, and where it leaves what comes of it."""
+    """A model, the worlds it learns in, and the workspace it writes to."""
 
     def __init__(self, config: LstmConfig, workspace: Workspace) -> None:
         self.config, self.workspace = config, workspace
@@ -62,7 +62,7 @@ class Training:
 
     @property
     def task(self) -> Task:
-        """What the model has come to."""
+        """The task at the current level of the curriculum."""
         return self.config.task.but(difficulty=self.curriculum.level)
 
     @property
@@ -74,7 +74,7 @@ class Training:
         return self.model.get_env().unwrapped  # type: ignore[union-attr, return-value]
 
     def begin(self) -> None:
-        """Go on from the checkpoint, if there is one, or else from the base model, if that is given."""
+        """Go on from the checkpoint if there is one, or else begin with the base model if one is given."""
         saved = self.workspace.find_checkpoint()
         if saved:
             check_same_training(saved, self.config)
@@ -84,10 +84,10 @@ class Training:
             self.begin_with(unpack(self.config.base_model))
             say(f"Training {self.name} from {self.config.base_model}")
         else:
-            say(f"Training {self.name} from nothing")
+            say(f"Training {self.name} from fresh weights")
 
     def begin_with(self, base: Saved) -> None:
-        """The weights of another model, and the statistics of its normaliser where both have one."""
+        """Take the weights of another model, and the statistics of its normaliser if both models have one."""
         if self.config.base_from_v2:
             base = fit_goals_of_v2(base, self.config.env_params.get("goal_scale", float(SwarmParams.goal_scale)))
         load_state(self.policy, base)
@@ -99,7 +99,7 @@ class Training:
             set_normalizer(normalizer, normalizer_arrays(normalizer) | moments)
 
     def resume(self, saved: Saved) -> None:
-        """Continue where `pack` looked."""
+        """Restore a training from a checkpoint made by `pack`. Raises CheckpointError if it does not fit."""
         load_state(self.policy, saved)
         prefix = "worlds/"
         try:
@@ -108,13 +108,13 @@ class Training:
             self.worlds.restore({n.removeprefix(prefix): a for n, a in saved.arrays.items() if n.startswith(prefix)})
             self.curriculum = Curriculum(**saved.about["curriculum"])
             self.name, self.track_id = saved.about["name"], saved.about["track_id"]
-            if not NAME.fullmatch(self.name):  # files are named by it
+            if not NAME.fullmatch(self.name):  # it becomes the name of files
                 raise ValueError(f"name={self.name!r}")
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{saved.path} does not hold what a training goes on from ({error!r})") from error
 
     def pack(self, progress: bool) -> bytes:
-        """The zip of the model; with all that a training needs to go on, or without."""
+        """Return the zip of the model. progress: include everything that the training needs to go on."""
         arrays: dict[str, np.ndarray] = {}
         normalizer = self.model.get_vec_normalize_env()
         if progress:
@@ -132,7 +132,7 @@ class Training:
         return pack(self.model, about, arrays)
 
     def learn(self, tracker: Tracker | None) -> None:
-        """To the end. After Ctrl-C, KeyboardInterrupt once the state before the current rollout is saved."""
+        """Train to the end. After Ctrl-C it saves the state before the current rollout, and raises KeyboardInterrupt."""
         config, done = self.config, self.model.num_timesteps
         if done >= config.total_steps:
             return
@@ -153,7 +153,7 @@ class Training:
                     config.total_steps - done, callbacks, log_interval=sys.maxsize, reset_num_timesteps=False
                 )
         except ValueError as error:
-            if "Expected parameter" not in str(error):  # torch's word for a distribution that is not finite
+            if "Expected parameter" not in str(error):  # torch's message if a distribution is not finite
                 raise
             raise diverged("the policy is no longer finite", self.model.num_timesteps) from error
         except KeyboardInterrupt:
@@ -167,7 +167,7 @@ class Training:
             raise
 
     def finish(self) -> Path:
-        """Put the model on the shelf and drop the checkpoint."""
+        """Write the finished model to `models/`, and delete the checkpoint. Returns the path of the model."""
         try:
             path = self.workspace.save_model(self.pack(progress=False), self.name, self.track_id)
         except OSError as error:
@@ -182,7 +182,7 @@ class Training:
         return path
 
     def film(self, moment: Literal["start", "end"], tracker: Tracker | None) -> None:
-        """An episode with the model as it is; at the end, beside that of the start."""
+        """Film an episode with the current model. At the end, also put the films of start and end side by side."""
         paths = {kind: self.workspace.videos / f"{self.name}_{kind}.gif" for kind in ("start", "end", "comparison")}
         try:
             write_episode(paths[moment], self.player(), self.config.seed)
@@ -199,14 +199,14 @@ class Training:
                 tracker.log_video(f"video/{kind}", paths[kind])
 
     def player(self) -> LSTMPolicy:
-        """The model as it is, at the level it began with, so that start and end are seen in the same world."""
+        """Return the current model as a policy, with the task at its first level: start and end show the same world."""
         normalizer = self.model.get_vec_normalize_env()
         arrays = normalizer_arrays(normalizer) if normalizer and self.config.normalize_obs else None
         return as_policy(self.policy, self.config.task, self.model.num_timesteps, arrays)
 
 
 def make_model(config: LstmConfig) -> RecurrentPPO:
-    """A fresh model with its worlds."""
+    """Make a new model with its worlds."""
     env: VecEnv = SwarmVecEnv(config.num_worlds, **config.task.settings)  # type: ignore[arg-type]
     if config.normalize_obs or config.normalize_reward:
         env = VecNormalize(env, norm_obs=config.normalize_obs, norm_reward=config.normalize_reward, gamma=config.gamma)
@@ -216,26 +216,26 @@ def make_model(config: LstmConfig) -> RecurrentPPO:
     )  # fmt: skip
     given: dict[str, Any] = {name: getattr(config, name) for name in names}
     model = RecurrentPPO(LstmPolicy, env, policy_kwargs={"lstm_hidden_size": config.lstm_hidden_size}, **given)
-    model.set_logger(Logger(None, []))  # only collects; SB3's own would leave an empty folder in the temporary one
+    model.set_logger(Logger(None, []))  # writes nothing; SB3's default would leave an empty temporary folder
     return model
 
 
 def check_same_training(saved: Saved, config: LstmConfig) -> None:
-    """ValueError naming what a training cannot change when it is resumed."""
+    """Raise ValueError if an option differs that must not change when a training is resumed."""
     run = f"{saved.path} ({len(saved.arrays['last_episode_starts'])} lanes, {saved.obs_dim} observations)"
     advice = f". Give the same options, another --folder, or delete {saved.path.parent}"
     check_same_run(saved.about.get("config", {}), config, MAY_CHANGE, run, advice)
 
 
 def write_episode(path: Path, policy: LSTMPolicy, seed: int) -> None:
-    """Film the first world of a seed's evaluation."""
+    """Film the policy in world 0 of the evaluation with this seed."""
     env, params = policy.task.make(on_goal="terminate")
     states = film(policy, env, params, episode_key(seed, 0), sampled=True)
     write_film(path, states, params, f"{policy.step:,} steps")
 
 
 def report(path: Path, episodes: int) -> None:
-    """Evaluate a finished model on fresh worlds: a table, and its figures beside the model."""
+    """Evaluate a finished model on fresh worlds. Prints a table, and writes the figures to a file beside the model."""
     policy = load_zip(path)
     env, params = policy.task.make(on_goal="terminate")
     with Console(stderr=True).status("") as status:

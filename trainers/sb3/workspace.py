@@ -1,4 +1,4 @@
-"""The folders of a pipeline like Entropy V2's: one checkpoint at a time, and a growing shelf of models."""
+"""The folders of trainings as in Entropy V2: one checkpoint at a time, and all finished models."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from trainers.run.files import sync_folder, write_atomic
 from trainers.run.folder import LockedFolder, lock_folder, make_folders
 from trainers.sb3.checkpoint import NewerFormatError, Saved, unpack
 
-NAME = re.compile(r"swarm_(\d+)")  # of a training
-# of a killed process
+NAME = re.compile(r"swarm_(\d+)")  # the name of a training
+# Files that a killed process leaves.
 LEFTOVERS = ("checkpoints/.*.tmp", "checkpoints/.*.new", "models/.*.zip.*.tmp", "videos/.video-*.gif")
 
 
 class Workspace(LockedFolder):
-    """Paths in a folder of trainings, one at a time."""
+    """A locked folder with the paths of its trainings, of which one runs at a time."""
 
     @property
     def checkpoint(self) -> Path:
-        """The newest state of the training under way."""
+        """The newest checkpoint of the current training."""
         return self.checkpoints / "checkpoint.zip"
 
     @property
     def previous(self) -> Path:
-        """The checkpoint before that, should the newest be damaged."""
+        """The checkpoint before the newest, in case that is damaged."""
         return self.checkpoints / "previous.zip"
 
     @property
@@ -45,22 +45,23 @@ class Workspace(LockedFolder):
             super().clear()
 
     def run(self, name: str) -> Path:
-        """The folder of the metrics and TensorBoard events of a training, made if need be."""
+        """Make and return the folder for the metrics and TensorBoard events of a training."""
         path = self.path / "runs" / name
         path.mkdir(exist_ok=True)
         return path
 
     def next_name(self) -> str:
-        """`swarm_N` with the number after the highest among the models."""
+        """Return `swarm_N`, where N is one more than the highest number among the models."""
         zips = self.models.glob("*.zip")
         numbers = [int(match[1]) for file in zips if (match := NAME.fullmatch(file.stem))]
         return f"swarm_{max(numbers, default=0) + 1}"
 
     def find_checkpoint(self) -> Saved | None:
-        """What to resume from: the checkpoint or, with a warning where it is damaged, the one before; None without any.
+        """Return the checkpoint to resume from, or None if there is none.
 
-        A damaged one is moved out of the way, so that the next to be saved does not replace the whole one by it. Raises
-        CheckpointError where none that is there can be read, and where the newest is of a newer version or a mere model.
+        If the newest is damaged, warn and return the one before. The damaged file is moved away; otherwise the next save
+        would keep it as the one before. Raises CheckpointError if all checkpoints are damaged, if a newer version wrote
+        one, or if one is only a model.
         """
         damage = []
         for path in (self.checkpoint, self.previous):
@@ -84,10 +85,10 @@ class Workspace(LockedFolder):
         return None
 
     def save_checkpoint(self, data: bytes) -> None:
-        """Replace the checkpoint, and keep the one it replaces. A crash or a full disk leaves the old one."""
+        """Write a new checkpoint, and keep the one before as `previous`. A crash or a full disk leaves the old one."""
         fresh = write_atomic(self.checkpoint.with_name(".checkpoint.new"), data)
         link = self.previous.with_name(".previous.new")
-        with contextlib.suppress(OSError):  # no checkpoint yet, or a file system without links
+        with contextlib.suppress(OSError):  # there is no checkpoint yet, or the file system has no hard links
             link.unlink(missing_ok=True)
             os.link(self.checkpoint, link)
             os.replace(link, self.previous)
@@ -95,9 +96,10 @@ class Workspace(LockedFolder):
         sync_folder(self.checkpoint.parent)
 
     def save_model(self, data: bytes, name: str, track_id: str) -> Path:
-        """Write `models/NAME.zip`, or under the next free number where another training has taken that.
+        """Write `models/NAME.zip`, or use the next free number if another training has taken that name.
 
-        One that crashed between this and `drop_checkpoints` has taken it itself, and writes the same again.
+        If this training wrote it and crashed before `drop_checkpoints`, it writes the same file again. track_id: tells
+        trainings apart.
         """
         path = self.models / f"{name}.zip"
         try:
@@ -109,13 +111,13 @@ class Workspace(LockedFolder):
         return write_atomic(path if mine else self.models / f"{self.next_name()}.zip", data)
 
     def drop_checkpoints(self) -> None:
-        """The training is over."""
+        """Delete the checkpoints, because the training is over."""
         for path in (self.previous, self.checkpoint):
             path.unlink(missing_ok=True)
 
 
 def open_workspace(path: str | os.PathLike[str]) -> Workspace:
-    """Make the folders and lock them. Raises BlockingIOError while another process trains there."""
+    """Make the folders of a workspace, and lock it. Raises BlockingIOError while another process trains there."""
     path = Path(path)
     made = make_folders(*(path / name for name in ("checkpoints", "models", "runs", "videos")))
     workspace = Workspace(path, lock_folder(path / "checkpoints"), made)

@@ -1,1 +1,1 @@
-"""Where the figures of a run go."""
+"""Report the figures of a run: to files, to the terminal, to W&B."""

@@ -1,4 +1,4 @@
-"""The files that the figures of a run go to: JSON lines and TensorBoard events."""
+"""Write the figures of a run to files: JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tensorboardX.record_writer import masked_crc32c
 
 from trainers.run.files import Patience, naming, to_json, write_atomic
 
-ROOM = 1 << 20  # bytes of figures that wait in memory for a disk
+ROOM = 1 << 20  # bytes of figures kept in memory while they cannot be written
 
 
 class MetricsLogger:
     """Writes `metrics.jsonl`, one JSON object per line, and TensorBoard events into a run folder.
 
-    With `resume_step`, what was logged after that step is dropped from both, so a run that was killed and resumed
-    logs what an uninterrupted one does. Figures that are not finite are null in the lines and absent from TensorBoard.
-    What a full disk takes not is kept in memory, with a warning, and written once it does.
+    With `resume_step`, figures logged after that step are dropped from both. A run that was killed and resumed thus logs
+    the same as one that was not. Figures that are not finite are null in the lines and absent from TensorBoard.
+    Figures that the disk refuses are kept in memory, with a warning, and written later.
     """
 
     def __init__(self, folder: str | os.PathLike[str], resume_step: int | None = None) -> None:
@@ -35,11 +35,12 @@ class MetricsLogger:
         if resume_step is not None and path.exists():
             _drop_lines_after(path, resume_step)
         self._lines = path.open("xb" if resume_step is None else "ab", buffering=ROOM)
-        # The suffix keeps a run that is resumed within a second from overwriting its own events.
+        # Without the time in ns, a run that is resumed within a second would overwrite its own events.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{time.time_ns()}"
         self._events = path.with_name(name).open("wb", buffering=ROOM)
         self._patience = Patience()
-        # TensorBoard forgets steps from a START on, but not at the first of a run: hence also the 0.
+        # TensorBoard drops earlier events from the step of a START on, but ignores the first START of a run. So a new run
+        # writes one too, at step 0.
         self._add_event(file_version="brain.Event:2")
         self._add_event(
             step=0 if resume_step is None else resume_step + 1, session_log=SessionLog(status=SessionLog.START)
@@ -60,7 +61,7 @@ class MetricsLogger:
                 with naming(file.name):
                     file.flush()
 
-        self._patience.try_to(write, "figures", "they will be, once they can")
+        self._patience.try_to(write, "figures", "they are kept in memory and written later")
 
     def _add_event(self, **fields: Any) -> None:
         data = Event(wall_time=time.time(), **fields).SerializeToString()
@@ -70,7 +71,7 @@ class MetricsLogger:
 
     def close(self) -> None:
         for file in (self._lines, self._events):
-            with contextlib.suppress(OSError):  # said before
+            with contextlib.suppress(OSError):  # a warning has already said so
                 file.close()
 
     def __enter__(self) -> Self:
@@ -84,7 +85,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     def is_kept(line: str) -> bool:
         try:
             return json.loads(line)["step"] <= step
-        except (ValueError, TypeError, KeyError):  # cut short by a crash, or of another hand
+        except (ValueError, TypeError, KeyError):  # cut short by a crash, or not written by this logger
             return False
 
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

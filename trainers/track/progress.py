@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, plain lines elsewhere."""
+"""Show progress: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainers.run.terminal import say
 
 
 class Progress:
-    """A live bar on a terminal; elsewhere a plain line at the first update, every `interval` seconds and at the end.
+    """A live bar on a terminal. Elsewhere a plain line at the first update, every `interval` seconds and at the end.
 
-    total, completed: steps of the whole run, and those done before this process took over.
+    total: steps of the whole run. completed: steps that earlier processes have done.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Progress:
 
 def _short(count: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * size:  # what would round to 1000 of the next smaller
+        if count >= 0.9995 * size:  # from here on, the next smaller unit would show 1000
             return f"{count / size:.3g}{letter}"
     return f"{count:.3g}"
 

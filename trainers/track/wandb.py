@@ -1,4 +1,4 @@
-"""Weights & Biases, for those who ask for it. Whatever it does wrong costs a warning and no training."""
+"""Track a run with Weights & Biases. Any failure of it is only a warning: training goes on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-PATIENCE = 20  # s to wait for the server at the start
+PATIENCE = 20  # s, longest wait for the server at the start
 
 
 class Tracker:
-    """A run of W&B: online with a key, else offline, in a folder that `wandb sync` can send later.
+    """A run of W&B: online if there is a key, else offline, in a folder that `wandb sync` can upload later.
 
-    The key is looked for where `wandb login` puts it and in WANDB_API_KEY; WANDB_MODE overrides the choice.
+    The key is the one that `wandb login` has stored, or WANDB_API_KEY. WANDB_MODE overrides the choice.
     """
 
     def __init__(self, folder: Path, project: str, name: str, config: Mapping[str, Any]) -> None:
-        """Raises ModuleNotFoundError, which names the extra, where wandb is missing."""
+        """Begin the run. Raises ModuleNotFoundError naming the extra to install if wandb is missing."""
         try:
             import wandb
         except ModuleNotFoundError as error:
@@ -36,19 +36,19 @@ class Tracker:
         }
         for choice in dict.fromkeys((mode, "offline")):
             try:
-                unique = name if choice == mode else f"{name}-{choice}"  # W&B still holds the one that failed
+                unique = name if choice == mode else f"{name}-{choice}"  # W&B still holds the id that failed
                 self._run = wandb.init(id=unique, mode=choice, settings=settings, resume="allow", **given)
                 break
-            except Exception as error:  # noqa: BLE001 - a server out of reach, a refused key, a full disk
+            except Exception as error:  # noqa: BLE001 - for example no connection, a refused key, a full disk
                 warnings.warn(f"W&B does not work {choice} ({error})", stacklevel=2)
         self.where = "not at all" if self._run is None else f"{choice}, in {folder / 'wandb'}"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Figures of a step."""
+        """Record the figures of a step."""
         self._try(lambda run: run.log(dict(metrics), step=step))
 
     def log_video(self, name: str, path: Path) -> None:
-        """A GIF."""
+        """Record a GIF."""
         self._try(lambda run: run.log({name: self._wandb.Video(str(path), format="gif")}))
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Tracker:
 
 
 def has_key() -> bool:
-    """Whether W&B could log in."""
+    """Whether there is a key to log in with."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]

@@ -7,25 +7,52 @@ less to hand to a kernel than thirty. The public arrays are views of one field e
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from entropy_env.engines.interface import state_shapes
+from entropy_env.engines.numba_engine.compilation import inlined
 from entropy_env.rewards import TERMS
-from entropy_env.types import INT_PARAMS, Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.types import INT_PARAMS, LASTING, OBSERVATION, Layout, SwarmParams, SwarmSpec, SwarmState
+
+STATE = vars(state_shapes(SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0)))
+WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
+MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "sunk")  # what the force drive alone uses
+AGENT_FIELDS = tuple(name for name in STATE if name not in ("layout", *WORLD_FIELDS, *MOTION_FIELDS))
+PLACED = ("position", "heading", "active", "goal_index")  # what is not zero in an agent at rest
+
+
+def of_state(names: Iterable[str]) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
+    """Fields of SwarmState as those of a record, the widest numbers first."""
+    fields = [(name, STATE[name].dtype, STATE[name].shape[1:]) for name in names]
+    return sorted(fields, key=lambda field: -field[1].itemsize)
+
+
+def clearing(record: np.dtype, names: Sequence[str]) -> Any:
+    """A compiled function that sets these fields of a record to zero."""
+    name, rest = names[0], clearing(record, names[1:]) if names[1:] else None
+    length = record[name].shape[0] if record[name].shape else 0
+
+    @inlined
+    def clear(me):
+        if length:
+            for k in range(length):
+                me[name][k] = 0
+        else:
+            me[name] = 0
+        if rest is not None:
+            rest(me)
+
+    return clear
+
 
 LISTED = 24  # neighbours kept in a list; more have room only around robots several times faster than the default
 
 AGENT = np.dtype(
     [
-        # the fields of SwarmState
-        ("position", np.float32, 2),  # m
-        ("heading", np.float32),  # rad
-        ("wheel_speed", np.float32, 2),  # m/s
-        ("goal_index", np.int32),
-        ("goals_reached", np.int32),
-        ("active", np.bool_),
-        ("collided", np.bool_),
+        *of_state(AGENT_FIELDS),
         # what a step tells
         ("acted", np.bool_),  # took part in it
         ("remains", np.bool_),  # is in the world after it, before any reset
@@ -57,11 +84,7 @@ AGENT = np.dtype(
 )
 MOTION = np.dtype(  # of the force drive, for each agent
     [
-        # the fields of SwarmState
-        ("velocity", np.float32, 2),  # m/s
-        ("angular_velocity", np.float32),  # rad/s
-        ("rounding", np.float32, 6),  # of position, heading and the three above
-        ("sunk", np.float32, 2),  # m
+        *of_state(MOTION_FIELDS),
         # what one room of a step leaves for the next; three numbers are vx, vy and the turn rate
         ("thrust", np.float64, 3),  # by the motors in the substep that comes
         ("aim", np.float32, 2),  # m, the displacement that leads to where it wants to go, unrounded
@@ -75,8 +98,7 @@ MOTION = np.dtype(  # of the force drive, for each agent
 )
 WORLD = np.dtype(
     [
-        ("step", np.int32),
-        ("done", np.bool_),
+        *of_state(WORLD_FIELDS),
         ("over", np.bool_),  # done, before any reset
         ("longest", np.float32),  # m, which no displacement in a substep exceeds
         ("settling", np.float32),  # m, the most by which storing a position changes it
@@ -97,9 +119,10 @@ PARAMS = np.dtype(
     [(field.name, np.int32 if field.name in INT_PARAMS else np.float32) for field in dataclasses.fields(SwarmParams)],
     align=True,
 )
-AGENT_FIELDS = ("position", "heading", "wheel_speed", "active", "goal_index", "goals_reached", "collided")
-MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "sunk")
-WORLD_FIELDS = ("step", "done")
+clear_world = clearing(WORLD, WORLD_FIELDS)
+clear_motion = clearing(MOTION, MOTION_FIELDS)
+clear_agent = clearing(AGENT, [name for name in AGENT_FIELDS if name not in (*LASTING, *PLACED)])
+clear_lasting = clearing(AGENT, [name for name in AGENT_FIELDS if name in LASTING])
 
 
 class Maps(NamedTuple):
@@ -136,30 +159,22 @@ class Swarms(NamedTuple):
     first_ray: np.ndarray  # (S, N) int32, of those that touch an agent of this run of cells, on S threads
     ray_count: np.ndarray  # (S, N) int32
     rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
+    columns: (
+        np.ndarray
+    )  # (C, 2) int32, the first column of each component of an observation, and the one after its last
 
 
 def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
     """Zeros."""
-    rows = num_envs, spec.num_agents, spec.num_goals
-    return Maps(
-        size=np.zeros((num_envs, 2), np.float32),
-        walls=np.zeros((num_envs, spec.num_walls, 2, 2), np.float32),
-        wall_mask=np.zeros((num_envs, spec.num_walls), bool),
-        boxes=np.zeros((num_envs, spec.num_boxes, 4), np.float32),
-        box_mask=np.zeros((num_envs, spec.num_boxes), bool),
-        discs=np.zeros((num_envs, spec.num_discs, 3), np.float32),
-        disc_mask=np.zeros((num_envs, spec.num_discs), bool),
-        spawns=np.zeros((*rows, 3), np.float32),
-        goals=np.zeros((*rows, 2), np.float32),
-        valid=np.zeros(num_envs, bool),
-        key=np.zeros((num_envs, 2), np.uint32),
-    )
+    layout = vars(state_shapes(spec).layout)
+    return Maps(**{name: np.zeros((num_envs, *leaf.shape), leaf.dtype) for name, leaf in layout.items()})
 
 
 def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
     """Zeros, and the directions of the rays."""
     lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
+    columns = [(spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION]
     return Swarms(
         agents=np.zeros(lanes, AGENT),
         motions=np.zeros(lanes, MOTION),
@@ -176,6 +191,7 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
         first_ray=np.zeros((num_threads, spec.num_agents), np.int32),
         ray_count=np.zeros((num_threads, spec.num_agents), np.int32),
         rays=np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32),
+        columns=np.array(columns, np.int32),
     )
 
 

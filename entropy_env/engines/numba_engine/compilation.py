@@ -25,7 +25,8 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
-CONSTANTS = ("physics/__init__.py", "types.py", "checks.py")  # of the package, of which compiled code holds numbers
+# files of the package of which compiled code holds numbers, or the order of a table
+CONSTANTS = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py")
 NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
 
 
@@ -55,7 +56,7 @@ def cache_folder() -> tuple[str | None, str]:
     here = Path(__file__).parent
     package = here.parents[1]
     text = hashlib.sha256()
-    files = [path for path in sorted(here.glob("*.py")) if path.name not in NOT_COMPILED]
+    files = [path for path in sorted(here.rglob("*.py")) if path.name not in NOT_COMPILED]
     for path in [*files, *(package / name for name in CONSTANTS)]:
         text.update(path.read_bytes())
     name = f"entropy_env-{text.hexdigest()[:12]}"

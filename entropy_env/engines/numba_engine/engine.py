@@ -44,7 +44,9 @@ from entropy_env.engines.numba_engine.arrays import (
     write_state,
 )
 from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
-from entropy_env.engines.numba_engine.step import Choices
+from entropy_env.engines.numba_engine.observations import check_components, global_state
+from entropy_env.engines.numba_engine.schedule import RETURN, SEE, SORT, WHOLE_WORLD, place_of
+from entropy_env.engines.numba_engine.step import Choices, make_choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
 from entropy_env.env import Swarm
 from entropy_env.neighbours import uses_grid
@@ -72,6 +74,7 @@ class NumbaEngine:
         autoreset: bool = True,
         num_threads: int | None = None,
     ) -> None:
+        check_components()
         self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = default_threads() if num_threads is None else num_threads
@@ -83,8 +86,7 @@ class NumbaEngine:
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
-        on_goal, world_frame = step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world"
-        self._choices = Choices(spec.substeps, spec.drive == "force", on_goal, world_frame, autoreset)
+        self._choices = make_choices(spec, autoreset)
         self._told = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -146,9 +148,9 @@ class NumbaEngine:
             self._check_begun()
             self._action[...] = action
             self._begun = False  # a step that is interrupted leaves no episode that could go on
-            first, stop = 0, step.num_stages(self._choices)
+            first, stop = 0, len(self._choices.schedule)
             if self._rows_run_out:
-                first = step.place_of(step.RETURN, self._choices)
+                first = place_of(RETURN, self._choices.schedule)
                 self._run(0, first, self._everywhere)
                 self._renew_rows()
             ended = self._run(first, stop, self._everywhere)
@@ -177,18 +179,7 @@ class NumbaEngine:
     def global_state(self) -> np.ndarray:
         """See `Engine`."""
         self._check_begun()
-        agents, motions, goals = self._w.agents, self._w.motions, self._w.maps.goals
-        heading, (left, right) = agents["heading"], np.moveaxis(agents["wheel_speed"], -1, 0)
-        table = np.empty((*agents.shape, self.env.spec.state_dim), np.float32)
-        table[..., :2] = agents["position"]
-        table[..., 2], table[..., 3] = np.cos(heading), np.sin(heading)
-        if self._choices.force:
-            table[..., 4:6], table[..., 6] = motions["velocity"], motions["angular_velocity"]
-        else:
-            table[..., 4], table[..., 5] = (left + right) / 2, right - left
-        table[..., -2:] = np.take_along_axis(goals, agents["goal_index"][..., None, None], axis=2)[:, :, 0]
-        table[~agents["active"]] = 0
-        return table.reshape(self.num_envs, -1)
+        return global_state(self._w, self.env.spec)
 
     @property
     def state(self) -> SwarmState:
@@ -264,8 +255,8 @@ class NumbaEngine:
 
     def _observe(self, which: np.ndarray) -> np.ndarray:
         """Look at the worlds of `which` (E,) bool as they stand."""
-        for stage in (step.SORT, step.SEE):
-            k = step.place_of(stage, self._choices)
+        for stage in (SORT, SEE):
+            k = place_of(stage, self._choices.schedule)
             self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs
 
@@ -291,8 +282,8 @@ class NumbaEngine:
             def agents(slot: int, part: tuple[int, int], stage: tuple[int, int] = (k, k + 1)) -> int:
                 return run(*args, slot, which, world, stage, part)
 
-            alone = step.of_a_world(k, self._choices)
-            ended = share(agents, num_agents, num_agents if alone else CHUNK, self.num_threads)
+            whole = self._choices.schedule[k, 0] in WHOLE_WORLD
+            ended = share(agents, num_agents, num_agents if whole else CHUNK, self.num_threads)
         return int(ended > 0)
 
     def _renew_rows(self) -> None:
@@ -371,7 +362,7 @@ def _compile(run: Any, start: Any, copy_rows: Any) -> Kernels:
     spec = Swarm().spec
     w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
     action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
-    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, False, 0, False, False)
+    given = w, pack_params(SwarmParams(), 1), action, make_choices(spec, False)
     run(*given, 0, nowhere, (0, 0), (0, 0), (0, 0))
     start(w, nowhere)
     copy_rows(row, row, nowhere)

@@ -26,6 +26,12 @@ ATAN_ERROR = np.float32(0.0039)  # rad, of `nearly_atan2`
 
 
 @inlined
+def clipped(motor):
+    """To [-1, 1]; what is not finite is zero."""
+    return min(max(motor, -ONE), ONE) if math.isfinite(motor) else ZERO
+
+
+@inlined
 def wrap_angle(angle):
     """To (-pi, pi]."""
     if -PI < angle <= PI:

@@ -1,7 +1,7 @@
-"""One control period of one world, as a list of what happens, and the kernels that run it.
+"""What happens in one control period of one world, and the kernels that run it.
 
-A stage works on a range of agents and leaves what others need in their records. A small world goes through all stages
-in one call; a large one goes through each on several threads, which meet in between.
+A small world goes through all stages of its schedule in one call; a large one goes through each on several threads,
+which meet in between.
 """
 
 from __future__ import annotations
@@ -12,42 +12,52 @@ from typing import NamedTuple
 import numpy as np
 
 from entropy_env.checks import NEVER
+from entropy_env.engines.numba_engine import schedule
+from entropy_env.engines.numba_engine.arrays import clear_agent, clear_lasting, clear_motion, clear_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel
-from entropy_env.engines.numba_engine.dynamics import (
-    IMPULSE_ROUNDS,
+from entropy_env.engines.numba_engine.geometry import TWO, ZERO
+from entropy_env.engines.numba_engine.observations import observe
+from entropy_env.engines.numba_engine.physics.contacts import (
+    contact_reach,
+    resolve_contacts,
+    set_limits,
+    touching_neighbours,
+)
+from entropy_env.engines.numba_engine.physics.force import (
     apply_impulses,
     collide,
-    contact_reach,
     count_contacts,
-    find_neighbours,
     glide,
-    propose,
-    resolve_contacts,
-    set_command,
-    set_limits,
+    set_losses,
     set_thrust,
-    settle,
     settle_pair,
+    sink,
 )
-from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
-from entropy_env.engines.numba_engine.lidar import scan
+from entropy_env.engines.numba_engine.physics.kinematic import follow_arc, set_command, settle
+from entropy_env.types import SwarmSpec
 
 TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
-MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE, COUNT, COLLIDE = range(12)  # the stages
-PERIOD, FORCE_PERIOD = 2, 3 + IMPULSE_ROUNDS  # stages of a substep: DRIVE, TOUCH; by force COUNT, COLLIDEs between
 
 
 class Choices(NamedTuple):
     """What is fixed for an engine."""
 
+    schedule: np.ndarray  # (K, 2) int32, of `make_schedule`
     substeps: int
     force: bool  # the force drive
     on_goal: int
     world_frame: bool  # velocities are observed in the world's frame
     autoreset: bool  # a world that is over is not looked at again before its reset
+
+
+def make_choices(spec: SwarmSpec, autoreset: bool) -> Choices:
+    """What a specification says about a step."""
+    force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
+    stages = schedule.make_schedule(spec.substeps, force)
+    return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset)
 
 
 @inlined
@@ -76,7 +86,7 @@ def prepare(w, p, choices, action, e, i):
             set_thrust(me, w.motions[e, i], action[e, i], p, choices)
         else:
             set_command(me, action[e, i], p)
-        find_neighbours(w, p, e, i)
+        touching_neighbours(w, p, e, i)
 
 
 @inlined
@@ -139,31 +149,6 @@ def end(w, p, choices, e):
 
 
 @inlined
-def observe(w, p, choices, row, slot, e, i):
-    """Lidar, velocity and goal of one agent into row (obs_dim,)."""
-    me, num_rays = w.agents[e, i], w.rays.shape[1]
-    cos, sin = cos_sin(me.heading)
-    scan(w, p, row, cos, sin, slot, e, i)
-    if choices.force:
-        motion = w.motions[e, i]
-        vx, vy, turn_rate = motion.velocity[0], motion.velocity[1], motion.angular_velocity
-        speed = vx * cos + vy * sin
-    else:
-        left, right = me.wheel_speed[0], me.wheel_speed[1]
-        speed, turn_rate = (left + right) / TWO, (right - left) / p.wheel_base
-        vx, vy = speed * cos, speed * sin
-    if choices.world_frame:
-        row[num_rays], row[num_rays + 1] = vx, vy
-    else:
-        max_turn_rate = TWO * p.max_wheel_speed / p.wheel_base
-        row[num_rays] = speed / p.max_wheel_speed
-        row[num_rays + 1] = turn_rate / max_turn_rate
-    goal = w.maps.goals[e, i, me.goal_index]
-    dx, dy = (goal[0] - me.position[0]) / p.goal_scale, (goal[1] - me.position[1]) / p.goal_scale
-    row[num_rays + 2], row[num_rays + 3] = dx * cos + dy * sin, dy * cos - dx * sin
-
-
-@inlined
 def is_clear(w, e, pose):
     """Whether an agent at a pose touches none of those sorted into cells."""
     x, y, wide = pose[0], pose[1], w.worlds[e].apart
@@ -209,14 +194,9 @@ def gives_way(w, e, i):
 def stand(w, e, i, column):
     """Put an agent at a pose of its row, at rest."""
     me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
-    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
-    me.wheel_speed[0], me.wheel_speed[1] = ZERO, ZERO
-    motion = w.motions[e, i]
-    motion.velocity[0], motion.velocity[1], motion.angular_velocity = ZERO, ZERO, ZERO
-    for k in range(6):
-        motion.rounding[k] = ZERO
-    motion.sunk[0], motion.sunk[1] = ZERO, ZERO
-    me.collided, me.active = False, True
+    clear_agent(me)
+    clear_motion(w.motions[e, i])
+    me.position[0], me.position[1], me.heading, me.active = pose[0], pose[1], pose[2], True
 
 
 @inlined
@@ -238,85 +218,57 @@ def respawn(w, p, e):
 def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
     """One stage of a step of world e, for the agents from first to last where it works on agents.
 
-    turn: how often this stage has come in a substep.
+    turn: which round of impulses this is.
     """
     p = params[e]
     h = p.dt / np.float32(choices.substeps)
-    if stage == MEET:
+    if stage == schedule.MEET:
         set_limits(w.worlds[e], w.maps.size[e], p, choices)
+        if choices.force:
+            set_losses(w.worlds[e], p, choices)
         sort_into_cells(w, e, contact_reach(w.worlds[e], p))
-    elif stage == PREPARE:
+    elif stage == schedule.PREPARE:
         for i in range(first, last):
             prepare(w, p, choices, action, e, i)
-    elif stage == DRIVE:
+    elif stage == schedule.DRIVE:
         lost, longest = w.worlds[e].lost, w.worlds[e].longest
         for i in range(first, last):
             if choices.force:
                 glide(w.agents[e, i], w.motions[e, i], p, choices, lost, longest)
             else:
-                propose(w.agents[e, i], p, h, longest)
-    elif stage == COUNT:
+                follow_arc(w.agents[e, i], p, h, longest)
+    elif stage == schedule.COUNT:
         for i in range(first, last):
             count_contacts(w, p, choices, w.contacts[slot], e, i)
-    elif stage == COLLIDE:
+    elif stage == schedule.COLLIDE:
         for i in range(first, last):
             collide(w, p, choices, w.contacts[slot], 3 * (turn % 2), e, i)
-    elif stage == TOUCH:
+    elif stage == schedule.TOUCH:
         for i in range(first, last):
             if choices.force:
                 apply_impulses(w.agents[e, i], w.motions[e, i])
             resolve_contacts(w, p, choices, w.contacts[slot], e, i)
-    elif stage == SCORE:
+            if choices.force:
+                sink(w.agents[e, i], w.motions[e, i], p)
+    elif stage == schedule.SCORE:
         for i in range(first, last):
             score(w, p, choices, e, i)
-    elif stage == END:
+    elif stage == schedule.END:
         end(w, p, choices, e)
-    elif stage == SORT:
+    elif stage == schedule.SORT:
         sort_into_cells(w, e, lidar_reach(p))
-    elif stage == RETURN:
+    elif stage == schedule.RETURN:
         if choices.on_goal == RESPAWN and not w.worlds[e].done and respawn(w, p, e):
             sort_into_cells(w, e, lidar_reach(p))
-    elif stage == SEE_LAST or not (w.worlds[e].done and choices.autoreset):
+    elif stage == schedule.SEE_LAST or not (w.worlds[e].done and choices.autoreset):
         for i in range(first, last):
             me = w.agents[e, i]
-            seeing = me.active if stage == SEE else me.terminated or me.truncated
-            row = w.obs[e, i] if stage == SEE else w.final_obs[e, i]
+            seeing = me.active if stage == schedule.SEE else me.terminated or me.truncated
+            row = w.obs[e, i] if stage == schedule.SEE else w.final_obs[e, i]
             if seeing:
                 observe(w, p, choices, row, slot, e, i)
-            elif stage == SEE:
+            elif stage == schedule.SEE:
                 row[:] = ZERO
-
-
-@inlined
-def stage_at(k, choices):
-    """The k-th stage, and how often it has come in a substep: those of a substep come once in each."""
-    period = FORCE_PERIOD if choices.force else PERIOD
-    later = k - DRIVE - period * choices.substeps
-    if k < DRIVE:
-        return k, 0
-    if later >= 0:
-        return SCORE + later, 0
-    place = (k - DRIVE) % period
-    if place == 0:
-        return DRIVE, 0
-    if place == period - 1:
-        return TOUCH, 0
-    return (COUNT, 0) if place == 1 else (COLLIDE, place - 2)
-
-
-def place_of(stage: int, choices: Choices) -> int:
-    """Where a stage that comes once, after the substeps, stands: the inverse of `stage_at`."""
-    return DRIVE + (FORCE_PERIOD if choices.force else PERIOD) * choices.substeps + stage - SCORE
-
-
-def num_stages(choices: Choices) -> int:
-    """How many stages a step goes through."""
-    return place_of(SEE, choices) + 1
-
-
-def of_a_world(k: int, choices: Choices) -> bool:
-    """Whether the k-th stage cannot be shared out by agents."""
-    return stage_at.py_func(k, choices)[0] in (MEET, END, SORT, RETURN)
 
 
 @kernel
@@ -330,7 +282,7 @@ def run(w, params, action, choices, slot, which, worlds, stages, agents):
     for e in range(worlds[0], worlds[1]):
         if which[e]:
             for k in range(stages[0], stages[1]):
-                stage, turn = stage_at(k, choices)
+                stage, turn = choices.schedule[k, 0], choices.schedule[k, 1]
                 run_stage(stage, turn, w, params, action, choices, slot, e, agents[0], agents[1])
             over += w.worlds[e].done
     return over
@@ -341,11 +293,12 @@ def start(w, which):
     """Begin a new episode in each world of `which` (E,) bool, everybody at the first pose of the row."""
     for e in range(which.shape[0]):
         if which[e]:
-            w.worlds[e].step, w.worlds[e].done = 0, False
+            clear_world(w.worlds[e])
             for i in range(w.agents.shape[1]):
                 stand(w, e, i, 0)
                 me = w.agents[e, i]
-                me.goal_index, me.goals_reached, me.return_so_far, me.length_so_far = 0, 0, ZERO, 0
+                clear_lasting(me)
+                me.goal_index, me.return_so_far, me.length_so_far = 0, ZERO, 0
 
 
 @kernel

@@ -28,6 +28,7 @@ from trainers.run.checkpoint import load_arrays, save_checkpoint
 from trainers.run.config import load_config
 from trainers.run.loop import Moment, TrainingDivergedError
 
+AGENTS = 2
 PROBE = Hyperparameters(
     num_envs=16, num_steps=8, num_minibatches=2, num_epochs=4, learning_rate=5e-3,
     anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), normalize_obs=False,
@@ -51,7 +52,7 @@ class Probe:
     idle: bool = False
 
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
-        clock = jnp.zeros((PROBE.num_envs, PROBE.num_agents), jnp.int32)
+        clock = jnp.zeros((PROBE.num_envs, AGENTS), jnp.int32)
         return self.obs(clock), clock
 
     def obs(self, clock: jax.Array) -> jax.Array:
@@ -79,7 +80,7 @@ class Probe:
 
 
 def learn(probe: Probe, updates: int = 150, **changes: Any) -> tuple[PPO, Runner, dict[str, jax.Array]]:
-    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1, num_agents=2, num_updates=1)
+    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1, num_agents=AGENTS, num_updates=1)
     runner = ppo.init(jax.random.key(0), None)
     for _ in range(updates):
         runner, metrics = ppo.update(runner, None)
@@ -205,7 +206,7 @@ def test_a_config_that_was_emptied_is_refused_on_resume(keep: int, tmp_path: Pat
     train(dataclasses.replace(TINY, run_dir=run, total_steps=1))
     (run / "config.yaml").write_text((run / "config.yaml").read_text()[:keep].rpartition("\n")[0])
     assert main(["--resume", "--run-dir", str(run)]) == 2
-    assert "config.yaml says nothing of " in capsys.readouterr().err
+    assert "config.yaml does not set " in capsys.readouterr().err
 
 
 def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, capsys: Any) -> None:

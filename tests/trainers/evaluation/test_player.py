@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_render import locate, near, world
+from helpers.frames import locate, near, world
 
 from entropy_env.render.scene import ALERT, INK, agent_colours
 from entropy_env.task import Task
-from entropy_env.types import SwarmParams
+from entropy_env.types import SwarmParams, SwarmSpec
 from trainers import evaluate
 from trainers.evaluation.play import Moment, episode_key
 from trainers.evaluation.player import HISTORY, REST, Player, Recording, Side
@@ -46,7 +46,7 @@ def side(name="one", end=END, goals=None):
             given = layout if goals is None else layout.replace(goals=layout.goals + goals)
             yield moment._replace(state=moment.state.replace(layout=given))
 
-    return Side(name, "open 1", 4, SwarmParams(), live)
+    return Side(name, "open 1", SwarmSpec(num_rays=4), SwarmParams(), live)
 
 
 @pytest.fixture
@@ -162,7 +162,11 @@ def test_the_character_that_is_typed_counts_whatever_the_keyboard(make_player):
 def test_r_takes_the_next_world_of_the_evaluation(make_player):
     asked, plain = [], side()
     watched = Side(
-        "one", "open", 4, plain.params, lambda key, sampled: asked.append((key, sampled)) or plain.live(key, sampled)
+        "one",
+        "open",
+        plain.spec,
+        plain.params,
+        lambda key, sampled: asked.append((key, sampled)) or plain.live(key, sampled),
     )
     player = make_player(watched, seed=3, sampled=False)
     player.advance(0.5)
@@ -290,12 +294,13 @@ TASK = Task.of(num_agents=3, num_rays=4, substeps=1)
 
 def save_driver(folder, forward):
     """A run whose policy turns towards the goal and drives."""
-    spec = ActorSpec(obs_dim=8, action_dim=2, hidden_sizes=())
-    kernel = np.zeros((8, 2), np.float32)
-    kernel[-2:] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
+    seen = SwarmSpec(num_rays=TASK.num_rays)
+    spec = ActorSpec(obs_dim=seen.obs_dim, action_dim=2, hidden_sizes=())
+    kernel = np.zeros((seen.obs_dim, 2), np.float32)
+    kernel[seen.slice("goal")] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
     dense = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(2)}
     actor = {"params": {"MLP_0": {"Dense_0": dense}, "log_std": jnp.full(2, -5.0)}}
-    tree = {"params": {"actor": actor}, "moments": init_moments(8)}
+    tree = {"params": {"actor": actor}, "moments": init_moments(seen.obs_dim)}
     save_checkpoint(folder / "checkpoints", tree, step=1, metadata=describe_policy(spec, TASK))
     return folder
 

@@ -1,0 +1,123 @@
+"""`entropy_env.observations` for compiled loops: a function of the same name for every component.
+
+Each writes its own columns, whose place follows from the table there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from entropy_env.engines.numba_engine.compilation import inlined
+from entropy_env.engines.numba_engine.geometry import TWO, cos_sin
+from entropy_env.engines.numba_engine.lidar import scan
+from entropy_env.observations import GLOBAL_STATE, OBSERVATION
+from entropy_env.types import SwarmSpec
+
+
+@inlined
+def lidar(w, p, choices, row, cos, sin, slot, e, i):
+    """Range readings into row (num_rays,)."""
+    scan(w, p, row, cos, sin, slot, e, i)
+
+
+@inlined
+def velocity(w, p, choices, row, cos, sin, slot, e, i):
+    """Twist over its maxima into row (2,), or velocity in the world's frame."""
+    me = w.agents[e, i]
+    if choices.force:
+        motion = w.motions[e, i]
+        vx, vy, turn_rate = motion.velocity[0], motion.velocity[1], motion.angular_velocity
+        speed = vx * cos + vy * sin
+    else:
+        left, right = me.wheel_speed[0], me.wheel_speed[1]
+        speed, turn_rate = (left + right) / TWO, (right - left) / p.wheel_base
+        vx, vy = speed * cos, speed * sin
+    if choices.world_frame:
+        row[0], row[1] = vx, vy
+    else:
+        max_turn_rate = TWO * p.max_wheel_speed / p.wheel_base
+        row[0], row[1] = speed / p.max_wheel_speed, turn_rate / max_turn_rate
+
+
+@inlined
+def goal(w, p, choices, row, cos, sin, slot, e, i):
+    """Offset to the goal in the robot's frame into row (2,)."""
+    me = w.agents[e, i]
+    place = w.maps.goals[e, i, me.goal_index]
+    dx, dy = (place[0] - me.position[0]) / p.goal_scale, (place[1] - me.position[1]) / p.goal_scale
+    row[0], row[1] = dx * cos + dy * sin, dy * cos - dx * sin
+
+
+READERS: dict[str, Callable] = {"lidar": lidar, "velocity": velocity, "goal": goal}
+
+
+def _in_turn(names: list[str], k: int = 0) -> Any:
+    """A compiled function that calls the readers from the k-th on, each with its own columns of a row (obs_dim,)."""
+    read, rest = READERS[names[k]], _in_turn(names, k + 1) if k + 1 < len(names) else None
+
+    @inlined
+    def fill(w, p, choices, row, cos, sin, slot, e, i):
+        read(w, p, choices, row[w.columns[k, 0] : w.columns[k, 1]], cos, sin, slot, e, i)
+        if rest is not None:
+            rest(w, p, choices, row, cos, sin, slot, e, i)
+
+    return fill
+
+
+_fill = _in_turn([name for name in OBSERVATION if name in READERS])
+
+
+@inlined
+def observe(w, p, choices, row, slot, e, i):
+    """The observation of agent i of world e into row (obs_dim,)."""
+    cos, sin = cos_sin(w.agents[e, i].heading)
+    _fill(w, p, choices, row, cos, sin, slot, e, i)
+
+
+def _motion(w: Any, spec: SwarmSpec) -> np.ndarray:
+    if spec.drive == "force":
+        return np.concatenate([w.motions["velocity"], w.motions["angular_velocity"][..., None]], axis=-1)
+    left, right = np.moveaxis(w.agents["wheel_speed"], -1, 0)
+    return np.stack([(left + right) / 2, right - left], axis=-1)
+
+
+def _goal(w: Any, spec: SwarmSpec) -> np.ndarray:
+    return np.take_along_axis(w.maps.goals, w.agents["goal_index"][..., None, None], axis=2)[:, :, 0]
+
+
+def _direction(w: Any, spec: SwarmSpec) -> np.ndarray:
+    return np.stack([np.cos(w.agents["heading"]), np.sin(w.agents["heading"])], axis=-1)
+
+
+STATE_READERS: dict[str, Callable[[Any, SwarmSpec], np.ndarray]] = {  # (E, N, width)
+    "position": lambda w, spec: w.agents["position"],
+    "direction": _direction,
+    "velocity": _motion,
+    "goal": _goal,
+}
+
+
+def global_state(w: Any, spec: SwarmSpec) -> np.ndarray:
+    """(E, N * state_dim), see `Swarm.global_state`."""
+    table = np.empty((*w.agents.shape, spec.state_dim), np.float32)
+    for name, read in STATE_READERS.items():
+        table[..., spec.state_slice(name)] = read(w, spec)
+    table[~w.agents["active"]] = 0
+    return table.reshape(len(table), -1)
+
+
+def check_components() -> None:
+    """ValueError for a component that one engine has and the other has not."""
+    for what, theirs, ours in (
+        ("observation", OBSERVATION.keys(), READERS.keys()),
+        ("global state", GLOBAL_STATE.keys(), STATE_READERS.keys()),
+    ):
+        for name in sorted(theirs ^ ours):
+            engines = ("JAX", "Numba") if name in theirs else ("Numba", "JAX")
+            raise ValueError(
+                f"component {name!r} of the {what} is known to the {engines[0]} engine, but not to the {engines[1]} "
+                "engine: give both observations.py a function of that name, or choose engine='jax'"
+            )

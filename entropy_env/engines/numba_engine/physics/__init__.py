@@ -1,0 +1,1 @@
+"""`entropy_env.physics` for compiled loops."""

@@ -1,0 +1,92 @@
+"""What a robot observes, and what the global state tells, as named components: the only place that says so.
+
+To add an observation, write its reader and its row in OBSERVATION. `SwarmSpec.obs_dim`, slices such as
+`obs[..., spec.slice("goal")]`, spaces and the JAX engine follow. The Numba engine needs a function of the same name in
+`engines/numba_engine/observations.py`, and refuses to start without it.
+
+Known limit: a component that is added while a program runs must be there before its first Swarm is used, because
+compiled functions are kept by specification.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from entropy_env.lidar import scan
+from entropy_env.types import GLOBAL_STATE, OBSERVATION, Component, SwarmParams, SwarmSpec, SwarmState
+
+
+def lidar(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
+    """Range readings, 0 touching and 1 nothing in range; ray k points at heading + 2 pi k / num_rays."""
+    return scan(state.position, state.heading, state.active, state.layout, params, spec)
+
+
+def velocity(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
+    """Forward speed and turn rate over their maxima, or with `velocity_frame="world"` vx and vy (m/s)."""
+    cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
+    if spec.drive == "force":
+        vx, vy, turn_rate = state.velocity[:, 0], state.velocity[:, 1], state.angular_velocity
+        speed = vx * cos + vy * sin
+    else:
+        speed, turn_rate = state.speed, state.turn_rate(params)
+        vx, vy = speed * cos, speed * sin
+    if spec.velocity_frame == "world":
+        return jnp.stack([vx, vy], axis=-1)
+    return jnp.stack([speed / params.max_wheel_speed, turn_rate / params.max_turn_rate], axis=-1)
+
+
+def goal(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
+    """Offset to the agent's goal over `goal_scale`: how far ahead, and how far to the left."""
+    cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
+    offset = (state.goal - state.position) / params.goal_scale
+    return jnp.stack([offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin], axis=-1)
+
+
+def motion(state: SwarmState, spec: SwarmSpec) -> jax.Array:
+    """vx, vy (m/s) and turn rate (rad/s) of the force drive; else forward speed and right minus left wheel (m/s)."""
+    if spec.drive == "force":
+        return jnp.concatenate([state.velocity, state.angular_velocity[:, None]], axis=-1)
+    return jnp.stack([state.speed, state.wheel_speed[:, 1] - state.wheel_speed[:, 0]], axis=-1)
+
+
+OBSERVATION.update(
+    lidar=Component(lambda spec: spec.num_rays, lidar, low=0.0, high=1.0),
+    velocity=Component(2, velocity),
+    goal=Component(2, goal),
+)
+GLOBAL_STATE.update(
+    position=Component(2, lambda state, spec: state.position),  # m
+    direction=Component(2, lambda state, spec: jnp.stack([jnp.cos(state.heading), jnp.sin(state.heading)], axis=-1)),
+    velocity=Component(lambda spec: 3 if spec.drive == "force" else 2, motion),
+    goal=Component(2, lambda state, spec: state.goal),  # m
+)
+
+
+def observe(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
+    """(N, obs_dim) float32, of all agents, whether active or not."""
+    return _side_by_side(OBSERVATION, spec, state, params, spec)
+
+
+def describe(state: SwarmState, spec: SwarmSpec) -> jax.Array:
+    """(N, state_dim) float32, what the global state says of each agent."""
+    return _side_by_side(GLOBAL_STATE, spec, state, spec)
+
+
+def _side_by_side(table: dict[str, Component], spec: SwarmSpec, *seen: Any) -> jax.Array:
+    """(N, width of all) float32: each component of a table, read from `seen`.
+
+    Raises ValueError if one has another shape than its row of the table says.
+    """
+    columns = []
+    for name, component in table.items():
+        expected = spec.num_agents, component.width_in(spec)
+        if expected[1]:
+            columns.append(component.read(*seen))
+            if columns[-1].shape != expected:
+                raise ValueError(
+                    f"the reader of {name!r} gives shape {columns[-1].shape}, its component says {expected}"
+                )
+    return jnp.concatenate(columns, axis=-1)
