@@ -1,4 +1,4 @@
-"""Write the README's figures from the result files.
+"""Write the figures of README.md and benchmarks/README.md from the result files.
 
 python -m benchmarks.readme
 """
@@ -18,6 +18,41 @@ from trainers.run.files import write_atomic
 
 PEERS = {"vmas": "VMAS `navigation`", "jaxnav": "JaxMARL JaxNav", "camar": "CAMAR `random_grid`"}
 V2 = {"stepping": 53_000, "rollouts": 6_400, "updates": 307, "both": 293}  # Entropy V2 on two cores, torch on the CPU
+FACTS = {  # what the README says of other simulators beside their speed, from their own documentation
+    "": ("entropy-env", "VMAS", "JaxNav of JaxMARL", "CAMAR"),
+    "written in": ("JAX, and Numba for CPUs", "PyTorch", "JAX", "JAX"),
+    "robots": (
+        "discs with two wheels, by speeds or by forces",
+        "discs, boxes, lines; holonomic, differential drive, bicycles, drones",
+        "differential drive; squares, discs, polygons",
+        "discs, holonomic or differential drive",
+    ),
+    "observes": (
+        "an exact lidar, 32 rays: walls, obstacles, robots",
+        "what a scenario says, lidar among it",
+        "a lidar of 200 beams in steps of 5 cm",
+        "the nearest objects, no lidar",
+    ),
+    "contact": (
+        "they stop each other and slide; never an overlap",
+        "elastic forces",
+        "ends the episode of who collides",
+        "repelling forces",
+    ),
+    "works with": (
+        "PettingZoo, Gymnasium, SB3, gymnax, JaxMARL",
+        "Gym, Gymnasium, RLlib, TorchRL, BenchMARL",
+        "JaxMARL",
+        "gymnax's interface, TorchRL, BenchMARL",
+    ),
+    "take it for": (
+        "wheels, lidar, walls, crowds, speed",
+        "many other tasks, and gradients through the physics",
+        "JaxMARL's baselines, and levels chosen for training",
+        "maps of LabMaze and MovingAI, and RRT planners",
+    ),
+}
+ROOT = RESULTS.parent.parent
 BEGIN, END = "<!-- figures: written by benchmarks.readme -->\n", "<!-- end of figures -->"
 
 
@@ -27,8 +62,8 @@ class Options:
 
     results: Path = RESULTS
     """Folder of the result files."""
-    readme: Path = RESULTS.parent.parent / "README.md"
-    """README whose figures are replaced."""
+    root: Path = ROOT
+    """Folder of the repository, whose two READMEs are written to."""
 
 
 def percent(value: float) -> str:
@@ -71,10 +106,10 @@ def training(rows: list[Row]) -> str:
             )
         )
     heads = "run", "agent steps", "sampled actions", "mean action", "worlds where all arrive", "SPL"
-    return f"""### What it reaches
+    return f"""## What it reaches
 
-Shares of robots that arrive, on 256 fresh episodes of ten robots, one episode a world, none seen in training; in
-brackets the 95 % interval over episodes. Default hyperparameters, difficulty 1, one seed where none are counted.
+Shares of robots that arrive, on 256 fresh episodes of ten robots. No episode's world was seen in training. In brackets
+stands the 95 % interval over episodes. Default hyperparameters, difficulty 1, one seed unless the table counts more.
 
 {table(heads, lines)}
 
@@ -82,8 +117,7 @@ The default run takes {span([row["total_s"] for row in quick], "{:.0f}".format)}
 compilation included; its update runs at {speed["agent_steps_per_s"]:,} agent steps/s with \
 {percent(speed["active_share"])} of the lanes active.
 
-The policy has no memory: `maze` and `corridor`, where a robot must turn away from its goal or wait for others, want
-more than that.
+The policy has no memory. `maze` and `corridor`, where a robot must turn away from its goal or wait for others, need one.
 """
 
 
@@ -110,7 +144,7 @@ def env_steps(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    return f"""### How fast the simulator is
+    return f"""## How fast the simulator is
 
 Random actions, full lidar, observations, rewards and resets included; compile time is until the first step.
 
@@ -123,7 +157,7 @@ def scaling(rows: list[Row]) -> str:
     most = max(row["num_agents"] for row in rows)
     largest = [row for row in rows if (row["num_agents"], row["series"]) == (most, "density")]
     speeds = ", ".join(f"{row['world_steps_per_s']:,.3g} with {row['engine']}" for row in largest)
-    return f"""### Large swarms
+    return f"""## Large swarms
 
 Steps a second of one world of {" x ".join(f"{length:.0f}" for length in largest[0]["size"])} m with {most:,} robots: \
 {speeds}.
@@ -144,7 +178,7 @@ def pettingzoo_latency(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    return f"""### PettingZoo, one world
+    return f"""## PettingZoo, one world
 
 Steps of one `parallel_env()` a second, with all its dicts. First use is from the start of Python to the end of the
 first step, with an empty Numba cache; the second process finds it filled.
@@ -168,10 +202,10 @@ def peers(rows: list[Row]) -> str:
         if row["engine"] in PEERS
     ]
     heads = "simulator", "robots x worlds", "agent steps/s", *(f"{engine} is faster" for engine in ours)
-    return f"""### Beside other simulators
+    return f"""## Beside other simulators
 
 Same counts, same random actions, one process, in turn. They do not simulate the same things: see
-[benchmarks/peers.py](benchmarks/peers.py).
+[peers.py](peers.py).
 
 {table(heads, lines)}
 {picture("peers", "Agent steps a second of all systems")}"""
@@ -191,9 +225,9 @@ def gpu(rows: list[Row]) -> str:
         for row in rows
         if row.get("series") != "arena"
     ]
-    return f"""### On a GPU
+    return f"""## On a GPU
 
-One {rows[0]["device"]}. The shares count what a step needs at least, see [benchmarks/cost.py](benchmarks/cost.py).
+One {rows[0]["device"]}. The shares count what a step needs at least, see [cost.py](cost.py).
 
 {table(heads, lines)}
 {picture("gpu", "Agent steps a second by the number of worlds")}"""
@@ -213,7 +247,7 @@ def sb3(rows: list[Row]) -> str:
     spent = ", ".join(f"{percent(share)} {name}" for name, share in parts.items())
     reached = {mode: span([row["success"]["mean"] for row in of]) for mode, of in
                (("sampled", runs), ("mean", [row["deterministic"] for row in runs]))}  # fmt: skip
-    return f"""### Stable-Baselines3
+    return f"""## Stable-Baselines3
 
 RecurrentPPO with Entropy V2's `multi` settings (8 worlds of 10 robots, LSTM 256, batch 4096, 10 epochs) on the CPU.
 
@@ -232,7 +266,7 @@ def crowds(rows: list[Row]) -> str:
     """Write the results of the crowds."""
     world_steps, robots = sum(row["num_envs"] * row["steps"] for row in rows), [row["num_agents"] for row in rows]
     least, passed = min(row["worst_gap_m"] for row in rows), sum(row["passed_walls"] for row in rows)
-    return f"""### Crowds
+    return f"""## Crowds
 
 `python -m benchmarks.crowds` presses {min(robots)} to {max(robots)} robots into corners, wedges, gaps and each other, in \
 arenas of up to 1,000 m, and looks at every step in float64. In {world_steps:,} world steps of \
@@ -270,21 +304,69 @@ def shown(row: Row, name: str, form: Callable[[Any], str]) -> str:
     return "" if row.get(name) is None else form(row[name])
 
 
-def picture(name: str, text: str) -> str:
-    """Return the link to a plot of `benchmarks.plots`, or an empty text if it has not been drawn."""
-    return f"\n![{text}](benchmarks/results/{name}.png)\n" if (RESULTS / f"{name}.png").exists() else ""
+def picture(name: str, text: str, folder: str = "results") -> str:
+    """Return the link to a plot of `benchmarks.plots`, or an empty text if it has not been drawn.
+
+    folder: that of the results, seen from the page.
+    """
+    return f"\n![{text}]({folder}/{name}.png)\n" if (RESULTS / f"{name}.png").exists() else ""
 
 
 def figures(results: Path = RESULTS) -> str:
-    """Return the text between the two marks: one part for every result file that exists."""
+    """Return the figures of benchmarks/README.md: one part for every result file that exists."""
     found = {part: rows for part in PARTS if (rows := load_rows(part.__name__, results))}
     devices = " and ".join(sorted({row["device"] for part, rows in found.items() for row in rows if part is not gpu}))
     text = "\n".join(part(rows) for part, rows in found.items())
     return f"""
 {text}
-Measured on {devices}; commits and versions are in [benchmarks/results](benchmarks/results).
+Measured on {devices}; commits and versions are in [results](results).
 
 """
+
+
+def summary(results: Path = RESULTS) -> str:
+    """Return the figures of README.md: facts and speeds of other simulators beside ours, and what training reaches."""
+    trained, speeds = load_rows("training", results), load_rows("peers", results)
+    heads, *lines = ((name, *cells) for name, cells in FACTS.items())
+    text = ""
+    if speeds:
+        counted = counts(speeds[0])
+        speed = {row["engine"]: f"{row['agent_steps_per_s']:,}" for row in speeds if counts(row) == counted}
+        ours = ", ".join(f"{value} with {name}" for name, value in speed.items() if name not in PEERS)
+        lines.append((f"agent steps/s, {counted} worlds", ours, *(speed.get(name, "") for name in PEERS)))
+        text += f"""
+They do not simulate the same things: [benchmarks/peers.py](benchmarks/peers.py) says what was compared, on \
+{speeds[0]["device"]}.
+{picture("peers", "Agent steps a second of all systems", "benchmarks/results")}"""
+    if trained:
+        quick = [row for row in trained if row["benchmark"] == "training/quickstart"]
+        rooms = [row for row in trained if (row["benchmark"], row["scenario"]) == ("training/scenarios", "rooms")]
+        goals = [(f"`open`, the default, {len(quick)} seeds", quick), ("`rooms`", rooms)]
+        reached = [
+            (
+                name,
+                f"{rows[0]['agent_steps'] / 1e6:.0f} M",
+                span([row["total_s"] for row in rows], "{:.0f}".format),
+                span([row["success"]["mean"] for row in rows]),
+                span([row["world_success"]["mean"] for row in rows]),
+            )
+            for name, rows in goals
+            if rows
+        ]
+        text += f"""
+What the PPO here reaches with sampled actions, on 256 fresh episodes of ten robots:
+
+{table(("trained in", "agent steps", "seconds", "robots that arrive", "worlds where all ten arrive"), reached)}
+"""
+    return f"""
+{table(heads, lines)}
+{text}
+[All figures](benchmarks/README.md), of other scenarios, large swarms, PettingZoo and Stable-Baselines3.
+
+"""
+
+
+PAGES = {"README.md": summary, "benchmarks/README.md": figures}
 
 
 def replaced(readme: str, text: str) -> str:
@@ -294,8 +376,10 @@ def replaced(readme: str, text: str) -> str:
 
 
 def main(options: Options) -> None:
-    """Replace the text between the two marks."""
-    write_atomic(options.readme, replaced(options.readme.read_text(), figures(options.results)))
+    """Replace the text between the two marks of each page."""
+    for name, write in PAGES.items():
+        path = options.root / name
+        write_atomic(path, replaced(path.read_text(), write(options.results)))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,41 @@
-"""README.md: its code runs, its commands exist, its links lead somewhere."""
+"""The READMEs: their code runs, their commands exist, their links lead somewhere."""
 
 import re
 import runpy
 
 import pytest
-from helpers.commands import ROOT, check_command, code_blocks, flags_in, prose_of, run_help, split_commands
+from helpers.commands import (
+    ROOT,
+    broken_links,
+    check_command,
+    code_blocks,
+    flags_in,
+    prose_of,
+    run_help,
+    split_commands,
+)
 
 from entropy_env.scenarios import SCENARIOS
 
-README = ROOT / "README.md"
-TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
-PROSE = prose_of(TEXT)
-BLOCKS = code_blocks(TEXT)
-PYTHON = [pytest.param(code, line, id=f"line {line + 1}") for _, code, line in code_blocks(TEXT, "python")]
-SHELL = [code for _, code, _ in code_blocks(TEXT, "console", "bash", "sh")]
-INLINE = re.findall(r"`((?:python|make|pip) [^`]+)`", PROSE)
-COMMANDS = [command for text in [*SHELL, *INLINE] for command in split_commands(text)]
-OURS = "https://raw.githubusercontent.com/entropy-env/entropy-env/main/"
+PAGES = [
+    "README.md", "benchmarks/README.md", "entropy_env/README.md", "trainers/README.md", "trainers/sb3/README.md",
+]  # fmt: skip
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+PYTHON = [
+    pytest.param(page, code, line, id=f"{page} line {line + 1}")
+    for page, text in TEXTS.items()
+    for _, code, line in code_blocks(text, "python")
+]
+
+
+def commands_of(page):
+    """All commands that a page shows, in blocks and within sentences, as lists of words."""
+    shell = [code for _, code, _ in code_blocks(TEXTS[page], "console", "bash", "sh")]
+    inline = re.findall(r"`((?:python|make|pip) [^`]+)`", prose_of(TEXTS[page]))
+    return [command for text in [*shell, *inline] for command in split_commands(text)]
+
+
+COMMANDS = [pytest.param(command, id=f"{page} {' '.join(command)}") for page in PAGES for command in commands_of(page)]
 
 
 @pytest.fixture(scope="module")
@@ -25,45 +44,62 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("readme")
 
 
-def test_the_readme_shows_code_and_commands():
-    assert README.exists()
-    assert PYTHON
-    assert COMMANDS
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_found_from_the_first_one(page):
+    assert page == "README.md" or f"]({page}" in TEXTS["README.md"]
 
 
-def test_every_block_is_looked_at_or_is_no_code():
-    assert TEXT.count("```") == 2 * len(BLOCKS), "a fence is indented, unclosed or has more than a language"
-    assert {language for language, _, _ in BLOCKS} <= {"python", "console", "bash", "sh", "text", "yaml", "bibtex"}
+def test_the_first_page_is_short_and_shows_code_and_commands():
+    assert len(TEXTS["README.md"].splitlines()) <= 150
+    assert code_blocks(TEXTS["README.md"], "python")
+    assert commands_of("README.md")
 
 
-@pytest.mark.parametrize(("code", "line"), PYTHON)
-def test_python_blocks_run(code, line, folder, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_looked_at_or_is_no_code(page):
+    blocks = code_blocks(TEXTS[page])
+    assert TEXTS[page].count("```") == 2 * len(blocks), "a fence is indented, unclosed or has more than a language"
+    assert {language for language, _, _ in blocks} <= {"python", "console", "bash", "sh", "text", "yaml", "bibtex"}
+
+
+@pytest.mark.parametrize(("page", "code", "line"), PYTHON)
+def test_python_blocks_run(page, code, line, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    script = folder / f"line_{line + 1}.py"
-    script.write_text("\n" * line + code, encoding="utf-8")  # an error's line number is that of the README
+    script = folder / f"{page.replace('/', '_')}_line_{line + 1}.py"
+    script.write_text("\n" * line + code, encoding="utf-8")  # an error's line number is that of the page
     runpy.run_path(str(script), run_name="__main__")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_exist_and_know_their_flags(command):
     check_command(command)
 
 
-def test_flags_in_prose_are_those_of_a_command():
-    modules = {word for command in COMMANDS for word in command if word.startswith(("trainers.", "benchmarks."))}
+@pytest.mark.parametrize("page", PAGES)
+def test_flags_in_prose_are_those_of_a_command(page):
+    commands = commands_of(page)
+    modules = {word for command in commands for word in command if word.startswith(("trainers.", "benchmarks."))}
     known = set().union(*(flags_in(run_help(module)) for module in modules))
-    assert flags_in(PROSE) <= known
+    assert flags_in(prose_of(TEXTS[page])) <= known
 
 
-def test_links_lead_to_files():
-    targets = [target.removeprefix(OURS).split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", PROSE)]
-    local = [target for target in targets if target and "://" not in target]
-    assert [target for target in local if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page):
+    assert broken_links(ROOT / page) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# One heading\n")
+    page = tmp_path / "page.md"
+    good, bad = ["other.md#one-heading", "#here", "https://a.b/c"], ["none.md", "other.md#two", "#there"]
+    page.write_text("## `Here`\n" + "".join(f"[link]({target})\n" for target in good + bad))
+    assert broken_links(page) == bad
 
 
 def test_every_scenario_is_named():
-    assert [name for name in SCENARIOS if f"`{name}`" not in PROSE] == []
+    prose = prose_of(TEXTS["entropy_env/README.md"])
+    assert [name for name in SCENARIOS if f"`{name}`" not in prose] == []
 
 
 @pytest.mark.parametrize(

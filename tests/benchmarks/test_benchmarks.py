@@ -1,4 +1,4 @@
-"""The benchmarks run, say where and what they measured, and the README says what they found."""
+"""The benchmarks run, say where and what they measured, and the READMEs say what they found."""
 
 import dataclasses
 import json
@@ -160,10 +160,10 @@ def results(tmp_path):
         "| VMAS `navigation` | 10 x 256 | 18,416 | 54.3 x |",
         "| `open` | 10 x 4,096 | 1,000,000 | 21.0 % |  |",
         "| PPO update | 10 x 256 | 1,000,000 |  |  |",
-        "Measured on a machine; commits and versions are in [benchmarks/results](benchmarks/results).",
+        "Measured on a machine; commits and versions are in [results](results).",
     ],
 )
-def test_the_readme_tells_what_was_measured(line, results):
+def test_the_readme_of_benchmarks_tells_what_was_measured(line, results):
     assert line in readme.figures(results).splitlines()
 
 
@@ -173,9 +173,33 @@ def test_the_readme_leaves_out_what_was_not_measured(results):
     assert "training" not in readme.figures(results)
 
 
-def test_the_readme_is_up_to_date():
-    text = readme.Options().readme.read_text()
-    assert readme.replaced(text, readme.figures()) == text
+def test_the_first_readme_tells_the_speed_of_all_and_what_is_trained(results):
+    assert "| agent steps/s, 10 x 256 worlds | 1,000,000 with numba | 18,416 |  |  |" in readme.summary(results)
+    assert "trained in" not in readme.summary(results)
+    (results / "peers.json").unlink()
+    assert "agent steps/s" not in readme.summary(results)
+    trained = {"total_s": 30.0, "agent_steps": 5_079_040, "success": {"mean": 1.0}, "world_success": {"mean": 0.5}}
+    rows = [row(f"training/{name}", "jax", 10, 256, **trained) for name in ("quickstart", "scenarios")]
+    (results / "training.json").write_text(json.dumps([rows[0], rows[1] | {"scenario": "rooms"}, rows[1]]))
+    lines = readme.summary(results).splitlines()
+    assert "| `open`, the default, 1 seeds | 5 M | 30 | 100.0 % | 50.0 % |" in lines
+    assert "| `rooms` | 5 M | 30 | 100.0 % | 50.0 % |" in lines
+
+
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_the_readmes_are_up_to_date(page):
+    text = (readme.ROOT / page).read_text()
+    assert readme.replaced(text, readme.PAGES[page]()) == text
+
+
+def test_both_readmes_are_written(results, tmp_path):
+    for page in readme.PAGES:
+        path = tmp_path / page
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"before\n{readme.BEGIN}old\n{readme.END}\nafter\n")
+    readme.main(readme.Options(results, tmp_path))
+    for page, text in ((tmp_path / page, write(results)) for page, write in readme.PAGES.items()):
+        assert page.read_text() == f"before\n{readme.BEGIN}{text}{readme.END}\nafter\n"
 
 
 def test_plots_are_drawn_of_what_was_measured(results):

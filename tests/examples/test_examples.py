@@ -5,6 +5,7 @@ import collections
 import importlib.util
 import re
 
+import imageio.v3 as iio
 import numpy as np
 import pygame
 import pytest
@@ -88,6 +89,17 @@ def test_render_episode_draws_the_policy_of_a_run(tmp_path, run_dir, capsys):
     load("render_episode").main(scenario="curriculum", run_dir=run_dir, out=out)
     assert out.read_bytes().startswith(GIF)
     assert "of 2 robots arrived" in capsys.readouterr().out
+
+
+def test_render_worlds_draws_policies_beside_each_other(tmp_path, run_dir, capsys):
+    out = tmp_path / "worlds.gif"
+    load("render_worlds").main((run_dir,) * 3, best_of=2, speed=50, size=(120, 90), out=out)
+    assert capsys.readouterr().out.count("of 2 robots arrived in") == 3
+    frames = iio.imread(out, index=None)
+    assert len(frames) > 1
+    height, width = frames[0].shape[:2]
+    assert (frames[0][height // 2 :, width // 2 :, :3] == 255).all()  # where a fourth world would be
+    assert not (frames[0][height // 2 :, : width // 2, :3] == 255).all()
 
 
 class Driver:

@@ -1,4 +1,4 @@
-"""Code and commands in documentation, the commands held against what is there."""
+"""Code, commands and links in documentation, the latter two held against what is there."""
 
 from __future__ import annotations
 
@@ -30,6 +30,24 @@ def code_blocks(text, *languages):
 def prose_of(text):
     """Markdown without its fenced blocks."""
     return FENCE.sub("", text)
+
+
+def broken_links(page):
+    """Targets of the links in a Markdown file that lead to no file, or to no heading of a Markdown file."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose_of(page.read_text(encoding="utf-8")))
+    return [target for target in targets if "://" not in target and not leads_somewhere(page, target)]
+
+
+def leads_somewhere(page, target):
+    name, _, anchor = target.partition("#")
+    path = page.parent / name if name else page
+    return path.exists() and (not anchor or anchor in anchors_of(path.read_text(encoding="utf-8")))
+
+
+def anchors_of(text):
+    """How GitHub names the headings of Markdown in links."""
+    headings = re.findall(r"^#+ (.+)$", prose_of(text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def split_commands(text):
