@@ -1,6 +1,6 @@
 """Who may import whom.
 
-The simulator: checks <- types <- geometry <- neighbours <- {physics, lidar, rewards, scenarios} <- env <- vector <- engines
+The simulator: checks <- rewards <- types <- geometry <- neighbours <- {physics, lidar, scenarios} <- env <- vector <- engines
 <- adapters. The trainers: rooms that know those in their row of `ROOMS` alone, and commands on top, which know no other
 command.
 """
@@ -17,11 +17,11 @@ import entropy_env
 
 PACKAGE = Path(entropy_env.__file__).parent
 TRAINERS = PACKAGE.parent / "trainers"
-SIDE_BY_SIDE = ("physics", "lidar", "rewards", "scenarios")
-BELOW = {"checks": (), "types": ("checks",), "geometry": ("types",)}
+SIDE_BY_SIDE = ("physics", "lidar", "scenarios")
+BELOW = {"checks": (), "rewards": ("checks",), "types": ("checks", "rewards"), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))
-BELOW |= {"env": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
+BELOW |= {"env": ("checks", "rewards", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 LIBRARIES = {"jax", "flax", "numpy"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,6 @@ from pettingzoo import ParallelEnv
 from entropy_env import checks
 from entropy_env.adapters.world import RENDER_MODES, Adapter, World, check_action, check_keywords
 from entropy_env.engines.interface import EngineName, Transition
-from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space, state_space
 from entropy_env.types import Layout, OnGoal
@@ -61,14 +60,16 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         on_goal: `terminate`, `respawn` or `next_goal`; None for `terminate`, or what the preset says.
         max_steps: control periods until the time limit; `never` for none, where robots that go on get other spawns and
         goals on the same walls as often as they need; None for what the scenario needs, or the preset says.
-        reward: weights of the reward's terms, `shaped` or `seed`; None for `shaped`, or what the preset says.
+        reward: weights of the reward's terms, `shaped` or `v3`; None for `shaped`, or what the preset says.
         layout: a map to use instead of the scenario's, as `make_layout` gives or takes it.
         engine: what steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.
         preset: settings under one name, which every other keyword overrides. `v2` has the physics of the older engine on
         pymunk: the force drive, 0.05 s a step in 3 substeps, velocities observed in m/s in the world's frame, goals one
-        after the other (`respawn`) for 500 steps, and the reward `seed`.
+        after the other (`respawn`) for 500 steps, and the reward `v3`.
         num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS says, else OMP_NUM_THREADS, else for all cores.
         settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`) or SwarmParams.
+        reward_terms, one of them, is a dict of your own terms of the reward by name, functions (outcome, params) or their
+        import paths, "package.module:function": see `entropy_env.rewards`. Each needs a weight, `reward_<name>`.
         """
         check_keywords(SwarmParallelEnv, settings)
         self._world = self._simulator = World(
@@ -129,7 +130,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         told = self._world.step(self._stack(actions))
         over, agents = bool(told.done[0]), self.agents
         stays = self._world.swarm.spec.on_goal != "terminate" and not over
-        obs, rewards, infos = told.obs[0].copy(), told.reward[0].tolist(), _infos(told)
+        obs, rewards, infos = told.obs[0].copy(), told.reward[0].tolist(), _infos(told, self._world.swarm.terms)
         terminated = [False] * len(infos) if stays else told.terminated[0].tolist()
         if over or True in terminated:
             ended = told.terminated[0] | told.truncated[0]
@@ -198,8 +199,8 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
 
-def _infos(told: Transition) -> list[dict[str, Any]]:
-    """For each agent of the only world, in Python's own numbers."""
+def _infos(told: Transition, terms: Iterable[str]) -> list[dict[str, Any]]:
+    """For each agent of the only world, in Python's own numbers. terms: names of the reward's."""
     columns = (told.active, told.reached, told.collision, told.goals_reached, told.reward_terms)
     return [
         {
@@ -207,9 +208,9 @@ def _infos(told: Transition) -> list[dict[str, Any]]:
             "reached": reached,
             "collision": collision,
             "goals_reached": goals_reached,
-            "reward_terms": dict(zip(TERMS, terms, strict=True)),
+            "reward_terms": dict(zip(terms, values, strict=True)),
         }
-        for active, reached, collision, goals_reached, terms in zip(
+        for active, reached, collision, goals_reached, values in zip(
             *(column[0].tolist() for column in columns), strict=True
         )
     ]

@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "substeps": 3,
         "velocity_frame": "world",
         "on_goal": "respawn",
-        "reward": "seed",
+        "reward": "v3",
         "max_steps": 500,
     },
 }

@@ -16,16 +16,17 @@ from entropy_env.adapters.presets import with_preset
 from entropy_env.engines import make_engine
 from entropy_env.engines.interface import Engine, EngineName, Transition, check_draws, check_start
 from entropy_env.env import Swarm
+from entropy_env.rewards import as_terms
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
-from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.types import PARAM_NAMES, Layout, SwarmParams, SwarmSpec, SwarmState
 
 RENDER_MODES = ("human", "rgb_array")
 NO_RENDER_MODE = "nothing is drawn: the environment was made without a render_mode"
 TILE = (480, 360)  # px, the most that each of several worlds takes of a picture
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
 SIZES = frozenset({"num_envs", "autoreset", "num_agents"})  # which each adapter decides, or asks for, in its own way
-PARAM_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmParams))
+PARAM_FIELDS = frozenset(PARAM_NAMES)
 
 
 class Plan(NamedTuple):
@@ -322,7 +323,8 @@ def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callab
     """ValueError for a keyword among the `settings` of an adapter, which go to its `simulator`, that neither knows, with the
     nearest one they do."""
     own = inspect.signature(adapter).parameters.keys() | inspect.signature(simulator).parameters.keys() - SIZES
-    known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | {"reward"}
+    weights = {f"reward_{name}" for name, _ in as_terms(settings.get("reward_terms") or ())}
+    known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | weights | {"reward"}
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown keyword {name!r}{checks.suggest(name, sorted(known))}")

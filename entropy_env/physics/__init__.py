@@ -357,9 +357,13 @@ def collide(
     return (vx, vy, turn_rate), (px[:num_agents], py[:num_agents]), (active & (count > 0))[:num_agents]
 
 
-def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """One control period of motion. action: (N, 2) in [-1, 1]; anything beyond is clipped, non-finite is zero."""
-    motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
+def as_motors(action: jax.Array) -> jax.Array:
+    """What the motors do, in [-1, 1]: an action beyond is clipped, one that is not finite is zero."""
+    return jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
+
+
+def advance(state: SwarmState, motors: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
+    """One control period of motion. motors: (N, 2) in [-1, 1], of `as_motors`."""
     near = touching_neighbours(state, params, spec)
     return {"kinematic": _roll, "force": _glide}[spec.drive](state, motors, near, params, spec)
 

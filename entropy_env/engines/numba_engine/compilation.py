@@ -25,7 +25,12 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
-CONSTANTS = ("physics/__init__.py", "types.py", "checks.py")  # of the package, of which compiled code holds numbers
+COMPILED = (
+    "physics/__init__.py",
+    "types.py",
+    "checks.py",
+    "rewards.py",
+)  # of the package, what is in compiled code too
 NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
 
 
@@ -56,7 +61,7 @@ def cache_folder() -> tuple[str | None, str]:
     package = here.parents[1]
     text = hashlib.sha256()
     files = [path for path in sorted(here.glob("*.py")) if path.name not in NOT_COMPILED]
-    for path in [*files, *(package / name for name in CONSTANTS)]:
+    for path in [*files, *(package / name for name in COMPILED)]:
         text.update(path.read_bytes())
     name = f"entropy_env-{text.hexdigest()[:12]}"
     try:

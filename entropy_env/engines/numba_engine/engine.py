@@ -39,11 +39,13 @@ from entropy_env.engines.numba_engine.arrays import (
     empty_swarms,
     map_bytes,
     pack_params,
+    pack_weights,
     read_state,
     write_maps,
     write_state,
 )
 from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
+from entropy_env.engines.numba_engine.rewards import compile_terms
 from entropy_env.engines.numba_engine.step import Choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
 from entropy_env.env import Swarm
@@ -84,7 +86,9 @@ class NumbaEngine:
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
         on_goal, world_frame = step.ON_GOAL[spec.on_goal], spec.velocity_frame == "world"
-        self._choices = Choices(spec.substeps, spec.drive == "force", on_goal, world_frame, autoreset)
+        self._own_terms = compile_terms(spec.reward_terms) if spec.reward_terms else None
+        address = self._own_terms.address if self._own_terms else 0
+        self._choices = Choices(spec.substeps, spec.drive == "force", on_goal, world_frame, autoreset, address)
         self._told = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -104,6 +108,7 @@ class NumbaEngine:
     def params(self, params: SwarmParams) -> None:
         check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
+        pack_weights(self._w.weights, params, self.env.terms)
         self._rows_run_out = self.env.rows_run_out and bool(np.any(self._packed["max_steps"] == NEVER))
         self._params = params
         if not self.autoreset:
@@ -371,7 +376,7 @@ def _compile(run: Any, start: Any, copy_rows: Any) -> Kernels:
     spec = Swarm().spec
     w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
     action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
-    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, False, 0, False, False)
+    given = w, pack_params(SwarmParams(), 1), action, Choices(spec.substeps, False, 0, False, False, 0)
     run(*given, 0, nowhere, (0, 0), (0, 0), (0, 0))
     start(w, nowhere)
     copy_rows(row, row, nowhere)
@@ -386,13 +391,14 @@ def _transition(w: Swarms) -> Transition:
         obs=w.obs,
         final_obs=w.final_obs,
         done=w.worlds["over"],
+        reward_terms=w.reward_terms if w.reward_terms.size else agents["reward_terms"],
         active=agents["remains"],
         goals_reached=agents["total_reached"],
         **{
             name: agents[name]
             for name in (
                 "reward", "terminated", "truncated", "acted", "reached", "collision", "success", "episode_return",
-                "episode_length", "reward_terms",
+                "episode_length",
             )
         },
     )  # fmt: skip

@@ -17,6 +17,7 @@ from entropy_env.engines.numba_engine.compilation import inlined, kernel
 from entropy_env.engines.numba_engine.dynamics import (
     IMPULSE_ROUNDS,
     apply_impulses,
+    clipped,
     collide,
     contact_reach,
     count_contacts,
@@ -30,10 +31,11 @@ from entropy_env.engines.numba_engine.dynamics import (
     settle,
     settle_pair,
 )
-from entropy_env.engines.numba_engine.geometry import TWO, ZERO, cos_sin
+from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO, cos_sin
 from entropy_env.engines.numba_engine.lidar import scan
+from entropy_env.engines.numba_engine.rewards import call_at, weigh_built_in
+from entropy_env.rewards import Outcome
 
-TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
 MEET, PREPARE, DRIVE, TOUCH, SCORE, END, SORT, SEE_LAST, RETURN, SEE, COUNT, COLLIDE = range(12)  # the stages
@@ -48,6 +50,7 @@ class Choices(NamedTuple):
     on_goal: int
     world_frame: bool  # velocities are observed in the world's frame
     autoreset: bool  # a world that is over is not looked at again before its reset
+    own_terms: int  # the address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 
 
 @inlined
@@ -86,12 +89,26 @@ def next_step(world):
 
 
 @inlined
-def score(w, p, choices, e, i):
-    """Reward, and what a goal reached or the time limit ends."""
+def reward_of(w, p, choices, outcome, e, i):
+    """The sum of all terms, which are kept one by one."""
+    built_in, every, reward = w.agents[e, i].reward_terms, w.reward_terms[e, i], ZERO
+    weigh_built_in(outcome, p, w.weights[e], built_in)
+    for term in range(built_in.shape[0]):
+        reward += built_in[term]
+    if choices.own_terms:
+        call_at(choices.own_terms, outcome, p, w.weights[e], every)
+        for term in range(built_in.shape[0]):
+            every[term] = built_in[term]
+        for term in range(built_in.shape[0], every.shape[0]):
+            reward += every[term]
+    return reward
+
+
+@inlined
+def score(w, p, choices, motors, e, i):
+    """Reward, and what a goal reached or the time limit ends. motors: (2,), what the agent was asked to do."""
     me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
-    terms, reached, reward = me.reward_terms, False, ZERO
-    for term in range(terms.shape[0]):
-        terms[term] = ZERO
+    reached, reward = False, ZERO
     if me.acted:
         if choices.force:
             settle_pair(me, w.motions[e, i])
@@ -99,14 +116,19 @@ def score(w, p, choices, e, i):
             settle(me)
         distance = distance_to_goal(me)
         reached = distance < p.agent_radius + p.goal_radius
-        terms[0] = p.reward_distance * -distance / TEN
-        terms[1] = p.reward_progress * (me.distance - distance)
-        terms[2] = p.reward_reached if reached else ZERO
-        terms[3] = -p.reward_collision if me.collided else ZERO
-        terms[4] = -p.reward_time
-        for term in range(terms.shape[0]):
-            reward += terms[term]
+        outcome = Outcome(
+            distance_before=me.distance,
+            distance=distance,
+            reached=ONE if reached else ZERO,
+            collision=ONE if me.collided else ZERO,
+            left=clipped(motors[0]),
+            right=clipped(motors[1]),
+        )
+        reward = reward_of(w, p, choices, outcome, e, i)
         me.length_so_far += 1
+    else:
+        me.reward_terms[:] = ZERO
+        w.reward_terms[e, i, :] = ZERO
     if reached:
         me.goals_reached += 1
         if choices.on_goal == NEXT_GOAL:
@@ -268,7 +290,7 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
             resolve_contacts(w, p, choices, w.contacts[slot], e, i)
     elif stage == SCORE:
         for i in range(first, last):
-            score(w, p, choices, e, i)
+            score(w, p, choices, action[e, i], e, i)
     elif stage == END:
         end(w, p, choices, e)
     elif stage == SORT:
