@@ -76,7 +76,7 @@ def test_engines_import_the_core_and_each_other_alone(path):
         if root == "entropy_env":
             assert rest[0] in (*BELOW["vector"], "vector", "cache", "engines"), imported
         else:
-            assert root in LIBRARIES | {"numba"} | sys.stdlib_module_names, imported
+            assert root in LIBRARIES | {"numba", "llvmlite"} | sys.stdlib_module_names, imported
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
