@@ -88,11 +88,6 @@ PARAMS = {
     "wall_friction": Range(0, 100),
     "lidar_range": Range(0.001, 10_000, "m"),
     "goal_scale": Range(0.001, 1e6, "m"),
-    "reward_distance": WEIGHT,
-    "reward_progress": WEIGHT,
-    "reward_reached": WEIGHT,
-    "reward_collision": WEIGHT,
-    "reward_time": WEIGHT,
 }
 LAYOUT = {  # one range for each column of the last axis, or a single range for all columns
     "size": (ARENA,),
@@ -156,7 +151,12 @@ def check_params(values: Mapping[str, Any]) -> None:
             return
     for name, value in values.items():
         if not isinstance(value, jax.core.Tracer):
-            check_number(name, value, PARAMS[name])
+            check_number(name, value, range_of(name))
+
+
+def range_of(param: str) -> Range:
+    """Of a parameter by name. Weights of reward terms, built-in or not, share one."""
+    return WEIGHT if param.startswith("reward_") else PARAMS[param]
 
 
 def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:
@@ -293,6 +293,6 @@ def _as_float32(numbers: np.ndarray) -> np.ndarray:
 @functools.cache
 def _limits(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the smallest and the largest allowed values of parameters, and which of them are whole numbers."""
-    rows = [(*PARAMS[name].limits, PARAMS[name].whole) for name in names]
+    rows = [(*range_of(name).limits, range_of(name).whole) for name in names]
     least, most, whole = (np.array(column) for column in zip(*rows, strict=True))
     return least, most, whole

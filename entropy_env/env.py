@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,10 +14,29 @@ import numpy as np
 from entropy_env import checks, observations
 from entropy_env.geometry import Point
 from entropy_env.neighbours import Neighbours, find_neighbours
-from entropy_env.physics import PARTING_SPEED, advance, apart, clearance
-from entropy_env.rewards import PRESETS, Outcome, weighted_terms
+from entropy_env.physics import PARTING_SPEED, advance, apart, as_motors, clearance
+from entropy_env.rewards import (
+    TERMS,
+    NamedTerms,
+    Outcome,
+    Term,
+    check_term,
+    check_weights,
+    preset_weights,
+    weighted_terms,
+)
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.types import LASTING, NO_KEY, Layout, SwarmParams, SwarmSpec, SwarmState, cast_params, narrow
+from entropy_env.types import (
+    LASTING,
+    NO_KEY,
+    PARAM_NAMES,
+    Layout,
+    SwarmParams,
+    SwarmSpec,
+    SwarmState,
+    cast_params,
+    narrow,
+)
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 ROUNDING = 1e-3  # m, more than two compilations of a generator differ by
@@ -39,14 +60,26 @@ class Swarm:
     spec: SwarmSpec
     scenario: Scenario
 
-    def __init__(self, spec: SwarmSpec | None = None, scenario: str | Scenario = "open", difficulty: int = 1) -> None:
+    def __init__(
+        self,
+        spec: SwarmSpec | None = None,
+        scenario: str | Scenario = "open",
+        difficulty: int = 1,
+        reward_terms: Mapping[str, Term | str] | None = None,
+    ) -> None:
         """A simulator whose layouts go up to `difficulty` (1 to 4), which is also the default of `make_params`. A
         Scenario brings its own.
 
-        Raises ValueError for an unknown scenario, and where more agents are asked for than are sure to fit.
+        reward_terms: your own terms of the reward, functions (outcome, params) or their import paths by name, see
+        `rewards`; the same as the field of SwarmSpec. Each needs a weight, `reward_<name>` of `make_params`.
+        Raises ValueError for an unknown scenario, where more agents are asked for than are sure to fit, and for a term
+        that cannot be compiled.
         """
         family = scenario if isinstance(scenario, Scenario) else make_scenario(scenario, difficulty)
         spec = SwarmSpec() if spec is None else spec
+        if reward_terms is not None:
+            spec = dataclasses.replace(spec, reward_terms=reward_terms)  # type: ignore[arg-type]
+        _check_terms(spec.reward_terms)
         sizes = {"num_walls": 0, "num_boxes": 0, "num_discs": 0} | family.slots()
         sizes["num_goals"] = 1 if spec.on_goal == "terminate" else RESPAWN_GOALS
         for name, needed in sizes.items():
@@ -57,6 +90,11 @@ class Swarm:
         object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
         object.__setattr__(self, "scenario", family)
         self._check_capacity(family.difficulty, SwarmParams())
+
+    @functools.cached_property
+    def terms(self) -> dict[str, Term]:
+        """All terms of the reward by name: the built-in ones, then a user's own."""
+        return TERMS | dict(self.spec.reward_terms)
 
     def make_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """Parameters with strong types. `reward` names a preset of weights; keywords override any field.
@@ -69,14 +107,11 @@ class Swarm:
 
     def resolve_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """As `make_params`, with plain numbers and NumPy arrays as they are given: no device is started."""
-        if reward not in PRESETS:
-            raise ValueError(f"unknown reward {reward!r}: choose from {', '.join(PRESETS)}")
-        weights = {f"reward_{name}": weight for name, weight in PRESETS[reward].items()}
-        names = [field.name for field in dataclasses.fields(SwarmParams)]
+        names = [*PARAM_NAMES, *(f"reward_{name}" for name, _ in self.spec.reward_terms)]
         for name in values:
             if name not in names:
                 raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, names)}")
-        values = {"difficulty": self.scenario.difficulty} | weights | values
+        values = {"difficulty": self.scenario.difficulty} | preset_weights(reward) | values
         if isinstance(values.get("max_steps"), str):
             values["max_steps"] = checks.as_time_limit(values["max_steps"])
         concrete = {name: value for name, value in values.items() if not isinstance(value, jax.core.Tracer)}
@@ -92,7 +127,8 @@ class Swarm:
                 values["max_steps"] = table[np.asarray(level, np.int32) - 1]
             else:
                 values["max_steps"] = jnp.asarray(table)[jnp.asarray(level, jnp.int32) - 1]
-        params = SwarmParams(**values)
+        own = {name: values.pop(f"reward_{name}") for name, _ in self.spec.reward_terms if f"reward_{name}" in values}
+        params = SwarmParams(**values, own_weights=own)
         self.check_together(params)
         if "difficulty" in concrete:
             sizes: dict[str, Any] = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
@@ -102,8 +138,10 @@ class Swarm:
 
     def check_together(self, params: SwarmParams) -> None:
         """ValueError for parameters that are fine one by one but not together, with this specification: robots that get
-        too fast, or so far in a substep that float32 could not tell on which side of a thin wall they are.
+        too fast, or so far in a substep that float32 could not tell on which side of a thin wall they are, and weights
+        that are not those of the reward's terms.
         """
+        check_weights(self.spec.reward_terms, params.own_weights)
         values, substeps = vars(params), self.spec.substeps
         if any(isinstance(value, jax.core.Tracer) for value in values.values()):
             return
@@ -185,13 +223,22 @@ class Swarm:
             action = checks.as_action("action", action, expected)
         elif action.shape != expected:
             raise ValueError(f"action has shape {action.shape}, expected {expected}")
+        check_weights(self.spec.reward_terms, params.own_weights)
         params, action = cast_params(params), jnp.asarray(action, jnp.float32)
-        moving = state.active
+        moving, motors = state.active, as_motors(action)
         distance_before = _distance(state)
-        state = advance(state, action, params, self.spec)
+        state = advance(state, motors, params, self.spec)
         distance = _distance(state)
         reached = moving & (distance < params.reach)
-        terms = weighted_terms(Outcome(distance_before, distance, reached, state.collided), params)
+        outcome = Outcome(
+            distance_before=distance_before,
+            distance=distance,
+            reached=reached.astype(jnp.float32),
+            collision=state.collided.astype(jnp.float32),
+            left=motors[:, 0],
+            right=motors[:, 1],
+        )
+        terms = weighted_terms(outcome, params, self.terms.items())
         terms = {name: jnp.where(moving, value, 0.0) for name, value in terms.items()}
 
         state, terminated, truncated = self._end(state, reached, params)
@@ -279,6 +326,14 @@ class Swarm:
                 f"num_agents={self.spec.num_agents} is more than scenario {self.scenario.name!r} holds at "
                 f"difficulty {level}: at most {capacity} fit{self.scenario.more_room if capacity else ''}"
             )
+
+
+@functools.lru_cache(maxsize=64)
+def _check_terms(terms: NamedTerms) -> None:
+    """Raises ValueError for a user's own reward term that JAX cannot compile."""
+    params = jax.eval_shape(cast_params, SwarmParams()) if terms else None
+    for name, term in terms:
+        check_term(name, term, params)
 
 
 def _same_bodies(one: Layout, other: Layout) -> jax.Array:

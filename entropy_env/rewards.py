@@ -1,39 +1,206 @@
-"""Named reward terms; the reward is their sum, each weighted by the `SwarmParams` field `reward_<name>`."""
+"""Named reward terms; the reward is their sum, each times its weight, the parameter `reward_<name>`.
+
+A term is one function of what a step did to one agent, an `Outcome`, and of the parameters. Both engines compile this
+same function, so it keeps to what both compilers take: arithmetic, comparisons and `abs`. There is no `if`, `math` or
+`jnp`: write `(outcome.distance < 1) * 0.5` and `x**0.5`.
+
+A new built-in term is a function, its name in TERMS and its default weight in `Weights`, all in this file. Users hand in
+their own: `Swarm(reward_terms={"smooth": smooth})`, weighted by `make_params(reward_smooth=0.1)`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+import importlib
+import inspect
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from entropy_env.types import SwarmParams
-
-
-class Outcome(struct.PyTreeNode):
-    """What one step did to every agent, towards the goal it had when the step began."""
-
-    distance_before: jax.Array  # (N,) m to the goal
-    distance: jax.Array  # (N,) m to the goal
-    reached: jax.Array  # (N,) bool
-    collision: jax.Array  # (N,) bool
+from entropy_env import checks
 
 
-TERMS: dict[str, Callable[[Outcome], jax.Array]] = {
-    "distance": lambda outcome: -outcome.distance / 10,
-    "progress": lambda outcome: outcome.distance_before - outcome.distance,
-    "reached": lambda outcome: outcome.reached.astype(jnp.float32),
-    "collision": lambda outcome: -outcome.collision.astype(jnp.float32),
-    "time": lambda outcome: -jnp.ones_like(outcome.distance),
+class Outcome(NamedTuple):
+    """What one step did to one agent, towards the goal it had when the step began. Every field is a float32."""
+
+    distance_before: Any  # m to the goal
+    distance: Any  # m to the goal
+    reached: Any  # 1 if the goal is reached, else 0
+    collision: Any  # 1 if the agent was in contact during the step, else 0
+    left: Any  # what the left motor did, in [-1, 1]
+    right: Any  # what the right motor did, in [-1, 1]
+
+
+Term = Callable[[Outcome, Any], Any]
+NamedTerms = tuple[tuple[str, Term], ...]
+
+
+def distance(outcome: Outcome, params: Any) -> Any:
+    """Minus the way to the goal, in units of 10 m."""
+    return -outcome.distance / 10
+
+
+def progress(outcome: Outcome, params: Any) -> Any:
+    """Metres gained."""
+    return outcome.distance_before - outcome.distance
+
+
+def reached(outcome: Outcome, params: Any) -> Any:
+    """1 for arriving."""
+    return outcome.reached
+
+
+def collision(outcome: Outcome, params: Any) -> Any:
+    """Minus 1 for a step in contact."""
+    return -outcome.collision
+
+
+def time(outcome: Outcome, params: Any) -> Any:
+    """Minus 1 for every step."""
+    return -1.0
+
+
+TERMS: dict[str, Term] = {
+    "distance": distance,
+    "progress": progress,
+    "reached": reached,
+    "collision": collision,
+    "time": time,
 }
 
-PRESETS: dict[str, dict[str, float]] = {
-    "shaped": {name: getattr(SwarmParams, f"reward_{name}") for name in TERMS},
-    "seed": {"distance": 1.0, "progress": 0.0, "reached": 10.0, "collision": 0.0, "time": 0.0},
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weight of every built-in term. The defaults are the preset `shaped`."""
+
+    reward_distance: jax.Array | float = 0.0
+    reward_progress: jax.Array | float = 1.0
+    reward_reached: jax.Array | float = 1.0
+    reward_collision: jax.Array | float = 0.05
+    reward_time: jax.Array | float = 0.005
+
+
+PRESETS: dict[str, dict[str, float]] = {  # the weights that are not 0
+    "shaped": {name: getattr(Weights, f"reward_{name}") for name in TERMS},
+    "v3": {"distance": 1.0, "reached": 10.0},
 }
+RENAMED = {"seed": "v3"}
 
 
-def weighted_terms(outcome: Outcome, params: SwarmParams) -> dict[str, jax.Array]:
-    """(N,) each: what every term adds to the reward."""
-    return {name: getattr(params, f"reward_{name}") * term(outcome) for name, term in TERMS.items()}
+def preset_weights(reward: str) -> dict[str, float]:
+    """The weights of a preset, as parameters of every built-in term. Raises ValueError for an unknown preset."""
+    if reward in RENAMED:
+        warnings.warn(f"reward={reward!r} is now called {RENAMED[reward]!r}", DeprecationWarning, stacklevel=3)
+        reward = RENAMED[reward]
+    if reward not in PRESETS:
+        raise ValueError(f"unknown reward {reward!r}: choose from {', '.join(PRESETS)}")
+    return {f"reward_{name}": PRESETS[reward].get(name, 0.0) for name in TERMS}
+
+
+def as_terms(given: Mapping[str, Term | str] | NamedTerms) -> NamedTerms:
+    """A user's own terms by name, in the order of their names. Each is a function, or the import path of one.
+
+    Raises ValueError or TypeError, naming the term, for a name that cannot be used and for what is no function.
+    """
+    if not isinstance(given, Mapping | tuple):
+        raise TypeError(f"reward_terms={given!r} must be a dict of functions by name")
+    terms = dict(given)
+    for name in terms:
+        if not isinstance(name, str) or not name.isidentifier() or name == "terms":  # the keyword reward_terms
+            raise ValueError(f"reward_terms: {name!r} must be a name that makes a keyword, reward_<name>")
+        if name in TERMS:
+            raise ValueError(
+                f"reward_terms: {name!r} is a built-in term, weighted by reward_{name}: choose another name"
+            )
+    return tuple(sorted((name, resolve_term(term, name)) for name, term in terms.items()))
+
+
+def resolve_term(term: Term | str, name: str = "") -> Term:
+    """The function at an import path "package.module:function"; a function as it is.
+
+    name: the term's, for errors. Raises ValueError for a path at which there is none, TypeError for what is no function.
+    """
+    found: Any = term
+    called = f"reward term {name!r}" if name else "a reward term"
+    if isinstance(term, str):
+        module, _, qualname = term.partition(":")
+        if not module or not qualname:
+            raise ValueError(f'{called}: {term!r} is no import path, "package.module:function"')
+        try:
+            found = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{called} is not at {term!r}: {error}") from error
+    if not inspect.isfunction(found):
+        raise TypeError(
+            f"{called} must be a plain Python function (outcome, params), or its import path, not {found!r}"
+        )
+    return found
+
+
+def import_path(term: Term) -> str:
+    """Where a term can be imported from, "package.module:function", as configuration files and checkpoints keep it.
+
+    Raises ValueError for a function without such a place: a lambda, one made in a function, one of the main script.
+    """
+    path = f"{term.__module__}:{term.__qualname__}"
+    try:
+        found = None if term.__module__ == "__main__" else resolve_term(path)
+    except (ValueError, TypeError):
+        found = None
+    if found is not term:
+        raise ValueError(
+            f"the reward term {term.__qualname__} ({place_of(term)}) has no import path, so it cannot be written down: "
+            "define it at the top level of a module that can be imported"
+        )
+    return path
+
+
+def place_of(term: Term, error: BaseException | None = None) -> str:
+    """The file and line of a term, or the last one in that file that led to an error."""
+    code = term.__code__
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
+    return f"{code.co_filename}:{lines[-1] if lines else code.co_firstlineno}"
+
+
+def check_weights(terms: NamedTerms, weights: Mapping[str, Any]) -> None:
+    """Raises ValueError for one of a user's own terms without a weight, and for a weight without its term."""
+    names = [name for name, _ in terms]
+    for name in weights:
+        if name not in names:
+            raise ValueError(f"the weight reward_{name} has no reward term{checks.suggest(name, names or TERMS)}")
+    for name in names:
+        if name not in weights:
+            raise ValueError(f"reward term {name!r} has no weight: give reward_{name}=...")
+
+
+def check_term(name: str, term: Term, params: Any) -> None:
+    """Raises ValueError, saying where, for a user's own term that JAX cannot compile, or that gives no number.
+
+    params: SwarmParams of arrays, or of their shapes and types.
+    """
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    outcome = Outcome(**dict.fromkeys(Outcome._fields, number))
+    try:
+        result = jax.eval_shape(term, outcome, params)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(
+            f"reward term {name!r} ({place_of(term, error)}) cannot be compiled by JAX: {type(error).__name__}: {reason}"
+        ) from error
+    if not isinstance(result, jax.ShapeDtypeStruct) or result.shape or result.dtype.kind not in "biuf":
+        raise ValueError(f"reward term {name!r} ({place_of(term)}) must give one number, not {result!r}")
+
+
+def weighted_terms(outcome: Outcome, params: Any, terms: Iterable[tuple[str, Term]]) -> dict[str, jax.Array]:
+    """(N,) each: what every term adds to the reward. outcome: of N agents. params: SwarmParams."""
+
+    def value_of(term: Term, one: Outcome) -> jax.Array:
+        return jnp.asarray(term(one, params), jnp.float32)
+
+    return {name: params.weight(name) * jax.vmap(functools.partial(value_of, term))(outcome) for name, term in terms}

@@ -8,11 +8,12 @@ from typing import Any, Self
 
 from entropy_env import checks
 from entropy_env.env import Swarm
+from entropy_env.rewards import RENAMED, as_terms, import_path
 from entropy_env.scenarios import Scenario
-from entropy_env.types import OnGoal, SwarmParams, SwarmSpec, cast_params
+from entropy_env.types import PARAM_NAMES, OnGoal, SwarmParams, SwarmSpec, cast_params
 
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
-PARAM_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmParams))
+PARAM_FIELDS = frozenset(PARAM_NAMES)
 PRESETS: dict[str, dict[str, Any]] = {
     # The physics, observed velocity and reward of the older engine on pymunk. Goals and lidar were scaled otherwise there.
     "v2": {
@@ -21,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "substeps": 3,
         "velocity_frame": "world",
         "on_goal": "respawn",
-        "reward": "seed",
+        "reward": "v3",
         "max_steps": 500,
     },
 }
@@ -54,7 +55,8 @@ class Task:
             raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
         settings = {name: value for name, value in settings.items() if value is not None}
         settings = ({} if preset is None else PRESETS[preset]) | settings
-        known = SPEC_FIELDS | PARAM_FIELDS | {"reward"}
+        weights = {f"reward_{name}" for name, _ in as_terms(settings.get("reward_terms", ()))}
+        known = SPEC_FIELDS | PARAM_FIELDS | weights | {"reward"}
         for name in settings:
             if name not in known:
                 raise ValueError(f"unknown setting {name!r}{checks.suggest(name, sorted(known))}")
@@ -67,13 +69,24 @@ class Task:
     def load(cls, values: Mapping[str, Any]) -> Self:
         """Make a task from the `settings` in a checkpoint. Older checkpoints hold the fields of SwarmParams in `params`."""
         settings = dict(values)
+        settings["reward"] = RENAMED.get(settings.get("reward", ""), settings.get("reward", cls.reward))
         return cls.of(**settings.pop("params", {}), **settings)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The keywords from which `of` makes this task."""
-        spec = {name: value for name, value in dataclasses.asdict(self.spec).items() if value is not None}
+        """The keywords that `of` makes this task from."""
+        spec = {name: value for name, value in vars(self.spec).items() if value is not None}
         return {"scenario": self.scenario, "difficulty": self.difficulty, "reward": self.reward} | spec | self.params
+
+    def written(self) -> dict[str, Any]:
+        """The settings as JSON can keep them, with import paths for reward terms. `load` reads them.
+
+        Raises ValueError for a reward term without an import path.
+        """
+        terms = {name: import_path(term) for name, term in self.spec.reward_terms}
+        return {name: value for name, value in self.settings.items() if name != "reward_terms"} | (
+            {"reward_terms": terms} if terms else {}
+        )
 
     @property
     def num_agents(self) -> int:

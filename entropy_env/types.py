@@ -10,13 +10,15 @@ import builtins
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from entropy_env import checks
+from entropy_env.rewards import NamedTerms, Weights, as_terms
 
 Drive = Literal["kinematic", "force"]
 OnGoal = Literal["terminate", "respawn", "next_goal"]
@@ -41,6 +43,7 @@ class SwarmSpec:
     on_goal: OnGoal = "terminate"
     velocity_frame: VelocityFrame = "body"
     neighbour_search: NeighbourSearch = "auto"
+    reward_terms: NamedTerms = ()  # a user's own, by name; also given as a dict, and as import paths: `rewards.as_terms`
     num_goals: int = None  # type: ignore[assignment]
     num_walls: int = None  # type: ignore[assignment]
     num_boxes: int = None  # type: ignore[assignment]
@@ -59,6 +62,7 @@ class SwarmSpec:
             choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        object.__setattr__(self, "reward_terms", as_terms(self.reward_terms))
 
     @property
     def action_dim(self) -> int:
@@ -123,11 +127,8 @@ def _columns(spec: SwarmSpec, table: dict[str, Component], name: str) -> slice:
     raise ValueError(f"no component {name!r}{checks.suggest(name, table)}")
 
 
-class SwarmParams(struct.PyTreeNode):
-    """Every number that may change without a recompile, and may differ per world under `vmap`.
-
-    Build it with `Swarm.make_params`, which checks the values and casts them to strong types.
-    """
+class WorldParams(struct.PyTreeNode):
+    """What `SwarmParams` says of the world itself."""
 
     dt: jax.Array | float = 0.1  # s, one control period
     max_steps: jax.Array | int = 200  # control periods until the world's time limit; checks.NEVER for none
@@ -147,11 +148,6 @@ class SwarmParams(struct.PyTreeNode):
     wall_friction: jax.Array | float = 0.35  # of an agent and a fixed body
     lidar_range: jax.Array | float = 3.0  # m, from the agent's surface
     goal_scale: jax.Array | float = 10.0  # m, the goal offset is observed over this
-    reward_distance: jax.Array | float = 0.0  # per 10 m to the goal, each step
-    reward_progress: jax.Array | float = 1.0  # per metre gained
-    reward_reached: jax.Array | float = 1.0  # per goal
-    reward_collision: jax.Array | float = 0.05  # per step in contact
-    reward_time: jax.Array | float = 0.005  # per step
 
     @property
     def max_turn_rate(self) -> jax.Array | float:
@@ -164,18 +160,36 @@ class SwarmParams(struct.PyTreeNode):
         return self.agent_radius + self.goal_radius
 
 
+class SwarmParams(Weights, WorldParams):  # type: ignore[misc]
+    """Every number that may change without a recompile, and may differ per world under `vmap`.
+
+    Build it with `Swarm.make_params`, which checks the values and casts them to strong types.
+    """
+
+    own_weights: dict[str, jax.Array | float] = struct.field(default_factory=dict, hash=False)  # of a user's own terms
+
+    def weight(self, term: str) -> jax.Array | float:
+        """The weight of a reward term, built-in or a user's own."""
+        return self.own_weights[term] if term in self.own_weights else getattr(self, f"reward_{term}")
+
+    def by_keyword(self) -> dict[str, Any]:
+        """Every number, by the keyword of `Swarm.make_params` that sets it."""
+        own = {f"reward_{name}": weight for name, weight in self.own_weights.items()}
+        return {name: getattr(self, name) for name in PARAM_NAMES} | own
+
+
 NO_KEY = 2**32 - 1  # both words of the key of a layout that was not drawn
 INT_PARAMS = frozenset({"max_steps", "difficulty"})
+PARAM_NAMES = tuple(field.name for field in dataclasses.fields(SwarmParams) if field.name != "own_weights")
 
 
-def cast_params(params: SwarmParams) -> SwarmParams:
-    """Every field as a strong float32 or int32 array, so that the kind of number given never retraces."""
-    return SwarmParams(
-        **{
-            field.name: jnp.asarray(getattr(params, field.name), jnp.int32 if field.name in INT_PARAMS else jnp.float32)
-            for field in dataclasses.fields(params)
-        }
-    )
+def cast_params(params: SwarmParams, as_array: Callable[..., Any] = jnp.asarray) -> SwarmParams:
+    """Every number as a strong float32 or int32 array, so that the kind of number given never retraces."""
+    numbers = {
+        name: as_array(getattr(params, name), np.int32 if name in INT_PARAMS else np.float32) for name in PARAM_NAMES
+    }
+    own = {name: as_array(weight, np.float32) for name, weight in params.own_weights.items()}
+    return SwarmParams(**numbers, own_weights=own)
 
 
 def narrow(tree: Tree) -> Tree:

@@ -12,8 +12,9 @@ from helpers.worlds import ENGINES
 import entropy_env  # noqa: F401
 from entropy_env import Swarm, SwarmSpec, checks, make_engine, make_layout, swarm_v0, vector
 from entropy_env.adapters.sb3 import SwarmVecEnv
+from entropy_env.rewards import TERMS
 from entropy_env.scenarios.custom import Custom, check_layout, spec_for
-from entropy_env.types import INT_PARAMS, SwarmParams
+from entropy_env.types import INT_PARAMS, PARAM_NAMES, SwarmParams
 
 ENV = Swarm(SwarmSpec(num_agents=3, num_rays=4), Custom(4))
 SMALL = Swarm(SwarmSpec(num_agents=3, num_rays=4), difficulty=4)
@@ -46,14 +47,16 @@ def make(engine, env=SMALL, num_envs=2, **settings):
 
 
 def test_every_parameter_and_count_has_a_range():
-    assert checks.PARAMS.keys() == vars(SwarmParams()).keys()
+    weights = {f"reward_{name}" for name in TERMS}
+    assert checks.PARAMS.keys() | weights == set(PARAM_NAMES)
+    assert {checks.range_of(name) for name in weights} == {checks.WEIGHT}
     assert {name for name, allowed in checks.PARAMS.items() if allowed.whole} == INT_PARAMS
-    checks.check_params(vars(SwarmParams()))
+    checks.check_params(SwarmParams().by_keyword())
 
 
-@pytest.mark.parametrize("name", checks.PARAMS)
+@pytest.mark.parametrize("name", PARAM_NAMES)
 def test_parameters_are_taken_up_to_their_limits_and_no_further(name):
-    inside, outside = beside(checks.PARAMS[name])
+    inside, outside = beside(checks.range_of(name))
     for value in inside:
         kind = int if name in INT_PARAMS else np.float64
         assert ENV.make_params(**{name: kind(value), "agent_radius" if name != "agent_radius" else "dt": 0.1})
@@ -62,7 +65,7 @@ def test_parameters_are_taken_up_to_their_limits_and_no_further(name):
         for given, shown in ((value, f"{name}="), (np.array([inside[0], value]), rf"{name}\[1\]=")):
             with pytest.raises(ValueError, match=rf"^{shown}.* must be ") as refusal:
                 SMALL.make_params(**{name: given})
-            assert str(refusal.value).endswith(f"must be {checks.PARAMS[name]}")
+            assert str(refusal.value).endswith(f"must be {checks.range_of(name)}")
             for engine in engines:
                 before = engine.params
                 with pytest.raises(ValueError, match=f"^{shown}.* must be "):

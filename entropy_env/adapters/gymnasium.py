@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -23,7 +23,6 @@ from entropy_env.adapters.world import (
 )
 from entropy_env.engines import EngineName
 from entropy_env.engines.interface import Transition
-from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
 from entropy_env.types import Layout, OnGoal
@@ -85,10 +84,11 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         """
         self._world.check_running()
         told = self._world.step(check_action("the action", action, (2,))[None])
+        terms = self._world.swarm.terms
         terminated, truncated = bool(told.terminated[0, 0]), bool(told.truncated[0, 0])
         obs = (told.final_obs if terminated or truncated else told.obs)[0, 0].copy()
-        info = {name: value[0].item() for name, value in _told(told).items() if name != "reward_terms"}
-        info["reward_terms"] = dict(zip(TERMS, told.reward_terms[0, 0].tolist(), strict=True))
+        info = {name: value[0].item() for name, value in _told(told, terms).items() if name != "reward_terms"}
+        info["reward_terms"] = dict(zip(terms, told.reward_terms[0, 0].tolist(), strict=True))
         return obs, float(told.reward[0, 0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
@@ -183,7 +183,7 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         told = self._worlds.step(actions[:, None])  # steps worlds that are reset below too; that step is overwritten
         terminated, truncated = told.terminated[:, 0] & ~beginning, told.truncated[:, 0] & ~beginning
         reward = np.where(beginning, 0.0, told.reward[:, 0].astype(np.float64))
-        ended, info = terminated | truncated, _told(told)
+        ended, info = terminated | truncated, _told(told, self._worlds.swarm.terms)
         if not same_step:
             self._obs = np.where(ended[:, None], told.final_obs[:, 0], told.obs[:, 0])
             infos = {} if beginning.all() else _vector_info(info, ~beginning)
@@ -259,14 +259,14 @@ def _as_mode(mode: str | AutoresetMode) -> AutoresetMode:
     return RESET_MODES[plain]
 
 
-def _told(told: Transition) -> dict[str, Any]:
-    """Return the info of a step, for the only robot of each world, as arrays (E,)."""
+def _told(told: Transition, terms: Iterable[str]) -> dict[str, Any]:
+    """Return the info of a step, for the only robot of each world, as arrays (E,). terms: names of the reward's terms."""
     return {
         "active": told.active[:, 0],
         "reached": told.reached[:, 0],
         "collision": told.collision[:, 0],
         "goals_reached": told.goals_reached[:, 0],
-        "reward_terms": {name: told.reward_terms[:, 0, i] for i, name in enumerate(TERMS)},
+        "reward_terms": {name: told.reward_terms[:, 0, i] for i, name in enumerate(terms)},
     }
 
 

@@ -31,7 +31,7 @@ from entropy_env.types import OnGoal, SwarmParams, SwarmState
 SIX_RESULTS = hasattr(Environment, "is_truncated")  # gymnax 1.0 and later; 0.0.9 has a single `done`
 
 
-class GymnaxParams(SwarmParams):
+class GymnaxParams(SwarmParams):  # type: ignore[misc]
     """SwarmParams with gymnax's name for the time limit."""
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,6 @@ from entropy_env import checks
 from entropy_env.adapters.world import RENDER_MODES, Adapter, World, check_action, check_keywords
 from entropy_env.engines import EngineName
 from entropy_env.engines.interface import Transition
-from entropy_env.rewards import TERMS
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space, state_space
 from entropy_env.types import Layout, OnGoal
@@ -70,14 +69,16 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         render_mode: None, `human` or `rgb_array`.
         max_steps: the time limit in control periods, or `never`. Without a time limit, robots get new spawns and goals
         between the same walls whenever they need them. None: the preset's, or else what the scenario needs.
-        reward: the reward preset, `shaped` or `seed`. None: the preset's, or else `shaped`.
+        reward: the reward preset, `shaped` or `v3`. None: the preset's, or else `shaped`.
         layout: a map to use instead of the scenario's: a result of `make_layout`, or a mapping of its arguments.
         engine: steps the world: `numba`, `jax`, or `auto` for Numba on a CPU.
         preset: the name of several settings; any other keyword overrides them. `v2` is the older engine on pymunk: the
         force drive, 0.05 s per step in 3 substeps, velocities observed in m/s in the world's frame, one goal after
-        another (`respawn`) for 500 steps, and the reward `seed`.
+        another (`respawn`) for 500 steps, and the reward `v3`.
         num_threads: threads of the Numba engine. None: NUMBA_NUM_THREADS, or else OMP_NUM_THREADS, or else all cores.
         settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`) or SwarmParams.
+        reward_terms, one of them, is a dict of your own terms of the reward by name, functions (outcome, params) or their
+        import paths, "package.module:function": see `entropy_env.rewards`. Each needs a weight, `reward_<name>`.
         """
         check_keywords(SwarmParallelEnv, settings)
         self._world = self._simulator = World(
@@ -138,7 +139,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         told = self._world.step(self._stack(actions))
         over, agents = bool(told.done[0]), self.agents
         stays = self._world.swarm.spec.on_goal != "terminate" and not over
-        obs, rewards, infos = told.obs[0].copy(), told.reward[0].tolist(), _infos(told)
+        obs, rewards, infos = told.obs[0].copy(), told.reward[0].tolist(), _infos(told, self._world.swarm.terms)
         terminated = [False] * len(infos) if stays else told.terminated[0].tolist()
         if over or True in terminated:
             ended = told.terminated[0] | told.truncated[0]
@@ -209,8 +210,8 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
 
-def _infos(told: Transition) -> list[dict[str, Any]]:
-    """Return the info of each agent of the only world, in Python numbers."""
+def _infos(told: Transition, terms: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the info of each agent of the only world, in Python numbers. terms: names of the reward's terms."""
     columns = (told.active, told.reached, told.collision, told.goals_reached, told.reward_terms)
     return [
         {
@@ -218,9 +219,9 @@ def _infos(told: Transition) -> list[dict[str, Any]]:
             "reached": reached,
             "collision": collision,
             "goals_reached": goals_reached,
-            "reward_terms": dict(zip(TERMS, terms, strict=True)),
+            "reward_terms": dict(zip(terms, values, strict=True)),
         }
-        for active, reached, collision, goals_reached, terms in zip(
+        for active, reached, collision, goals_reached, values in zip(
             *(column[0].tolist() for column in columns), strict=True
         )
     ]

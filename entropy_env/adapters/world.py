@@ -15,6 +15,7 @@ from entropy_env import checks
 from entropy_env.engines import EngineName, make_engine
 from entropy_env.engines.interface import Engine, Transition, check_draws, check_start
 from entropy_env.env import Swarm
+from entropy_env.rewards import as_terms
 from entropy_env.scenarios import Scenario
 from entropy_env.scenarios.custom import Custom, check_layout, make_layout, pad_layout, spec_for
 from entropy_env.task import PARAM_FIELDS, SPEC_FIELDS, Task
@@ -322,7 +323,8 @@ def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callab
     adapter: the class that was given the settings. simulator: the callable that the settings are passed on to.
     """
     own = inspect.signature(adapter).parameters.keys() | inspect.signature(simulator).parameters.keys() - SIZES
-    known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | {"reward"}
+    weights = {f"reward_{name}" for name, _ in as_terms(settings.get("reward_terms") or ())}
+    known = own - {"settings"} | SPEC_FIELDS - SIZES | PARAM_FIELDS | weights | {"reward"}
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown keyword {name!r}{checks.suggest(name, sorted(known))}")

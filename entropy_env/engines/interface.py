@@ -15,7 +15,7 @@ import numpy as np
 
 from entropy_env import checks
 from entropy_env.scenarios.base import empty_layout
-from entropy_env.types import INT_PARAMS, SwarmState
+from entropy_env.types import SwarmState, cast_params
 
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
@@ -45,7 +45,7 @@ class Transition:
     goals_reached: np.ndarray  # (E, N) int32, since the world's reset
     episode_return: np.ndarray  # (E, N) float32, this step included
     episode_length: np.ndarray  # (E, N) int32, this step included
-    reward_terms: np.ndarray  # (E, N, terms) float32, in the order of `rewards.TERMS`
+    reward_terms: np.ndarray  # (E, N, terms) float32, in the order of `Swarm.terms`
 
 
 class Engine(Protocol):
@@ -160,11 +160,12 @@ def check_which(which: np.ndarray | None, num_envs: int) -> np.ndarray:
 
 def check_params(params: SwarmParams, env: Swarm, num_envs: int) -> None:
     """Check parameters: each must be one number, or one for each world, and in range. Raises ValueError."""
-    for name, value in vars(params).items():
+    numbers = params.by_keyword()
+    for name, value in numbers.items():
         if not isinstance(value, checks.PLAIN) and np.shape(value) not in ((), (num_envs,)):
             shape = np.shape(value)
             raise ValueError(f"{name} has shape {shape}: give one number, or one for each of {num_envs} worlds")
-    checks.check_params(vars(params))
+    checks.check_params(numbers)
     env.check_together(params)
 
 
@@ -235,9 +236,8 @@ def draw(
 
     device: None for JAX's default.
     """
-    kinds = {field.name: np.int32 if field.name in INT_PARAMS else np.float32 for field in dataclasses.fields(params)}
     # Fixed types, so that another engine, or another type of number from the user, does not compile again.
-    params = params.replace(**{name: np.asarray(getattr(params, name), kind) for name, kind in kinds.items()})
+    params = cast_params(params, np.asarray)
     little = batch.num_envs * batch.env.spec.num_agents < LITTLE
     quick = little and (device.platform if device else jax.default_backend()) == "cpu"
     with jax.default_device(device):

@@ -32,7 +32,6 @@ from entropy_env.engines.interface import (
     read_draws,
 )
 from entropy_env.env import Swarm
-from entropy_env.rewards import TERMS
 from entropy_env.scenarios.base import empty_layout
 from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
 from entropy_env.vector import VectorState, VectorSwarm, param_axes
@@ -224,7 +223,9 @@ def _step(
         "acted": info["active"],
         "active": info["remains"],
     }
-    columns = [told[name] for name in FLAGS + COUNTS + NUMBERS] + [info["reward_terms"][name] for name in TERMS]
+    columns = [told[name] for name in FLAGS + COUNTS + NUMBERS] + [
+        info["reward_terms"][name] for name in batch.env.terms
+    ]
     numbers = jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
     return state, obs, jnp.concatenate([info["final_obs"], numbers], axis=-1)
 

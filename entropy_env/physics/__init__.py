@@ -30,6 +30,7 @@ __all__ = [
     "UNIT",
     "advance",
     "apart",
+    "as_motors",
     "clearance",
     "longest_move",
     "top_speed",
@@ -37,13 +38,13 @@ __all__ = [
 ]
 
 
-def advance(state: SwarmState, action: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """Move all agents for one control period.
+def as_motors(action: jax.Array) -> jax.Array:
+    """Clip an action to [-1, 1]. What is not finite becomes zero."""
+    return jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
 
-    action: (N, 2) left and right motor in [-1, 1]. Values beyond are clipped, and values that are not finite count as
-    zero.
-    """
-    motors = jnp.clip(jnp.where(jnp.isfinite(action), action, 0.0), -1.0, 1.0)
+
+def advance(state: SwarmState, motors: jax.Array, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
+    """Move all agents for one control period. motors: (N, 2) left and right, of `as_motors`."""
     near = touching_neighbours(state, params, spec)
     drive = {"kinematic": kinematic.drive, "force": force.drive}[spec.drive]
     return drive(state, motors, near, params, spec)

@@ -426,7 +426,7 @@ def test_a_scenario_that_finds_no_room_fails_at_reset():
 
 
 def test_settings_reach_the_simulator():
-    env = make(max_wheel_speed=0.5, num_rays=8, velocity_frame="world", reward="seed", dt=0.05)
+    env = make(max_wheel_speed=0.5, num_rays=8, velocity_frame="world", reward="v3", dt=0.05)
     env.reset(options={"layout": one_goal(near_goal())})
     observations, _, _, _, infos = act(env)
     spec = SwarmSpec(num_rays=8)
@@ -486,7 +486,7 @@ def test_another_environment_and_other_parameters_compile_nothing(engine):
     env.reset(seed=0)
     act(env)
     before = compiled()
-    other = make(engine=engine, max_wheel_speed=0.3, agent_radius=0.08, max_steps=50, reward="seed")
+    other = make(engine=engine, max_wheel_speed=0.3, agent_radius=0.08, max_steps=50, reward="v3")
     other.reset(seed=1)
     act(other)
     assert compiled() == before

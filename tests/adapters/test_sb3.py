@@ -840,7 +840,7 @@ def test_what_is_wrong_is_named():
 
 
 def test_settings_are_those_of_the_other_environments():
-    env, _ = begun(num_rays=8, velocity_frame="world", max_wheel_speed=0.5, reward="seed")
+    env, _ = begun(num_rays=8, velocity_frame="world", max_wheel_speed=0.5, reward="v3")
     spec = SwarmSpec(num_rays=8)
     assert env.observation_space.shape == (spec.obs_dim,)
     obs, rewards, *_ = env.step(np.ones((LANES, 2)))

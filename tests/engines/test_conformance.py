@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from entropy_env.engines import make_engine
 from entropy_env.env import Swarm
 from entropy_env.scenarios import SCENARIOS
-from entropy_env.types import SwarmParams, SwarmSpec
+from entropy_env.types import PARAM_NAMES, SwarmParams, SwarmSpec
 
 N, WORLDS, STEPS = 6, 8, 10
 TOLERANCE = 1e-5  # also m, from a threshold, within which flags may differ
@@ -31,7 +31,6 @@ MODES = {
     "force": (dataclasses.replace(COMMON, num_rays=5, substeps=3, on_goal="respawn", drive="force"), True),
 }
 FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success", "goals_reached")
-PARAM_NAMES = [field.name for field in dataclasses.fields(SwarmParams)]
 seeds = st.integers(0, 2**16)
 
 

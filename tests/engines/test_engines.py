@@ -216,7 +216,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_a_warning():
 def test_the_cache_folder_follows_from_the_text_of_the_engine(monkeypatch, tmp_path):
     monkeypatch.setattr(compilation.config, "CACHE_DIR", str(tmp_path))
     here, _ = compilation.cache_folder.__wrapped__()
-    monkeypatch.setattr(compilation, "CONSTANTS", (*compilation.CONSTANTS, "render/scene.py"))
+    monkeypatch.setattr(compilation, "COMPILED", (*compilation.COMPILED, "render/scene.py"))
     assert Path(here).parent == tmp_path
     assert compilation.cache_folder.__wrapped__()[0] != here
 

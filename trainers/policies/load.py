@@ -23,7 +23,7 @@ Described = TypeVar("Described")
 
 def describe_policy(actor: ActorSpec, task: Task) -> dict[str, Any]:
     """Return the metadata with which `load_run` can load a checkpoint. Its tree must have `params["actor"]` and `moments`."""
-    return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task.settings}
+    return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task.written()}
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> ActorPolicy:

@@ -30,6 +30,10 @@ class WorldOptions:
     env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
     """Other parameters of the world, for example: max_wheel_speed 0.8."""
 
+    reward_terms: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """Your own terms of the reward by name, as import paths package.module:function. Each needs a weight among
+    env_params, reward_NAME."""
+
     @property
     def task(self) -> Task:
         """The worlds as a task. Raises ValueError for an impossible specification."""
@@ -38,11 +42,12 @@ class WorldOptions:
     @property
     def settings(self) -> dict[str, Any]:
         """The keywords for `Task.of`. Raises ValueError for an unknown name in `env_params`."""
-        known = PARAM_FIELDS - {"difficulty"}  # it has its own option
+        known = PARAM_FIELDS - {"difficulty"} | {f"reward_{name}" for name in self.reward_terms}
         for name in self.env_params:
             if name not in known:
                 raise ValueError(f"env_params has an unknown parameter {name!r}{checks.suggest(name, sorted(known))}")
-        own = {name: getattr(self, name) for name in ("scenario", "difficulty", "num_agents", "reward")}
+        names = ("scenario", "difficulty", "num_agents", "reward", "reward_terms")
+        own = {name: getattr(self, name) for name in names}
         return own | self.env_params
 
 

@@ -125,7 +125,7 @@ class Training:
             "name": self.name,
             "track_id": self.track_id,
             "step": self.model.num_timesteps,
-            "env": self.task.settings,
+            "env": self.task.written(),
             "config": dataclasses.asdict(self.config),
             "curriculum": vars(self.curriculum),
         }

@@ -12,9 +12,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Mapping
-from io import BufferedWriter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -41,7 +40,7 @@ class MetricsLogger:
         # Without the time in ns, a run that is resumed within a second would overwrite its own events.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{time.time_ns()}"
         self._events = path.with_name(name).open("wb", buffering=RECORD)
-        self._waiting: dict[BufferedWriter, deque[bytes]] = {self._lines: deque(), self._events: deque()}
+        self._waiting: dict[BinaryIO, deque[bytes]] = {self._lines: deque(), self._events: deque()}
         self._patience = Patience()
         # TensorBoard drops earlier events from the step of a START on, but ignores the first START of a run. So a new run
         # writes one too, at step 0.

@@ -6,7 +6,6 @@ less to hand to a kernel than thirty. The public arrays are views of one field e
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from entropy_env.engines.interface import state_shapes
 from entropy_env.engines.numba_engine.compilation import inlined
 from entropy_env.rewards import TERMS
-from entropy_env.types import INT_PARAMS, LASTING, OBSERVATION, Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.types import INT_PARAMS, LASTING, OBSERVATION, PARAM_NAMES, Layout, SwarmParams, SwarmSpec, SwarmState
 
 STATE = vars(state_shapes(SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0)))
 WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
@@ -62,7 +61,7 @@ AGENT = np.dtype(
         ("truncated", np.bool_),
         ("success", np.bool_),
         ("reward", np.float32),
-        ("reward_terms", np.float32, len(TERMS)),
+        ("reward_terms", np.float32, len(TERMS)),  # the built-in ones
         ("episode_return", np.float32),  # this step included
         ("episode_length", np.int32),
         ("total_reached", np.int32),  # goals, before any reset
@@ -115,10 +114,7 @@ WORLD = np.dtype(
     ],
     align=True,
 )
-PARAMS = np.dtype(
-    [(field.name, np.int32 if field.name in INT_PARAMS else np.float32) for field in dataclasses.fields(SwarmParams)],
-    align=True,
-)
+PARAMS = np.dtype([(name, np.int32 if name in INT_PARAMS else np.float32) for name in PARAM_NAMES], align=True)
 clear_world = clearing(WORLD, WORLD_FIELDS)
 clear_motion = clearing(MOTION, MOTION_FIELDS)
 clear_agent = clearing(AGENT, [name for name in AGENT_FIELDS if name not in (*LASTING, *PLACED)])
@@ -150,6 +146,8 @@ class Swarms(NamedTuple):
     maps: Maps
     obs: np.ndarray  # (E, N, obs_dim) float32, to act on next
     final_obs: np.ndarray  # (E, N, obs_dim) float32, of those who ended
+    weights: np.ndarray  # (E, terms) float32, of all reward terms: the built-in ones, then a user's own
+    reward_terms: np.ndarray  # (E, N, terms) float32, all of them, where a user has own ones; else without columns
     near_fixed: np.ndarray  # (E, N, K) int32, the first `num_near_fixed` fixed bodies may be touched in this step
     contacts: np.ndarray  # (S, N + K, 5) of one agent, on S threads: gap (m), normal (2), share, which agent
     cell_end: np.ndarray  # (E, cells) int32, where each cell's agents end in the sorted order
@@ -173,6 +171,7 @@ def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
 def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
     """Zeros, and the directions of the rays."""
     lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
+    num_terms = len(TERMS) + len(spec.reward_terms)
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
     columns = [(spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION]
     return Swarms(
@@ -182,6 +181,8 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
         maps=empty_maps(spec, num_envs),
         obs=np.zeros((*lanes, spec.obs_dim), np.float32),
         final_obs=np.zeros((*lanes, spec.obs_dim), np.float32),
+        weights=np.zeros((num_envs, num_terms), np.float32),
+        reward_terms=np.zeros((*lanes, num_terms if spec.reward_terms else 0), np.float32),
         near_fixed=np.zeros((*lanes, fixed), np.int32),
         contacts=np.zeros((num_threads, spec.num_agents + fixed, 5), np.float32),
         cell_end=np.zeros((num_envs, num_cells), np.int32),
@@ -201,6 +202,12 @@ def pack_params(params: SwarmParams, num_envs: int) -> np.ndarray:
     for name in PARAMS.names or ():
         packed[name] = getattr(params, name)
     return packed
+
+
+def pack_weights(weights: np.ndarray, params: SwarmParams, terms: Iterable[str]) -> None:
+    """Write the weights of reward terms into (E, terms), from scalars or one value a world."""
+    for column, name in enumerate(terms):
+        weights[:, column] = params.weight(name)
 
 
 def map_bytes(maps: Maps) -> list[np.ndarray]:

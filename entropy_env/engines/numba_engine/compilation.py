@@ -25,8 +25,8 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp"},
 }
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
-# files of the package of which compiled code holds numbers, or the order of a table
-CONSTANTS = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py")
+# files of the package that are in compiled code too: numbers, formulas, the order of a table
+COMPILED = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py", "rewards.py")
 NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
 
 
@@ -57,7 +57,7 @@ def cache_folder() -> tuple[str | None, str]:
     package = here.parents[1]
     text = hashlib.sha256()
     files = [path for path in sorted(here.rglob("*.py")) if path.name not in NOT_COMPILED]
-    for path in [*files, *(package / name for name in CONSTANTS)]:
+    for path in [*files, *(package / name for name in COMPILED)]:
         text.update(path.read_bytes())
     name = f"entropy_env-{text.hexdigest()[:12]}"
     try:

@@ -39,12 +39,14 @@ from entropy_env.engines.numba_engine.arrays import (
     empty_swarms,
     map_bytes,
     pack_params,
+    pack_weights,
     read_state,
     write_maps,
     write_state,
 )
 from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
 from entropy_env.engines.numba_engine.observations import check_components, global_state
+from entropy_env.engines.numba_engine.rewards import compile_terms
 from entropy_env.engines.numba_engine.schedule import RETURN, SEE, SORT, WHOLE_WORLD, place_of
 from entropy_env.engines.numba_engine.step import Choices, make_choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
@@ -86,7 +88,8 @@ class NumbaEngine:
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
-        self._choices = make_choices(spec, autoreset)
+        self._own_terms = compile_terms(spec.reward_terms) if spec.reward_terms else None
+        self._choices = make_choices(spec, autoreset, self._own_terms.address if self._own_terms else 0)
         self._told = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -106,6 +109,7 @@ class NumbaEngine:
     def params(self, params: SwarmParams) -> None:
         check_params(params, self.env, self.num_envs)
         self._packed = pack_params(params, self.num_envs)
+        pack_weights(self._w.weights, params, self.env.terms)
         self._rows_run_out = self.env.rows_run_out and bool(np.any(self._packed["max_steps"] == NEVER))
         self._params = params
         if not self.autoreset:
@@ -377,13 +381,14 @@ def _transition(w: Swarms) -> Transition:
         obs=w.obs,
         final_obs=w.final_obs,
         done=w.worlds["over"],
+        reward_terms=w.reward_terms if w.reward_terms.size else agents["reward_terms"],
         active=agents["remains"],
         goals_reached=agents["total_reached"],
         **{
             name: agents[name]
             for name in (
                 "reward", "terminated", "truncated", "acted", "reached", "collision", "success", "episode_return",
-                "episode_length", "reward_terms",
+                "episode_length",
             )
         },
     )  # fmt: skip

@@ -16,7 +16,7 @@ from entropy_env.engines.numba_engine import schedule
 from entropy_env.engines.numba_engine.arrays import clear_agent, clear_lasting, clear_motion, clear_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel
-from entropy_env.engines.numba_engine.geometry import TWO, ZERO
+from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
 from entropy_env.engines.numba_engine.observations import observe
 from entropy_env.engines.numba_engine.physics.contacts import (
     contact_reach,
@@ -26,6 +26,7 @@ from entropy_env.engines.numba_engine.physics.contacts import (
 )
 from entropy_env.engines.numba_engine.physics.force import (
     apply_impulses,
+    clipped,
     collide,
     count_contacts,
     glide,
@@ -35,9 +36,10 @@ from entropy_env.engines.numba_engine.physics.force import (
     sink,
 )
 from entropy_env.engines.numba_engine.physics.kinematic import follow_arc, set_command, settle
+from entropy_env.engines.numba_engine.rewards import call_at, weigh_built_in
+from entropy_env.rewards import Outcome
 from entropy_env.types import SwarmSpec
 
-TEN = np.float32(10)
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
 
@@ -51,13 +53,14 @@ class Choices(NamedTuple):
     on_goal: int
     world_frame: bool  # velocities are observed in the world's frame
     autoreset: bool  # a world that is over is not looked at again before its reset
+    own_terms: int  # the address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 
 
-def make_choices(spec: SwarmSpec, autoreset: bool) -> Choices:
-    """What a specification says about a step."""
+def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choices:
+    """What a specification says about a step. own_terms: the address of a user's own reward terms."""
     force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
     stages = schedule.make_schedule(spec.substeps, force)
-    return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset)
+    return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset, own_terms)
 
 
 @inlined
@@ -96,12 +99,26 @@ def next_step(world):
 
 
 @inlined
-def score(w, p, choices, e, i):
-    """Reward, and what a goal reached or the time limit ends."""
+def reward_of(w, p, choices, outcome, e, i):
+    """The sum of all terms, which are kept one by one."""
+    built_in, every, reward = w.agents[e, i].reward_terms, w.reward_terms[e, i], ZERO
+    weigh_built_in(outcome, p, w.weights[e], built_in)
+    for term in range(built_in.shape[0]):
+        reward += built_in[term]
+    if choices.own_terms:
+        call_at(choices.own_terms, outcome, p, w.weights[e], every)
+        for term in range(built_in.shape[0]):
+            every[term] = built_in[term]
+        for term in range(built_in.shape[0], every.shape[0]):
+            reward += every[term]
+    return reward
+
+
+@inlined
+def score(w, p, choices, motors, e, i):
+    """Reward, and what a goal reached or the time limit ends. motors: (2,), what the agent was asked to do."""
     me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
-    terms, reached, reward = me.reward_terms, False, ZERO
-    for term in range(terms.shape[0]):
-        terms[term] = ZERO
+    reached, reward = False, ZERO
     if me.acted:
         if choices.force:
             settle_pair(me, w.motions[e, i])
@@ -109,14 +126,19 @@ def score(w, p, choices, e, i):
             settle(me)
         distance = distance_to_goal(me)
         reached = distance < p.agent_radius + p.goal_radius
-        terms[0] = p.reward_distance * -distance / TEN
-        terms[1] = p.reward_progress * (me.distance - distance)
-        terms[2] = p.reward_reached if reached else ZERO
-        terms[3] = -p.reward_collision if me.collided else ZERO
-        terms[4] = -p.reward_time
-        for term in range(terms.shape[0]):
-            reward += terms[term]
+        outcome = Outcome(
+            distance_before=me.distance,
+            distance=distance,
+            reached=ONE if reached else ZERO,
+            collision=ONE if me.collided else ZERO,
+            left=clipped(motors[0]),
+            right=clipped(motors[1]),
+        )
+        reward = reward_of(w, p, choices, outcome, e, i)
         me.length_so_far += 1
+    else:
+        me.reward_terms[:] = ZERO
+        w.reward_terms[e, i, :] = ZERO
     if reached:
         me.goals_reached += 1
         if choices.on_goal == NEXT_GOAL:
@@ -252,7 +274,7 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
                 sink(w.agents[e, i], w.motions[e, i], p)
     elif stage == schedule.SCORE:
         for i in range(first, last):
-            score(w, p, choices, e, i)
+            score(w, p, choices, action[e, i], e, i)
     elif stage == schedule.END:
         end(w, p, choices, e)
     elif stage == schedule.SORT:

@@ -1,0 +1,90 @@
+"""Reward terms (`entropy_env.rewards`) as machine code.
+
+The built-in ones are part of the kernel that is kept on disk. A user's own are compiled by themselves, and the kernel calls
+them at their address: so they cost a fraction of a second in every process, not the many seconds of another kernel, and
+nothing is kept that an edit of their source, or of what they call, could make wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from entropy_env.engines.numba_engine.arrays import PARAMS
+from entropy_env.engines.numba_engine.compilation import OPTIONS, inlined
+from entropy_env.rewards import TERMS, NamedTerms, Outcome, Term, place_of
+
+OUTCOME = types.NamedUniTuple(types.float32, len(Outcome._fields), Outcome)
+ROW = types.Array(types.float32, 1, "C")
+GIVEN = OUTCOME, numba.from_dtype(PARAMS), ROW, ROW  # to what `weighing` makes
+
+
+def weighing(terms: Iterable[Any], first: int = 0) -> Any:
+    """A function (outcome, params, weights, values) that writes compiled terms, times their weights, from column `first`."""
+
+    @inlined
+    def weigh(outcome, p, weights, values):
+        pass
+
+    for column, term in enumerate(terms, first):
+        weigh = _then(weigh, term, column)
+    return weigh
+
+
+def _then(before: Any, term: Any, column: int) -> Any:
+    """A function that does what another does, and writes one term more."""
+
+    @inlined
+    def weigh(outcome, p, weights, values):
+        before(outcome, p, weights, values)
+        values[column] = weights[column] * np.float32(term(outcome, p))  # literals make a float64 of it
+
+    return weigh
+
+
+weigh_built_in = weighing(map(inlined, TERMS.values()))
+
+
+@functools.lru_cache(maxsize=64)
+def compile_terms(terms: NamedTerms) -> Any:
+    """Numba's C function that weighs a user's own terms. Raises ValueError for one that cannot be compiled, saying where."""
+    weigh = weighing((_compile(name, term) for name, term in terms), len(TERMS))
+    return numba.cfunc(types.void(*GIVEN), **OPTIONS)(weigh.py_func)
+
+
+def _compile(name: str, term: Term) -> Any:
+    compiled = inlined(term)
+    try:
+        compiled.compile(GIVEN[:2])
+        result = compiled.overloads[GIVEN[:2]].signature.return_type
+        if not isinstance(result, types.Number | types.Boolean):
+            raise TypeError(f"it must give one number, not {result}")
+    except Exception as error:
+        place, lines = getattr(error, "loc", None), str(error).split("\n")
+        where = f"{place.filename}:{place.line}" if place else place_of(term)
+        reason = next((line for line in lines if line and not line.startswith("Failed in")), "")
+        raise ValueError(
+            f"reward term {name!r} ({where}) cannot be compiled by Numba: {type(error).__name__}: {reason}; engine='jax' "
+            "takes it"
+        ) from error
+    return compiled
+
+
+@intrinsic
+def call_at(typingctx, address, outcome, p, weights, values):
+    """Call what `compile_terms` made, at its address."""
+
+    def generate(context, builder, signature, given):
+        kinds = [context.get_value_type(kind) for kind in signature.args[1:]]
+        function = ir.FunctionType(context.get_value_type(types.void), kinds)
+        builder.call(builder.inttoptr(given[0], function.as_pointer()), given[1:])
+        return context.get_dummy_value()
+
+    return types.void(address, outcome, p, weights, values), generate
