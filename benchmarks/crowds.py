@@ -180,11 +180,11 @@ class Run:
 
     def step(self, direction: float = 1.0) -> None:
         """Step all worlds once, and check the positions of all robots."""
-        before, told = self.state, self.engine.step(self.motors(direction))
+        before, transition = self.state, self.engine.step(self.motors(direction))
         self.state = after = self.engine.state
         self.steps += 1
         self.worst_gap = min(self.worst_gap, float(least_gap(after, self.params).min()))
-        moved = told.acted & ~told.terminated  # the others may have respawned elsewhere
+        moved = transition.acted & ~transition.terminated  # the others may have respawned elsewhere
         places, layout = (before.position.astype(np.float64), after.position.astype(np.float64)), after.layout
         for e in range(len(moved)):
             walls = layout.walls[e][layout.wall_mask[e]].astype(np.float64)

@@ -104,7 +104,7 @@ STATE = {
     "wheel_speed": Range(-1000, 1000, "m/s"),
     "velocity": Range(-10_000, 10_000, "m/s"),
     "angular_velocity": Range(-1e6, 1e6, "rad/s"),
-    "sunk": Range(-10, 10, "m"),
+    "penetration": Range(-10, 10, "m"),
     "goals_reached": COUNT,
     "step": COUNT,
 }
@@ -180,7 +180,7 @@ def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarra
     return speeds
 
 
-def check_layout(layout: Any, named: str = "layout.") -> None:
+def check_layout_numbers(layout: Any, named: str = "layout.") -> None:
     """Check that all numbers of a Layout, or of several, are in range. Empty slots are not checked.
 
     Raises ValueError naming the number. named: what to put before the name of its field.

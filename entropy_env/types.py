@@ -224,7 +224,9 @@ class SwarmState(struct.PyTreeNode):
     velocity: jax.Array  # (N, 2) m/s, world frame; this and the next two are zero with the kinematic drive
     angular_velocity: jax.Array  # (N,) rad/s, counter-clockwise
     rounding: jax.Array  # (N, 6) what float32 leaves out of position, heading, velocity and angular velocity
-    sunk: jax.Array  # (N, 2) m, from the position to where the force drive wants it, in what it touches; up to r / 2
+    penetration: (
+        jax.Array
+    )  # (N, 2) m, from the position to where the force drive wants it, in what it touches; up to r / 2
     active: jax.Array  # (N,) bool; False once terminated or while waiting for a clear spawn
     goal_index: jax.Array  # (N,) int32, column of layout.goals
     goals_reached: jax.Array  # (N,) int32, since the world's reset
@@ -247,7 +249,7 @@ class SwarmState(struct.PyTreeNode):
             velocity=jnp.zeros((num_agents, 2), jnp.float32),
             angular_velocity=jnp.zeros(num_agents, jnp.float32),
             rounding=jnp.zeros((num_agents, 6), jnp.float32),
-            sunk=jnp.zeros((num_agents, 2), jnp.float32),
+            penetration=jnp.zeros((num_agents, 2), jnp.float32),
             active=jnp.ones(num_agents, bool),
             goal_index=goal_index,
             goals_reached=jnp.zeros(num_agents, jnp.int32),

@@ -115,17 +115,17 @@ class VectorSwarm:
         - `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) int32 and `success` (E, N) bool,
           all valid where terminated or truncated;
         - `goals_reached` (E, N) int32, since the world's reset;
-        - `active` (E, N) bool, the agents that took part in this step;
-        - `remains` (E, N) bool, the agents in the world after it, before any reset;
+        - `acted` (E, N) bool, the agents that took part in this step;
+        - `active` (E, N) bool, the agents in the world after it, before any reset;
         - `over` (E,) bool, the worlds that are over.
         """
         axes = param_axes(params)
-        active = state.worlds.active
+        acted = state.worlds.active
         step = jax.vmap(self.env.step, (None, 0, 0, axes))
         final_obs, worlds, reward, terminated, truncated, info = step(key, state.worlds, action, params)
 
         episode_return = state.episode_return + reward
-        episode_length = state.episode_length + active.astype(jnp.int32)
+        episode_length = state.episode_length + acted.astype(jnp.int32)
         success = terminated
         if self.env.spec.on_goal == "next_goal":
             success = truncated & (worlds.goals_reached > 0)
@@ -135,7 +135,7 @@ class VectorSwarm:
             "episode_length": episode_length,
             "success": success,
             "goals_reached": worlds.goals_reached,
-            "active": active,
+            "acted": acted,
         }
 
         over = worlds.done
@@ -148,7 +148,7 @@ class VectorSwarm:
             respawned = _select(over, worlds, jax.vmap(self.env.respawn, (0, axes))(worlds, params))
             changed |= jnp.any(respawned.active != worlds.active, axis=1)
             worlds = respawned
-        info |= {"remains": worlds.active, "over": over}
+        info |= {"active": worlds.active, "over": over}
         if self.autoreset:
             worlds, changed = _select(over, jax.vmap(self.env.start)(state.next_layout), worlds), changed | over
         obs = jnp.where(worlds.active[..., None], final_obs, 0.0)

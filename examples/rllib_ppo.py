@@ -51,10 +51,10 @@ def main(
     ray.init(include_dashboard=False)
     algorithm = config.build_algo()
     for iteration in range(iterations):
-        told = algorithm.train()["env_runners"]
+        transition = algorithm.train()["env_runners"]
         print(
-            f"iteration {iteration}: {told['num_env_steps_sampled_lifetime']:.0f} steps, "
-            f"mean return of a robot {told['episode_return_mean'] / num_agents:.2f}"
+            f"iteration {iteration}: {transition['num_env_steps_sampled_lifetime']:.0f} steps, "
+            f"mean return of a robot {transition['episode_return_mean'] / num_agents:.2f}"
         )
     algorithm.stop()
     ray.shutdown()

@@ -56,14 +56,14 @@ def main(
 
     torch.manual_seed(seed)
     env.set_seed(seed)
-    told = env.rollout(max_steps, policies[policy])
-    robots, after = told["agent"], told["next", "agent"]
+    transition = env.rollout(max_steps, policies[policy])
+    robots, after = transition["agent"], transition["next", "agent"]
     print(robots)
     acted = robots["mask"]  # (T, N)
     returns = (after["reward"][..., 0] * acted).sum(dim=0)
     arrived = (after["terminated"][..., 0] & acted).any(dim=0)
     print(
-        f"{len(told)} steps, {arrived.sum()} of {num_agents} arrived, {acted.sum()} of {acted.numel()} actions counted, "
+        f"{len(transition)} steps, {arrived.sum()} of {num_agents} arrived, {acted.sum()} of {acted.numel()} actions counted, "
         f"mean return {returns.mean():.2f}"
     )
     env.close()

@@ -211,9 +211,9 @@ def test_a_refusal_of_an_engine_changes_nothing(engine):
             refused(ValueError, lambda: worlds.reset(-1), "seed=-1")
             after = worlds.snapshot()
             assert all(np.array_equal(after[name], before[name]) for name in before)
-        told, expected = worlds.step(action[t]), alone.step(action[t])
+        transition, expected = worlds.step(action[t]), alone.step(action[t])
         for name, value in vars(expected).items():
-            np.testing.assert_array_equal(getattr(told, name), value, name)
+            np.testing.assert_array_equal(getattr(transition, name), value, name)
 
 
 def action_of(adapter, env, rng):
@@ -225,15 +225,15 @@ def action_of(adapter, env, rng):
 
 def play(adapter, env, rng, disturb=lambda: None):
     """All that two episodes tell."""
-    told = [env.reset()] if adapter == "sb3" else [env.reset(seed=1)]
+    transition = [env.reset()] if adapter == "sb3" else [env.reset(seed=1)]
     for t in range(8):
         if t == 2:
             disturb()
-        told.append(env.step(action_of(adapter, env, rng)))
+        transition.append(env.step(action_of(adapter, env, rng)))
         if t == 4 and adapter in ("pettingzoo", "gymnasium"):
-            told.append(env.reset())
-    told.append(env.reset())
-    return told
+            transition.append(env.reset())
+    transition.append(env.reset())
+    return transition
 
 
 def wrong_calls(adapter, env):
@@ -374,10 +374,10 @@ def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
         worlds.reset(3)
     assert all(np.array_equal(worlds.snapshot()[name], before[name]) for name in before)
     for t in range(1, 13):
-        told = worlds.step(np.ones((2, 3, 2)))
-        assert told.done.all() == (t % 5 == 0)
-        if told.done.all():
-            np.testing.assert_allclose(told.obs, first, atol=1e-6)
+        transition = worlds.step(np.ones((2, 3, 2)))
+        assert transition.done.all() == (t % 5 == 0)
+        if transition.done.all():
+            np.testing.assert_allclose(transition.obs, first, atol=1e-6)
             np.testing.assert_array_equal(worlds.state.layout.spawns, both.spawns)
     # on the map of a state that is taken over, and after a copy
     swapped = jax.tree.map(lambda leaf: leaf[::-1].copy(), worlds.state)

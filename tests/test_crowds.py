@@ -85,9 +85,9 @@ def test_overlaps_that_are_brought_into_a_crush_do_not_spread_and_go_when_it_eas
     run, rng = press(Crowd("crush", 50, CORNER), "numba", drive, steps=100), np.random.default_rng(0)
     state = run.state
     position = state.position + rng.normal(0, 0.03, state.position.shape) * (np.arange(50) < 10)[:, None]
-    nothing = np.zeros_like(state.rounding), np.zeros_like(state.sunk)
+    nothing = np.zeros_like(state.rounding), np.zeros_like(state.penetration)
     position = np.clip(position, RADIUS, run.size[:, None] - RADIUS).astype(np.float32)
-    run.engine.state = run.state = state.replace(position=position, rounding=nothing[0], sunk=nothing[1])
+    run.engine.state = run.state = state.replace(position=position, rounding=nothing[0], penetration=nothing[1])
     overlapping = gaps(run.state) < 0
     assert overlapping.any()
     for _ in range(100):

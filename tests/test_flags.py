@@ -100,13 +100,15 @@ def record(folder):
         for kind in ENGINES:
             engine = make_engine(env, WORLDS, env.make_params(max_steps=30), kind)
             actions = np.random.default_rng(0).uniform(-1, 1, (STEPS, WORLDS, AGENTS, 2))
-            told = {f"reset {scenario} {kind}": engine.reset(3).copy()}
+            transition = {f"reset {scenario} {kind}": engine.reset(3).copy()}
             # a user's own float64 must not widen the worlds
             engine.state = jax.tree.map(lambda x: x.astype(float) if x.dtype.kind == "f" else x, engine.state)
             for t, action in enumerate(actions):
-                told |= {f"{t} {name} {scenario} {kind}": np.array(x) for name, x in vars(engine.step(action)).items()}
+                transition |= {
+                    f"{t} {name} {scenario} {kind}": np.array(x) for name, x in vars(engine.step(action)).items()
+                }
             state = jax.tree_util.tree_flatten_with_path(engine.state)[0]
-            arrays |= told | {f"state {scenario} {kind} {jax.tree_util.keystr(path)}": x for path, x in state}
+            arrays |= transition | {f"state {scenario} {kind} {jax.tree_util.keystr(path)}": x for path, x in state}
     np.savez(folder / "arrays.npz", **arrays)
     (folder / "dtypes.json").write_text(json.dumps(dtypes))
 

@@ -175,8 +175,8 @@ def test_every_field_of_a_robot_that_starts_anew_is_what_it_is_at_rest(drive):
     for name in ENGINES:
         worlds = make_engine(env, 2, engine=name)
         worlds.state = wild(start)
-        told = worlds.step(np.zeros((2, 3, 2), np.float32))
-        assert told.obs.any(axis=-1).all(), "they all respawned"
+        transition = worlds.step(np.zeros((2, 3, 2), np.float32))
+        assert transition.obs.any(axis=-1).all(), "they all respawned"
         for field in dataclasses.fields(SwarmState):
             if field.name not in ("layout", "step"):
                 found = getattr(worlds.state, field.name)

@@ -222,8 +222,8 @@ def test_an_edit_of_the_source_is_noticed(engine, tmp_path, monkeypatch):
         importlib.invalidate_caches()
         sys.modules.pop(file.stem, None)
         env = Swarm(SMALL, reward_terms={"double": f"{file.stem}:term"})
-        told = begun(engine, env, reward_double=1).step(np.full((2, 8, 2), 0.5, np.float32))
-        found.append(told.reward_terms[0, 0, -1])
+        transition = begun(engine, env, reward_double=1).step(np.full((2, 8, 2), 0.5, np.float32))
+        found.append(transition.reward_terms[0, 0, -1])
     assert found == [1.0, 1.5]
 
 

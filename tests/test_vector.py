@@ -119,7 +119,7 @@ def test_a_batch_does_what_single_worlds_do_one_by_one(on_goal):
             for name in ("collision", "reached"):
                 np.testing.assert_array_equal(info[name][e], slow_info[name])
             np.testing.assert_array_equal(info["goals_reached"][e], goals_reached)
-            np.testing.assert_array_equal(info["active"][e], active)
+            np.testing.assert_array_equal(info["acted"][e], active)
             total[e] += slow_reward
             length[e] += active
             ended = slow_terminated | slow_truncated
@@ -206,7 +206,7 @@ def test_each_world_keeps_its_own_params_across_resets():
     for _, (_, after, _, _, _, info) in history:
         np.testing.assert_array_equal(after.worlds.layout.size[:, 0], 3.0 + np.array(levels))
         np.testing.assert_array_equal(after.next_layout.size[:, 0], 3.0 + np.array(levels))
-        np.testing.assert_allclose(info["reward_terms"]["time"], np.where(info["active"], -np.arange(7.0)[:, None], 0))
+        np.testing.assert_allclose(info["reward_terms"]["time"], np.where(info["acted"], -np.arange(7.0)[:, None], 0))
         resets += after.worlds.step == 0
     np.testing.assert_array_equal(resets, 15 // np.arange(1, 8))
 
@@ -243,10 +243,10 @@ def test_an_agent_waits_for_a_clear_pose_and_comes_back():
         drive_off = jnp.zeros((7, N, 2), jnp.float32).at[0, 1].set(1.0 if t >= 2 else 0.0)
         obs, state, reward, terminated, _, info = compiled(env, 7, "step")(KEY(t), state, drive_off, params)
         back = bool(state.worlds.active[0, 0])
-        seen.append((bool(terminated[0, 0]), bool(info["active"][0, 0]), back))
+        seen.append((bool(terminated[0, 0]), bool(info["acted"][0, 0]), back))
         assert bool(np.any(obs[0, 0])) is back
         np.testing.assert_allclose(obs, observer(env)(state.worlds, params), atol=1e-6)
-        if not info["active"][0, 0]:
+        if not info["acted"][0, 0]:
             assert reward[0, 0] == 0
             assert info["episode_length"][0, 0] == 0
     assert seen == [
@@ -299,9 +299,9 @@ for device in range(2):
     some = params.replace(difficulty=params.difficulty[rows])
     obs, state = jax.jit(part.reset)(own, some)
     alone = jax.jit(part.step)
-    for each, told in zip(action, played, strict=True):
+    for each, transition in zip(action, played, strict=True):
         obs, state, reward, terminated, truncated, info = alone(own, state, each[rows], some)
-        for found, expected in zip(told, (obs, reward, terminated, truncated, info["final_obs"]), strict=True):
+        for found, expected in zip(transition, (obs, reward, terminated, truncated, info["final_obs"]), strict=True):
             np.testing.assert_allclose(found[rows], expected, atol=1e-5)
 print("equal")
 """

@@ -16,7 +16,7 @@ from entropy_env.task import Task
 from entropy_env.types import SwarmParams, SwarmState, cast_params
 from entropy_env.vector import REDRAW_PERIOD, VectorSwarm, in_parts, param_axes, pick_params
 
-Told = tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]
+StepResult = tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]
 
 
 def make_swarm(
@@ -29,7 +29,7 @@ def make_swarm(
 
 def step(
     env: Swarm, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams, autoreset: bool
-) -> Told:
+) -> StepResult:
     """Step one world by one control period, with the results of `VectorSwarm.step` but no `episode_return` or `_length`.
 
     With `autoreset` a world that is over is reset in the same step, to a layout drawn from the second half of `key`.
@@ -37,11 +37,11 @@ def step(
     `lax.cond`, `vmap` would make all of them draw in every step.
     """
     one = jax.tree.map(lambda leaf: leaf[None], (key, state, action))
-    told = _many(env, autoreset)(*one, cast_params(params))
-    return jax.tree.map(lambda leaf: leaf[0], told)
+    transition = _many(env, autoreset)(*one, cast_params(params))
+    return jax.tree.map(lambda leaf: leaf[0], transition)
 
 
-def _many(env: Swarm, autoreset: bool) -> Callable[..., Told]:
+def _many(env: Swarm, autoreset: bool) -> Callable[..., StepResult]:
     """Return `_step_many` with its own rule for `vmap`, which turns many batches into one larger batch."""
     run = jax.custom_batching.custom_vmap(functools.partial(_step_many, env, autoreset))
 
@@ -60,16 +60,16 @@ def _many(env: Swarm, autoreset: bool) -> Callable[..., Told]:
             return merge(jnp.broadcast_to(leaf[:, None], (times, count)) if one_for_all else leaf, batched)
 
         merged = jax.tree.map(merge, (keys, worlds, actions), tuple(batched[:3]))
-        told = _many(env, autoreset)(*merged, jax.tree.map(merge_param, params, batched[3]))
-        told = jax.tree.map(lambda leaf: leaf.reshape(times, count, *leaf.shape[1:]), told)
-        return told, jax.tree.map(lambda _: True, told)
+        transition = _many(env, autoreset)(*merged, jax.tree.map(merge_param, params, batched[3]))
+        transition = jax.tree.map(lambda leaf: leaf.reshape(times, count, *leaf.shape[1:]), transition)
+        return transition, jax.tree.map(lambda _: True, transition)
 
     return run
 
 
 def _step_many(
     env: Swarm, autoreset: bool, keys: jax.Array, worlds: SwarmState, actions: jax.Array, params: SwarmParams
-) -> Told:
+) -> StepResult:
     """Do as `step`, for E worlds."""
     batch = VectorSwarm(env, len(actions), autoreset=False)
     _, state = batch.reset_to(jax.tree.map(lambda leaf: leaf[None], worlds.layout), params)

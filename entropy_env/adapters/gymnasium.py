@@ -83,13 +83,15 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         Raises ValueError for another shape or a value that is not finite, RuntimeError if no episode is running.
         """
         self._world.check_running()
-        told = self._world.step(check_action("the action", action, (2,))[None])
+        transition = self._world.step(check_action("the action", action, (2,))[None])
         terms = self._world.swarm.terms
-        terminated, truncated = bool(told.terminated[0, 0]), bool(told.truncated[0, 0])
-        obs = (told.final_obs if terminated or truncated else told.obs)[0, 0].copy()
-        info = {name: value[0].item() for name, value in _told(told, terms).items() if name != "reward_terms"}
-        info["reward_terms"] = dict(zip(terms, told.reward_terms[0, 0].tolist(), strict=True))
-        return obs, float(told.reward[0, 0]), terminated, truncated, info
+        terminated, truncated = bool(transition.terminated[0, 0]), bool(transition.truncated[0, 0])
+        obs = (transition.final_obs if terminated or truncated else transition.obs)[0, 0].copy()
+        info = {
+            name: value[0].item() for name, value in _step_info(transition, terms).items() if name != "reward_terms"
+        }
+        info["reward_terms"] = dict(zip(terms, transition.reward_terms[0, 0].tolist(), strict=True))
+        return obs, float(transition.reward[0, 0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """Return a frame (H, W, 3) uint8 in mode `rgb_array`. Return None in `human`, which draws by itself in every step."""
@@ -180,12 +182,14 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise RuntimeError(
                 f"worlds {np.flatnonzero(beginning).tolist()} have ended: reset(options={{'reset_mask': worlds}}) first"
             )
-        told = self._worlds.step(actions[:, None])  # steps worlds that are reset below too; that step is overwritten
-        terminated, truncated = told.terminated[:, 0] & ~beginning, told.truncated[:, 0] & ~beginning
-        reward = np.where(beginning, 0.0, told.reward[:, 0].astype(np.float64))
-        ended, info = terminated | truncated, _told(told, self._worlds.swarm.terms)
+        transition = self._worlds.step(
+            actions[:, None]
+        )  # steps worlds that are reset below too; that step is overwritten
+        terminated, truncated = transition.terminated[:, 0] & ~beginning, transition.truncated[:, 0] & ~beginning
+        reward = np.where(beginning, 0.0, transition.reward[:, 0].astype(np.float64))
+        ended, info = terminated | truncated, _step_info(transition, self._worlds.swarm.terms)
         if not same_step:
-            self._obs = np.where(ended[:, None], told.final_obs[:, 0], told.obs[:, 0])
+            self._obs = np.where(ended[:, None], transition.final_obs[:, 0], transition.obs[:, 0])
             infos = {} if beginning.all() else _vector_info(info, ~beginning)
             if beginning.any():
                 self._restart(beginning)
@@ -195,14 +199,14 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if ended.any():
             final_obs = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(ended):
-                final_obs[i] = told.final_obs[i, 0].copy()
+                final_obs[i] = transition.final_obs[i, 0].copy()
             infos |= {
                 "final_obs": final_obs,
                 "_final_obs": ended.copy(),
                 "final_info": _vector_info(info, ended),
                 "_final_info": ended.copy(),
             }
-        self._obs = told.obs[:, 0].copy()
+        self._obs = transition.obs[:, 0].copy()
         return self._obs.copy(), reward, terminated, truncated, infos
 
     def _restart(self, which: np.ndarray, seed: np.ndarray | None = None) -> None:
@@ -259,14 +263,14 @@ def _as_mode(mode: str | AutoresetMode) -> AutoresetMode:
     return RESET_MODES[plain]
 
 
-def _told(told: Transition, terms: Iterable[str]) -> dict[str, Any]:
+def _step_info(transition: Transition, terms: Iterable[str]) -> dict[str, Any]:
     """Return the info of a step, for the only robot of each world, as arrays (E,). terms: names of the reward's terms."""
     return {
-        "active": told.active[:, 0],
-        "reached": told.reached[:, 0],
-        "collision": told.collision[:, 0],
-        "goals_reached": told.goals_reached[:, 0],
-        "reward_terms": {name: told.reward_terms[:, 0, i] for i, name in enumerate(terms)},
+        "active": transition.active[:, 0],
+        "reached": transition.reached[:, 0],
+        "collision": transition.collision[:, 0],
+        "goals_reached": transition.goals_reached[:, 0],
+        "reward_terms": {name: transition.reward_terms[:, 0, i] for i, name in enumerate(terms)},
     }
 
 

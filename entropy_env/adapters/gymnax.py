@@ -109,14 +109,18 @@ class GymnaxSwarm(Environment):
 
     def _step(
         self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams | None, autoreset: bool
-    ) -> functional.Told:
+    ) -> functional.StepResult:
         params = self._params if params is None else params
         action = jnp.reshape(action, (1, self.swarm.spec.action_dim))
-        obs, state, reward, terminated, truncated, told = functional.step(
+        obs, state, reward, terminated, truncated, transition = functional.step(
             self.swarm, key, state, action, params, autoreset
         )
-        info = {name: told[name][0] for name in ("reached", "collision", "goals_reached")}
-        info |= {"terminated": terminated[0], "truncated": truncated[0], "final_observation": told["final_obs"][0]}
+        info = {name: transition[name][0] for name in ("reached", "collision", "goals_reached")}
+        info |= {
+            "terminated": terminated[0],
+            "truncated": truncated[0],
+            "final_observation": transition["final_obs"][0],
+        }
         info["discount"] = jnp.where(terminated[0], 0.0, 1.0)
         return obs[0], state, reward[0], terminated[0], truncated[0], info
 

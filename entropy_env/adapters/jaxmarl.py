@@ -125,12 +125,12 @@ class JaxMARLSwarm(MultiAgentEnv):
         action = jnp.stack([jnp.asarray(actions[agent]) for agent in self.agents])
         if self._discrete:
             action = jnp.asarray(MOTORS, jnp.float32)[action.reshape(self.num_agents)]
-        obs, state, reward, terminated, truncated, told = functional.step(
+        obs, state, reward, terminated, truncated, transition = functional.step(
             self.swarm, key, state, action, self.params, autoreset
         )
-        dones = self._by_agent(terminated | truncated | ~told["remains"])
-        dones["__all__"] = told["over"]
-        infos = {name: told[name] for name in TOLD} | {"terminated": terminated, "truncated": truncated}
+        dones = self._by_agent(terminated | truncated | ~transition["active"])
+        dones["__all__"] = transition["over"]
+        infos = {name: transition[name] for name in TOLD} | {"terminated": terminated, "truncated": truncated}
         return self._by_agent(obs), state, self._by_agent(reward), dones, infos
 
     def get_obs(self, state: SwarmState) -> PerAgent:

@@ -136,14 +136,18 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
             self._world.check_begun()
             self._check_names(actions)
             return {}, {}, {}, {}, {}
-        told = self._world.step(self._stack(actions))
-        over, agents = bool(told.done[0]), self.agents
+        transition = self._world.step(self._stack(actions))
+        over, agents = bool(transition.done[0]), self.agents
         stays = self._world.swarm.spec.on_goal != "terminate" and not over
-        obs, rewards, infos = told.obs[0].copy(), told.reward[0].tolist(), _infos(told, self._world.swarm.terms)
-        terminated = [False] * len(infos) if stays else told.terminated[0].tolist()
+        obs, rewards, infos = (
+            transition.obs[0].copy(),
+            transition.reward[0].tolist(),
+            _infos(transition, self._world.swarm.terms),
+        )
+        terminated = [False] * len(infos) if stays else transition.terminated[0].tolist()
         if over or True in terminated:
-            ended = told.terminated[0] | told.truncated[0]
-            obs[ended] = told.final_obs[0][ended]
+            ended = transition.terminated[0] | transition.truncated[0]
+            obs[ended] = transition.final_obs[0][ended]
             self.agents = [] if over else [agent for agent in agents if not terminated[self._row[agent]]]
         truncated = [over and not ends for ends in terminated]
         if len(agents) < len(infos):
@@ -210,9 +214,15 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
 
-def _infos(told: Transition, terms: Iterable[str]) -> list[dict[str, Any]]:
+def _infos(transition: Transition, terms: Iterable[str]) -> list[dict[str, Any]]:
     """Return the info of each agent of the only world, in Python numbers. terms: names of the reward's terms."""
-    columns = (told.active, told.reached, told.collision, told.goals_reached, told.reward_terms)
+    columns = (
+        transition.active,
+        transition.reached,
+        transition.collision,
+        transition.goals_reached,
+        transition.reward_terms,
+    )
     return [
         {
             "active": active,

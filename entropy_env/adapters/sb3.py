@@ -132,30 +132,36 @@ class SwarmVecEnv(Adapter, VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step by one control period. Returns observations (lanes, obs_dim), rewards (lanes,), dones (lanes,) bool, infos."""
-        told = self._worlds.step(self._actions)
-        obs, rewards = self._in_lanes(told.obs).copy(), self._in_lanes(told.reward).copy()
-        dones = self._in_lanes(told.terminated | told.truncated)
+        transition = self._worlds.step(self._actions)
+        obs, rewards = self._in_lanes(transition.obs).copy(), self._in_lanes(transition.reward).copy()
+        dones = self._in_lanes(transition.terminated | transition.truncated)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for lane in dones.nonzero()[0].tolist():
-            infos[lane] = self._describe_end(told, divmod(lane, self.num_agents))
-        if self._respawns and told.done.any():
-            for world, agent in np.argwhere(told.done[:, None] & ~told.terminated & ~told.truncated).tolist():
-                infos[world * self.num_agents + agent] = {"is_success": told.goals_reached.item(world, agent) > 0}
+            infos[lane] = self._describe_end(transition, divmod(lane, self.num_agents))
+        if self._respawns and transition.done.any():
+            for world, agent in np.argwhere(
+                transition.done[:, None] & ~transition.terminated & ~transition.truncated
+            ).tolist():
+                infos[world * self.num_agents + agent] = {"is_success": transition.goals_reached.item(world, agent) > 0}
         if self._level_changed:
             return self._at_new_level(obs, infos), rewards, np.ones_like(dones), infos
         return obs, rewards, dones, infos
 
-    def _describe_end(self, told: Transition, at: tuple[int, int]) -> dict[str, Any]:
+    def _describe_end(self, transition: Transition, at: tuple[int, int]) -> dict[str, Any]:
         """Return the info of a lane whose episode ends. at: (world, agent) of the lane."""
         age = round(time.time() - self._born, 6)
         info = {
-            "terminal_observation": told.final_obs[at].copy(),
-            "TimeLimit.truncated": told.truncated.item(at),
-            "episode": {"r": round(told.episode_return.item(at), 6), "l": told.episode_length.item(at), "t": age},
+            "terminal_observation": transition.final_obs[at].copy(),
+            "TimeLimit.truncated": transition.truncated.item(at),
+            "episode": {
+                "r": round(transition.episode_return.item(at), 6),
+                "l": transition.episode_length.item(at),
+                "t": age,
+            },
         }
-        if self._respawns and not told.done.item(at[0]):
+        if self._respawns and not transition.done.item(at[0]):
             return info
-        return info | {"is_success": told.goals_reached.item(at) > 0}
+        return info | {"is_success": transition.goals_reached.item(at) > 0}
 
     def _at_new_level(self, obs: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         """Truncate all running episodes and begin new ones at the new difficulty. Returns the new observations.

@@ -226,10 +226,10 @@ class World(_Simulator):
 
         The results are views of the engine's arrays.
         """
-        told = self.engine.step(action[None])
-        self._running = not told.done[0]
+        transition = self.engine.step(action[None])
+        self._running = not transition.done[0]
         self._show()
-        return told
+        return transition
 
     def check_running(self) -> None:
         """Raise RuntimeError before the first reset, and once an episode is over."""
@@ -311,10 +311,10 @@ class Worlds(_Simulator):
     def step(self, action: np.ndarray) -> Transition:
         """Step all worlds by one control period. action: (E, N, 2), finite. The results are views of the engine's arrays."""
         self.check_begun()
-        told = self.engine.step(action)
-        if told.done.any():
+        transition = self.engine.step(action)
+        if transition.done.any():
             self._check_valid()
-        return told
+        return transition
 
 
 def check_keywords(adapter: type, settings: Mapping[str, Any], simulator: Callable[..., Any] = _Simulator) -> None:

@@ -187,18 +187,18 @@ def _check_shapes(what: str, given: Any, expected: Any, num_envs: int) -> None:
             check_shape(f"{what}.{name}", getattr(given, name), (num_envs, *leaf.shape))
 
 
-def check_layout(layout: Layout, env: Swarm, num_envs: int) -> None:
+def check_layout_shapes(layout: Layout, env: Swarm, num_envs: int) -> None:
     """Check that a layout has the shapes for these worlds, and all numbers in range. Raises ValueError."""
     _check_shapes("layout", layout, state_shapes(env.spec).layout, num_envs)
-    checks.check_layout(layout)
+    checks.check_layout_numbers(layout)
 
 
 def check_start(layout: Layout, env: Swarm, num_envs: int) -> None:
-    """Check a layout as `check_layout` does, and that spawns are inside the arena. Raises ValueError.
+    """Check a layout as `check_layout_shapes` does, and that spawns are inside the arena. Raises ValueError.
 
     Spawns may overlap: the robots come apart.
     """
-    check_layout(layout, env, num_envs)
+    check_layout_shapes(layout, env, num_envs)
     spawns, size = np.asarray(layout.spawns), np.asarray(layout.size)
     checks.check_inside("layout.spawns", spawns[..., :2], size[:, None, None])
 
@@ -208,7 +208,7 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
 
     Active agents must be inside the arena, and goal indices must exist. Agents may overlap: they come apart.
     """
-    check_layout(state.layout, env, num_envs)
+    check_layout_shapes(state.layout, env, num_envs)
     _check_shapes("state", state, state_shapes(env.spec), num_envs)
     for name, allowed in checks.STATE.items():
         checks.check_number(f"state.{name}", getattr(state, name), allowed)
@@ -224,7 +224,7 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     checks.check_number("state.goal_index", state.goal_index, checks.Range(0, env.spec.num_goals - 1, whole=True))
 
 
-def episode_key(seed: jax.Array, count: jax.Array) -> jax.Array:
+def draw_key(seed: jax.Array, count: jax.Array) -> jax.Array:
     """Return the key of the count-th draw from a seed (2,) uint32. It does not depend on JAX's default generator."""
     return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), count)
 
@@ -245,7 +245,7 @@ def draw(
 
 
 def _drawn(batch: VectorSwarm, seed: jax.Array, count: jax.Array, params: SwarmParams) -> Layout:
-    k_layout, _ = jax.random.split(episode_key(seed, count))  # the same split as in `VectorSwarm.reset`
+    k_layout, _ = jax.random.split(draw_key(seed, count))  # the same split as in `VectorSwarm.reset`
     return batch.draw(k_layout, params)
 
 

@@ -28,7 +28,7 @@ from entropy_env.engines.interface import (
     check_state,
     check_which,
     draw,
-    episode_key,
+    draw_key,
     read_draws,
 )
 from entropy_env.env import Swarm
@@ -213,17 +213,15 @@ def _step(
 
     One array, because each array copied from the device costs a call.
     """
-    key = episode_key(seed, count)
+    key = draw_key(seed, count)
     obs, state, reward, terminated, truncated, info = batch.step(key, state, action, params)
-    told = info | {
+    transition = info | {
         "reward": reward,
         "terminated": terminated,
         "truncated": truncated,
         "done": jnp.broadcast_to(info["over"][:, None], reward.shape),
-        "acted": info["active"],
-        "active": info["remains"],
     }
-    columns = [told[name] for name in FLAGS + COUNTS + NUMBERS] + [
+    columns = [transition[name] for name in FLAGS + COUNTS + NUMBERS] + [
         info["reward_terms"][name] for name in batch.env.terms
     ]
     numbers = jnp.stack([column.astype(jnp.float32) for column in columns], axis=-1)
@@ -234,8 +232,8 @@ def _unpack(obs: np.ndarray, table: np.ndarray) -> Transition:
     names = FLAGS + COUNTS + NUMBERS
     first = obs.shape[-1]
     kinds: dict[str, Any] = dict.fromkeys(FLAGS, np.bool_) | dict.fromkeys(COUNTS, np.int32)
-    told = {name: table[..., first + i].astype(kinds.get(name, np.float32)) for i, name in enumerate(names)}
-    told["done"] = told["done"][:, 0].copy()
+    transition = {name: table[..., first + i].astype(kinds.get(name, np.float32)) for i, name in enumerate(names)}
+    transition["done"] = transition["done"][:, 0].copy()
     return Transition(
-        obs=obs, final_obs=table[..., :first].copy(), reward_terms=table[..., first + len(names) :].copy(), **told
+        obs=obs, final_obs=table[..., :first].copy(), reward_terms=table[..., first + len(names) :].copy(), **transition
     )

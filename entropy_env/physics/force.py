@@ -4,7 +4,7 @@ In a substep, positions advance with the old velocity, and contacts are found th
 velocity, and then the contacts' impulses do; they move nobody.
 
 Chipmunk lets robots sink into each other and parts them over some substeps, in which they stay in contact. So an agent
-here has two places: its own, which overlaps nothing, and the one that Chipmunk would give it, which is `sunk` away.
+here has two places: its own, which overlaps nothing, and the one that Chipmunk would give it, which is `penetration` away.
 Contacts are found at the second one, and the agent heads for it. So no contact is missed or invented up to 3 m/s.
 
 Known limit: after passing closer than 1 cm at 2 to 3 m/s, a robot may trail Chipmunk by a few millimetres for a moment,
@@ -51,9 +51,9 @@ def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmP
     longest = longest_move(h.high, params, spec)
 
     def substep(carry: tuple, _: None) -> tuple[tuple, None]:
-        (x, y, heading), motion, sunk, gain, collided = carry
+        (x, y, heading), motion, penetration, gain, collided = carry
         before = motion[0].high, motion[1].high
-        aim = shortened(before[0] * h.high + sunk[0], before[1] * h.high + sunk[1], longest)
+        aim = shortened(before[0] * h.high + penetration[0], before[1] * h.high + penetration[1], longest)
         new_heading, (vx, vy, turn_rate) = glide(heading, motion, gain, loss, h)
         after: Any = vx.high, vy.high, turn_rate.high
         here = x.high, y.high
@@ -61,20 +61,20 @@ def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmP
         change, apart, touched = resolve_impulses(there, before, after, active, near, layout, h.high, params)
         new_motion = vx + change[0], vy + change[1], turn_rate + change[2]
         dx, dy, _overlaps, piled = resolve_contacts(*here, *aim, active, near, layout, h.high, params, spec)
-        new_sunk = sink(aim, (dx, dy), apart, piled, params)
-        new = (x + dx, y + dy, new_heading), new_motion, new_sunk
-        pose, motion, sunk = jax.tree.map(partial(jnp.where, active), new, carry[:3])
+        new_penetration = sink(aim, (dx, dy), apart, piled, params)
+        new = (x + dx, y + dy, new_heading), new_motion, new_penetration
+        pose, motion, penetration = jax.tree.map(partial(jnp.where, active), new, carry[:3])
         no_gain = jax.tree.map(jnp.zeros_like, gain)  # forces last one substep
-        return (pose, motion, sunk, no_gain, collided | touched), None
+        return (pose, motion, penetration, no_gain, collided | touched), None
 
     numbers = jnp.concatenate(
         [state.position, state.heading[:, None], state.velocity, state.angular_velocity[:, None]], axis=-1
     )
     doubles = [Double(numbers[:, k], state.rounding[:, k]) for k in range(6)]
-    sunk = state.sunk[:, 0], state.sunk[:, 1]
+    penetration = state.penetration[:, 0], state.penetration[:, 1]
     gain = thrust(doubles[2], motors, h, params)
-    carry = tuple(doubles[:3]), tuple(doubles[3:]), sunk, gain, jnp.zeros_like(active)
-    (pose, motion, sunk, _, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
+    carry = tuple(doubles[:3]), tuple(doubles[3:]), penetration, gain, jnp.zeros_like(active)
+    (pose, motion, penetration, _, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
     x, y, heading, vx, vy, turn_rate = doubles = [*pose, *motion]
     return state.replace(
         position=jnp.stack([x.high, y.high], axis=-1),
@@ -82,7 +82,7 @@ def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmP
         velocity=jnp.stack([vx.high, vy.high], axis=-1),
         angular_velocity=turn_rate.high,
         rounding=jnp.stack([number.low for number in doubles], axis=-1),
-        sunk=jnp.stack(sunk, axis=-1),
+        penetration=jnp.stack(penetration, axis=-1),
         collided=collided,
     )
 
@@ -207,5 +207,5 @@ def sink(aim: Vector, move: Vector, apart: Vector, piled: jax.Array, params: Swa
 
 
 def deepest(params: SwarmParams) -> jax.Array:
-    """Largest distance, () m, that an agent may be sunk: what it has sunk into must still be ahead of it."""
+    """Largest distance, () m, that an agent may be penetration: what it has penetration into must still be ahead of it."""
     return jnp.asarray(params.agent_radius) / 2

@@ -73,7 +73,7 @@ def make_layout(
         "key": np.full(2, NO_KEY, np.uint32),
     }
     layout = Layout(**fields)
-    checks.check_layout(layout, "")
+    checks.check_layout_numbers(layout, "")
     return layout
 
 
@@ -110,7 +110,7 @@ def check_layout(layout: Layout, params: SwarmParams) -> None:
     amount, or an agent whose goal cannot be reached. Touching is allowed. Gaps are computed in float64 from the float32
     numbers.
     """
-    checks.check_layout(layout)
+    checks.check_layout_numbers(layout)
     spawns, goals, size = (np.asarray(each, np.float64) for each in (layout.spawns, layout.goals, layout.size))
     radius, num_goals = _exact(params.agent_radius), goals.shape[1]
     points = spawns[..., :2].reshape(-1, 2)

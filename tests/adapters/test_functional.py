@@ -36,8 +36,8 @@ def rollout(step, state, num_worlds, params, seed=0):
 
     def body(state, inputs):
         key, action = inputs
-        told = step(jax.random.split(key, num_worlds), state, action, params)
-        return told[1], told
+        transition = step(jax.random.split(key, num_worlds), state, action, params)
+        return transition[1], transition
 
     noise = np.random.default_rng(seed).normal(0.7, 0.5, (STEPS, num_worlds, N, 2))
     inputs = jax.random.split(KEY(seed), STEPS), jnp.asarray(np.clip(noise, -1, 1), jnp.float32)
@@ -52,8 +52,8 @@ def lone(env, autoreset=True):
     return functools.partial(functional.step, env, autoreset=autoreset)
 
 
-def same(told, expected):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), told, expected)
+def same(transition, expected):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), transition, expected)
 
 
 @pytest.mark.parametrize("on_goal", ["terminate", "respawn", "next_goal"])
@@ -68,12 +68,12 @@ def test_worlds_under_vmap_do_what_a_reset_in_every_step_would(on_goal):
         return pick(fresh_obs, obs), jax.tree.map(pick, fresh, state), *rest
 
     state = worlds_of(env, params).replace(step=jnp.arange(WORLDS, dtype=jnp.int32))
-    told = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state, WORLDS, params)
+    transition = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state, WORLDS, params)
     expected = rollout(jax.vmap(slow, (0, 0, 0, None)), state, WORLDS, params)
-    same(told, expected)
-    assert told[5]["over"].sum(axis=0).min() >= 2
-    assert np.ptp(told[5]["over"].argmax(axis=0)) > 0
-    assert len(np.unique(told[1].layout.spawns[:, :, 0, 0, 0])) > 2 * WORLDS
+    same(transition, expected)
+    assert transition[5]["over"].sum(axis=0).min() >= 2
+    assert np.ptp(transition[5]["over"].argmax(axis=0)) > 0
+    assert len(np.unique(transition[1].layout.spawns[:, :, 0, 0, 0])) > 2 * WORLDS
 
 
 @pytest.mark.parametrize("on_goal", ["terminate", "respawn", "next_goal"])
@@ -81,16 +81,18 @@ def test_a_world_is_as_in_a_batch_until_it_is_over(on_goal):
     env, params = make(on_goal)
     batch = vector.batch(env, WORLDS)
     _, state = batch.reset(KEY(1), params)
-    told = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state.worlds, WORLDS, params)
+    transition = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state.worlds, WORLDS, params)
     expected = rollout(lambda keys, *rest: batch.step(keys[0], *rest), state, WORLDS, params)
-    first = np.cumsum(told[5]["over"], axis=0) - told[5]["over"] == 0  # up to the step that ends the first episode
+    first = (
+        np.cumsum(transition[5]["over"], axis=0) - transition[5]["over"] == 0
+    )  # up to the step that ends the first episode
     assert first.sum() >= 3 * WORLDS
     for index in (2, 3, 4):
-        np.testing.assert_allclose(told[index][first], expected[index][first], atol=1e-5)
-    for name in told[5].keys() - {"reward_terms"}:
-        np.testing.assert_allclose(told[5][name][first], expected[5][name][first], atol=1e-5)
-    goes_on = first & ~told[5]["over"]
-    np.testing.assert_allclose(told[0][goes_on], expected[0][goes_on], atol=1e-5)
+        np.testing.assert_allclose(transition[index][first], expected[index][first], atol=1e-5)
+    for name in transition[5].keys() - {"reward_terms"}:
+        np.testing.assert_allclose(transition[5][name][first], expected[5][name][first], atol=1e-5)
+    goes_on = first & ~transition[5]["over"]
+    np.testing.assert_allclose(transition[0][goes_on], expected[0][goes_on], atol=1e-5)
 
 
 def test_only_worlds_that_are_over_draw():
@@ -101,10 +103,10 @@ def test_only_worlds_that_are_over_draw():
     state = worlds_of(env, env.make_params())
     jax.effects_barrier()
     DRAWN.clear()
-    told = rollout(jax.vmap(lone(env), (0, 0, 0, each)), state, WORLDS, params)
+    transition = rollout(jax.vmap(lone(env), (0, 0, 0, each)), state, WORLDS, params)
     jax.effects_barrier()
-    np.testing.assert_array_equal(told[5]["over"].sum(axis=0) >= STEPS // limits, True)
-    assert DRAWN.total() == told[5]["over"].sum()
+    np.testing.assert_array_equal(transition[5]["over"].sum(axis=0) >= STEPS // limits, True)
+    assert DRAWN.total() == transition[5]["over"].sum()
 
 
 def test_seeds_of_worlds_are_one_batch_and_independent():
@@ -115,8 +117,8 @@ def test_seeds_of_worlds_are_one_batch_and_independent():
 
     def nested(keys, state, action, params):
         split = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]))
-        told = jax.vmap(step, (0, 0, 0, None))(*split((keys, state, action)), params)
-        return jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), told)
+        transition = jax.vmap(step, (0, 0, 0, None))(*split((keys, state, action)), params)
+        return jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), transition)
 
     same(rollout(nested, state, 6, params), expected)
 

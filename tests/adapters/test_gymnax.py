@@ -30,8 +30,8 @@ def rollout(env, step, params=None, steps=STEPS):
 
     def body(state, key):
         action = jnp.tile(jnp.array([1.0, 0.9]), (WORLDS, 1))
-        told = jax.vmap(step, (0, 0, 0, None))(jax.random.split(key, WORLDS), state, action, params)
-        return told[1], told
+        transition = jax.vmap(step, (0, 0, 0, None))(jax.random.split(key, WORLDS), state, action, params)
+        return transition[1], transition
 
     return jax.jit(functools.partial(jax.lax.scan, body))(state, jax.random.split(KEY(2), steps))[1]
 
@@ -39,12 +39,14 @@ def rollout(env, step, params=None, steps=STEPS):
 @pytest.mark.parametrize("on_goal", ["terminate", "next_goal"])
 def test_it_resets_as_gymnax_itself_would(on_goal):
     env = make(on_goal=on_goal)
-    told = rollout(env, env.step, env.default_params)
+    transition = rollout(env, env.step, env.default_params)
     expected = rollout(env, functools.partial(Environment.step.__wrapped__, env), env.default_params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), told[:-1], expected[:-1])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), transition[:-1], expected[:-1])
     for name, value in expected[-1].items():
-        np.testing.assert_allclose(told[-1][name], value, atol=1e-5, err_msg=name)
-    assert np.sum(told[3]) >= WORLDS if on_goal == "terminate" else np.sum(told[-1]["truncated"]) == 2 * WORLDS
+        np.testing.assert_allclose(transition[-1][name], value, atol=1e-5, err_msg=name)
+    assert (
+        np.sum(transition[3]) >= WORLDS if on_goal == "terminate" else np.sum(transition[-1]["truncated"]) == 2 * WORLDS
+    )
 
 
 @FROM_1_0
@@ -65,8 +67,8 @@ def test_params_are_plain_numbers_that_may_change_under_gymnax_s_names():
     assert all(type(leaf) in (int, float) for leaf in jax.tree.leaves(params))
     shorter = params.replace(max_steps_in_episode=4, max_wheel_speed=0.0)
     assert (shorter.max_steps, shorter.max_steps_in_episode, params.max_steps) == (4, 4, 9)
-    told = rollout(env, env.step, shorter, 8)
-    np.testing.assert_array_equal(told[-1]["truncated"].sum(axis=0), 2)
+    transition = rollout(env, env.step, shorter, 8)
+    np.testing.assert_array_equal(transition[-1]["truncated"].sum(axis=0), 2)
 
 
 def test_spaces_hold_what_is_seen_and_done():
@@ -100,8 +102,8 @@ def test_the_log_wrapper_sums_up_episodes():
 
     plain = make()
     env = LogWrapper(FlattenObservationWrapper(plain))
-    told, expected = rollout(env, env.step), rollout(plain, plain.step)
-    info = told[-1]
+    transition, expected = rollout(env, env.step), rollout(plain, plain.step)
+    info = transition[-1]
     over = np.asarray(info["returned_episode"])
     total = np.zeros(WORLDS)
     for t in range(STEPS):
@@ -118,8 +120,8 @@ def test_gymnasium_and_rollout_wrappers_run():
 
     one = GymnaxToGymWrapper(make())
     obs, _ = one.reset(seed=0)
-    told = one.step(one.action_space.sample())
-    assert obs.shape == told[0].shape == (8,)
+    transition = one.step(one.action_space.sample())
+    assert obs.shape == transition[0].shape == (8,)
     many = GymnaxToVectorGymWrapper(make(), num_envs=3)
     obs, _ = many.reset(seed=0)
     assert obs.shape == many.step(many.action_space.sample())[0].shape == (3, 8)

@@ -34,8 +34,8 @@ def rollout(env, step, seed=0):
 
     def body(state, inputs):
         key, action = inputs
-        told = jax.vmap(step)(jax.random.split(key, WORLDS), state, dict(zip(env.agents, action, strict=True)))
-        return told[1], told
+        transition = jax.vmap(step)(jax.random.split(key, WORLDS), state, dict(zip(env.agents, action, strict=True)))
+        return transition[1], transition
 
     inputs = jax.random.split(KEY(2), STEPS), jnp.asarray(noise.clip(-1, 1))
     return jax.tree.map(np.asarray, jax.jit(functools.partial(jax.lax.scan, body))(state, inputs)[1])
@@ -111,8 +111,8 @@ def test_discrete_actions_are_pairs_of_motors():
     for first in range(0, len(MOTORS), N):
         index = {agent: jnp.array([first + i]) for i, agent in enumerate(table.agents)}  # baselines keep an axis
         pairs = {agent: jnp.array(MOTORS[first + i]) for i, agent in enumerate(table.agents)}
-        told, expected = (env.step(KEY(1), state, given) for env, given in ((table, index), (motors, pairs)))
-        jax.tree.map(np.testing.assert_array_equal, told, expected)
+        transition, expected = (env.step(KEY(1), state, given) for env, given in ((table, index), (motors, pairs)))
+        jax.tree.map(np.testing.assert_array_equal, transition, expected)
     assert {agent: mask.shape for agent, mask in table.get_avail_actions(state).items()} == dict.fromkeys(
         table.agents, (len(MOTORS),)
     )

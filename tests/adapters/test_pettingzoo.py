@@ -315,9 +315,9 @@ def test_an_action_for_an_agent_that_has_ended_is_ignored(action):
         for _ in range(3):
             act(each)
         assert each.agents == ["agent_1", "agent_2"]
-    told = env.step({"agent_0": action, "agent_2": FORWARD, "agent_1": FORWARD})
-    assert list(told[0]) == ["agent_1", "agent_2"]
-    assert data_equivalence(told, act(twin), exact=True)
+    transition = env.step({"agent_0": action, "agent_2": FORWARD, "agent_1": FORWARD})
+    assert list(transition[0]) == ["agent_1", "agent_2"]
+    assert data_equivalence(transition, act(twin), exact=True)
     with pytest.raises(ValueError, match="no action for agent_1"):
         env.step({"agent_0": action, "agent_2": FORWARD})
     with pytest.raises(ValueError, match="an action for 'agent_9', which is no agent"):
@@ -341,10 +341,10 @@ def test_conversions_play_the_same_episode(wrap):
     while env.agents:
         assert set(converted.agents) == set(env.agents)
         left.append(len(env.agents))
-        told = env.step({agent: steered(observations[agent]) for agent in env.agents})
+        transition = env.step({agent: steered(observations[agent]) for agent in env.agents})
         echo = converted.step({agent: steered(twin[agent]) for agent in env.possible_agents if agent in twin})
-        observations, twin = told[0], echo[0]
-        for one, other in zip(told, echo, strict=True):
+        observations, twin = transition[0], echo[0]
+        for one, other in zip(transition, echo, strict=True):
             assert data_equivalence(dict(one), {agent: other[agent] for agent in one})
     assert sorted({*left}) == [1, 2, 3]
     assert not converted.agents
@@ -550,8 +550,8 @@ def test_a_picture_that_fails_costs_no_step_and_warns_once(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("entropy_env.render.Renderer.draw", fail)
         with pytest.warns(UserWarning, match="no ink"):
-            told = act(watched)
-        assert data_equivalence(told, act(plain))
+            transition = act(watched)
+        assert data_equivalence(transition, act(plain))
         with warnings.catch_warnings(action="error"):
             assert data_equivalence(act(watched), act(plain))
             assert data_equivalence(watched.reset(seed=1), plain.reset(seed=1))

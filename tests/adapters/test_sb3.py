@@ -66,11 +66,11 @@ def seek(obs):
 
 def roam(env, obs, steps):
     """What seeking robots are told, step by step."""
-    told = []
+    transition = []
     for _ in range(steps):
-        told.append(env.step(seek(obs)))
-        obs = told[-1][0]
-    return told
+        transition.append(env.step(seek(obs)))
+        obs = transition[-1][0]
+    return transition
 
 
 def untimed(infos):
@@ -158,7 +158,7 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
     for _ in range(210):
         actions = seek(obs) + rng.normal(0, 0.1, (env.num_envs, 2))
         obs, rewards, dones, infos = env.step(actions)
-        told = worlds.step(actions.reshape(WORLDS, num_agents, 2))
+        transition = worlds.step(actions.reshape(WORLDS, num_agents, 2))
         infos = untimed(infos)
         for e in range(WORLDS):
             clock[e] += 1
@@ -166,9 +166,13 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
             for i in range(num_agents):
                 lane, at = e * num_agents + i, (e, i)
                 done, info = lanes[lane].expect(
-                    told.reward[at], told.acted[at], told.reached[at], clock[e] == LIMIT, told.final_obs[at]
+                    transition.reward[at],
+                    transition.acted[at],
+                    transition.reached[at],
+                    clock[e] == LIMIT,
+                    transition.final_obs[at],
                 )
-                assert rewards[lane] == told.reward[at]
+                assert rewards[lane] == transition.reward[at]
                 assert bool(dones[lane]) == done
                 assert infos[lane].keys() == info.keys()
                 for name in info:
@@ -176,14 +180,14 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
                         np.testing.assert_array_equal(infos[lane][name], info[name])
                     else:
                         assert infos[lane][name] == info[name], name
-                np.testing.assert_array_equal(obs[lane], told.obs[at])
-                waits = not told.active[at] and not told.done[e]
+                np.testing.assert_array_equal(obs[lane], transition.obs[at])
+                waits = not transition.active[at] and not transition.done[e]
                 assert np.any(obs[lane]) != waits
                 seen["waiting"] += waits
                 seen["untold"] += done and "is_success" not in info
                 ends |= {info["TimeLimit.truncated"]} if done else set()
             seen["both"] += len(ends) == 2
-            if told.done[e]:
+            if transition.done[e]:
                 clock[e] = 0
                 for i in range(num_agents):
                     lanes[e * num_agents + i].begin_world()
@@ -240,14 +244,14 @@ def test_results_are_shaped_and_typed_as_spaces_say():
     assert env.observation_space.shape == (36,)
     assert env.action_space.shape == (2,)
     assert obs.shape == (LANES, 36)
-    told = roam(env, obs, 25)
-    for obs, rewards, dones, infos in told:
+    transition = roam(env, obs, 25)
+    for obs, rewards, dones, infos in transition:
         assert (obs.shape, obs.dtype) == ((LANES, 36), np.float32)
         assert (rewards.shape, rewards.dtype) == ((LANES,), np.float32)
         assert (dones.shape, dones.dtype) == ((LANES,), bool)
         assert len(infos) == LANES
         assert all(info.get("terminal_observation", obs[0]) in env.observation_space for info in infos)
-    assert told[-1][2].any()
+    assert transition[-1][2].any()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -258,15 +262,15 @@ def test_what_is_handed_out_stays_as_it_is_and_may_be_written_to(engine):
     for _ in range(30):
         actions = 3 * seek(obs)
         given = actions.copy()
-        told = env.step(actions)
-        assert_same(told, twin.step(given))
+        transition = env.step(actions)
+        assert_same(transition, twin.step(given))
         np.testing.assert_array_equal(actions, given)
-        kept.append((told, pickle.loads(pickle.dumps(told))))
-        obs = told[0]
+        kept.append((transition, pickle.loads(pickle.dumps(transition))))
+        obs = transition[0]
     env.reset()
     np.testing.assert_array_equal(*kept[0])
-    for told, copy in kept[1:]:
-        assert_same(told, copy)
+    for transition, copy in kept[1:]:
+        assert_same(transition, copy)
     twin_obs = twin.reset()
     obs = env.step(seek(obs))[0]
     twin.step(seek(kept[-1][0][0]))
@@ -302,21 +306,21 @@ def changes_of_level():
 @pytest.mark.parametrize("how", changes_of_level())
 def test_a_new_level_cuts_every_episode_at_the_next_step(how):
     env, change = changes_of_level()[how](make(seed=0))
-    told = [env.reset()]
+    transition = [env.reset()]
     while True:
-        actions = seek(told[0])
+        actions = seek(transition[0])
         uncut = pickle.loads(pickle.dumps(env.unwrapped)).step(actions)
         if uncut[2].any():
             break
-        told = env.step(actions)
+        transition = env.step(actions)
     change(env)
     assert env.get_attr("difficulty") == [3] * LANES
-    told = env.step(actions)
-    assert told[2].all()
-    np.testing.assert_array_equal(told[1], uncut[1])
+    transition = env.step(actions)
+    assert transition[2].all()
+    np.testing.assert_array_equal(transition[1], uncut[1])
     assert not uncut[2].all()
     for lane in range(LANES):
-        info = told[3][lane]
+        info = transition[3][lane]
         if uncut[2][lane]:
             assert not info["TimeLimit.truncated"]
             np.testing.assert_array_equal(info["terminal_observation"], uncut[3][lane]["terminal_observation"])
@@ -329,7 +333,7 @@ def test_a_new_level_cuts_every_episode_at_the_next_step(how):
     assert worlds.state.layout.size.tolist() == [[10, 8]] * WORLDS
     assert worlds.state.step.tolist() == [0] * WORLDS
     assert int(worlds.params.max_steps) == 300
-    assert not env.step(seek(told[0]))[2].any()
+    assert not env.step(seek(transition[0]))[2].any()
 
 
 def test_what_a_new_level_cuts_is_no_episode_in_the_figures():
@@ -363,7 +367,7 @@ def test_a_seed_fixes_all_that_follows():
         if seed is not None:
             assert env.seed(seed) == list(range(seed, seed + LANES))
         first = env.reset()
-        return [first, *(told[0] for told in roam(env, first, 30)), env.reset()]
+        return [first, *(transition[0] for transition in roam(env, first, 30)), env.reset()]
 
     env, _ = begun()
     one, same = episodes(env, 3), episodes(env, 3)
@@ -407,9 +411,9 @@ def test_a_pickled_environment_goes_on_by_itself(duplicate, on_goal):
     obs = roam(env, obs, 8)[-1][0]
     env.step_async(seek(obs))
     twin = duplicate(env)
-    told = env.step_wait()
-    assert_same(told, twin.step_wait())
-    assert_same_course(env, twin, told[0])
+    transition = env.step_wait()
+    assert_same(transition, twin.step_wait())
+    assert_same_course(env, twin, transition[0])
     np.testing.assert_array_equal(env.reset(), twin.reset())
 
 
@@ -471,12 +475,12 @@ import numpy as np
 from entropy_env.adapters.sb3 import SwarmVecEnv
 env = SwarmVecEnv({WORLDS}, {AGENTS}, "curriculum", max_steps=25)
 env.restore(np.load({str(tmp_path / "worlds.npz")!r}))
-told = [env.step(np.full(({LANES}, 2), 0.5))[0] for _ in range(30)]
-np.save({str(tmp_path / "told.npy")!r}, told + [env.reset()])
+transition = [env.step(np.full(({LANES}, 2), 0.5))[0] for _ in range(30)]
+np.save({str(tmp_path / "transition.npy")!r}, transition + [env.reset()])
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    told = [env.step(np.full((LANES, 2), 0.5))[0] for _ in range(30)]
-    np.testing.assert_array_equal(np.load(tmp_path / "told.npy"), [*told, env.reset()])
+    transition = [env.step(np.full((LANES, 2), 0.5))[0] for _ in range(30)]
+    np.testing.assert_array_equal(np.load(tmp_path / "transition.npy"), [*transition, env.reset()])
 
 
 def test_a_snapshot_of_another_environment_is_refused():
@@ -496,7 +500,7 @@ def test_a_snapshot_of_another_environment_is_refused():
 
 def steer(connection, env, obs):
     """In a spawned process: the observations of twelve steps."""
-    connection.send([told[0] for told in roam(env, obs, 12)])
+    connection.send([transition[0] for transition in roam(env, obs, 12)])
 
 
 def test_a_spawned_process_steps_an_environment_it_is_given():
@@ -506,7 +510,7 @@ def test_a_spawned_process_steps_an_environment_it_is_given():
     process = context.Process(target=steer, args=(there, env, obs))
     process.start()
     assert here.poll(100)
-    np.testing.assert_array_equal(here.recv(), [told[0] for told in roam(env, obs, 12)])
+    np.testing.assert_array_equal(here.recv(), [transition[0] for transition in roam(env, obs, 12)])
     process.join()
     assert process.exitcode == 0
 
@@ -697,10 +701,10 @@ def test_policies_are_evaluated_without_complaint(wrap, deterministic):
 
 def test_evaluation_believes_the_figures_of_the_lanes():
     env = make(max_steps=9, seed=0, on_goal="terminate")
-    told = []
+    transition = []
 
     def listen(local, _):
-        told.append(local["info"].get("episode"))
+        transition.append(local["info"].get("episode"))
 
     class Seeker:
         def predict(self, obs, **_):
@@ -709,7 +713,7 @@ def test_evaluation_believes_the_figures_of_the_lanes():
     returns, lengths = evaluate_policy(
         Seeker(), env, n_eval_episodes=2 * LANES, callback=listen, return_episode_rewards=True
     )
-    ended = [episode for episode in told if episode]
+    ended = [episode for episode in transition if episode]
     assert returns == [episode["r"] for episode in ended]
     assert lengths == [episode["l"] for episode in ended]
     assert min(lengths) < 9
@@ -859,15 +863,15 @@ def test_the_missing_extra_is_named():
 
 def test_the_success_that_is_told_favours_nobody():
     env = make(num_worlds=4, num_agents=10, max_steps=60, scenario="open", goal_radius=1.0, seed=0)
-    obs, arrived, told = env.reset(), np.zeros(env.num_envs, bool), []
+    obs, arrived, transition = env.reset(), np.zeros(env.num_envs, bool), []
     for step in range(1, 301):
         obs, _, dones, infos = env.step(seek(obs))
         for lane, info in enumerate(infos):
             assert ("is_success" in info) == (step % 60 == 0)
             arrived[lane] |= dones[lane] and not info["TimeLimit.truncated"]
-            told += [info["is_success"]] if "is_success" in info else []
-            assert step % 60 or told[-1] == arrived[lane]
+            transition += [info["is_success"]] if "is_success" in info else []
+            assert step % 60 or transition[-1] == arrived[lane]
         if step % 60 == 0:
             arrived[:] = False
-    assert len(told) == 5 * env.num_envs
-    assert 0.3 < np.mean(told) < 1
+    assert len(transition) == 5 * env.num_envs
+    assert 0.3 < np.mean(transition) < 1

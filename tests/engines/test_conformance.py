@@ -140,21 +140,23 @@ def wrap(angle):
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-def copied(told):
+def copied(transition):
     """A Transition that outlives the next call."""
-    return type(told)(**{field.name: np.array(getattr(told, field.name)) for field in dataclasses.fields(told)})
+    return type(transition)(
+        **{field.name: np.array(getattr(transition, field.name)) for field in dataclasses.fields(transition)}
+    )
 
 
 def nudged_flags(engine, state, action):
     """The flags of the same step where everybody's radius, and with it the reach of goals, is TOLERANCE larger or
     smaller."""
-    params, told = engine.params, []
+    params, transition = engine.params, []
     for sign in (-1, 1):
         engine.params = params.replace(agent_radius=(params.agent_radius + sign * TOLERANCE).astype(np.float32))
         engine.state = state
-        told.append(copied(engine.step(action)))
+        transition.append(copied(engine.step(action)))
     engine.params = params
-    return told
+    return transition
 
 
 def check_readings(found, expected, state, params, num_rays):
@@ -431,41 +433,41 @@ class Recount:
 
     def check(self, action):
         engine, on_goal, max_steps = self.engine, self.engine.env.spec.on_goal, self.engine.params.max_steps
-        told = copied(engine.step(action))
+        transition = copied(engine.step(action))
         self.clock += 1
         for e, i in np.ndindex(WORLDS, N):
-            acted, reached = told.acted[e, i], told.reached[e, i]
+            acted, reached = transition.acted[e, i], transition.reached[e, i]
             assert acted == self.active[e, i]
             if acted:
-                self.returns[e, i] += told.reward[e, i]
+                self.returns[e, i] += transition.reward[e, i]
                 self.lengths[e, i] += 1
                 self.goals[e, i] += reached
             else:
-                assert not reached and not told.collision[e, i] and told.reward[e, i] == 0
+                assert not reached and not transition.collision[e, i] and transition.reward[e, i] == 0
             terminated = reached and on_goal != "next_goal"
             truncated = acted and not terminated and self.clock[e] >= max_steps[e]
-            assert told.terminated[e, i] == terminated
-            assert told.truncated[e, i] == truncated
-            assert told.goals_reached[e, i] == self.goals[e, i]
-            np.testing.assert_allclose(told.episode_return[e, i], self.returns[e, i], atol=1e-5)
-            assert told.episode_length[e, i] == self.lengths[e, i]
+            assert transition.terminated[e, i] == terminated
+            assert transition.truncated[e, i] == truncated
+            assert transition.goals_reached[e, i] == self.goals[e, i]
+            np.testing.assert_allclose(transition.episode_return[e, i], self.returns[e, i], atol=1e-5)
+            assert transition.episode_length[e, i] == self.lengths[e, i]
             if terminated or truncated:
-                assert told.success[e, i] == (terminated or (on_goal == "next_goal" and self.goals[e, i] > 0))
+                assert transition.success[e, i] == (terminated or (on_goal == "next_goal" and self.goals[e, i] > 0))
                 self.returns[e, i], self.lengths[e, i] = 0, 0
             if on_goal != "respawn":
-                assert told.active[e, i] == (acted and not terminated)
-        np.testing.assert_allclose(told.reward, told.reward_terms.sum(axis=-1), atol=1e-6)
-        nobody = ~told.active.any(axis=1) if on_goal == "terminate" else np.zeros(WORLDS, bool)
-        np.testing.assert_array_equal(told.done, (self.clock >= max_steps) | nobody)
+                assert transition.active[e, i] == (acted and not terminated)
+        np.testing.assert_allclose(transition.reward, transition.reward_terms.sum(axis=-1), atol=1e-6)
+        nobody = ~transition.active.any(axis=1) if on_goal == "terminate" else np.zeros(WORLDS, bool)
+        np.testing.assert_array_equal(transition.done, (self.clock >= max_steps) | nobody)
         state = engine.state
         if engine.autoreset:
-            assert np.all(state.active[told.done])
-            self.begin(told.done)
+            assert np.all(state.active[transition.done])
+            self.begin(transition.done)
         np.testing.assert_array_equal(state.step, self.clock)
-        np.testing.assert_array_equal(state.active[~told.done], told.active[~told.done])
-        assert not np.any(told.obs[~state.active])
+        np.testing.assert_array_equal(state.active[~transition.done], transition.active[~transition.done])
+        assert not np.any(transition.obs[~state.active])
         self.active = state.active
-        return told
+        return transition
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -478,9 +480,12 @@ def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
     engine.reset(SEED)
     recount, ended, resets = Recount(engine), np.zeros(2, int), 0
     for t in range(40):
-        told = recount.check(np.clip(rng.normal(0.7, 0.5, (WORLDS, N, 2)), -1, 1))
-        ended += [np.sum(told.success & (told.terminated | told.truncated)), told.truncated.sum()]
-        resets += told.done.sum()
+        transition = recount.check(np.clip(rng.normal(0.7, 0.5, (WORLDS, N, 2)), -1, 1))
+        ended += [
+            np.sum(transition.success & (transition.terminated | transition.truncated)),
+            transition.truncated.sum(),
+        ]
+        resets += transition.done.sum()
         if t in (13, 29):
             some = np.arange(WORLDS) % 2 == t % 4 // 2
             engine.reset(SEED + np.uint32(t), some)
@@ -505,17 +510,17 @@ def test_an_episode_goes_on_in_the_other_engine_and_back(mode):
         for t, (here, action) in enumerate(zip(route, motors, strict=True)):
             if t and here is not route[t - 1]:
                 here.state = route[t - 1].state
-            told = copied(here.step(action))
-            if told.done.any():
+            transition = copied(here.step(action))
+            if transition.done.any():
                 break
-        ends.append((t, told, here.state))
-    for t, told, state in ends[1:]:
+        ends.append((t, transition, here.state))
+    for t, transition, state in ends[1:]:
         assert t == ends[0][0]
         for name in FLAGS:
-            np.testing.assert_array_equal(getattr(told, name), getattr(ends[0][1], name), name)
-        going = ~told.done
+            np.testing.assert_array_equal(getattr(transition, name), getattr(ends[0][1], name), name)
+        going = ~transition.done
         np.testing.assert_allclose(state.position[going], ends[0][2].position[going], atol=1e-4)
-        np.testing.assert_allclose(told.obs[going], ends[0][1].obs[going], atol=1e-4)
+        np.testing.assert_allclose(transition.obs[going], ends[0][1].obs[going], atol=1e-4)
     assert ends[0][2].goals_reached.sum() > 5
 
 

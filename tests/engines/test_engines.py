@@ -240,8 +240,8 @@ def worker(queue, env):
     try:
         env.reset(seed=1)
         for _ in range(3):
-            told = env.step({agent: np.ones(2) for agent in env.agents})
-        queue.put(float(sum(told[1].values())))
+            transition = env.step({agent: np.ones(2) for agent in env.agents})
+        queue.put(float(sum(transition[1].values())))
     except RuntimeError as error:
         queue.put(str(error))
 
@@ -253,9 +253,9 @@ def in_process(method, env):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX's, that a fork may hang
         process.start()
-    told = queue.get(timeout=120)
+    transition = queue.get(timeout=120)
     process.join()
-    return told
+    return transition
 
 
 def test_a_spawned_worker_goes_on_with_an_environment():
@@ -264,8 +264,8 @@ def test_a_spawned_worker_goes_on_with_an_environment():
     expected = copy.deepcopy(env)
     expected.reset(seed=1)
     for _ in range(3):
-        told = expected.step({agent: np.ones(2) for agent in expected.agents})
-    assert in_process("spawn", env) == pytest.approx(sum(told[1].values()))
+        transition = expected.step({agent: np.ones(2) for agent in expected.agents})
+    assert in_process("spawn", env) == pytest.approx(sum(transition[1].values()))
 
 
 def test_a_forked_worker_is_told_why_it_cannot_use_jax():
@@ -319,8 +319,8 @@ def test_a_copy_goes_on_by_itself(name, duplicate):
         worlds.step(action)
     copied = duplicate(worlds)
     expected = [copy.deepcopy(worlds.step(action)) for action in actions[3:]]
-    for action, told in zip(actions[3:], expected, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, vars(copied.step(action)), vars(told))
+    for action, transition in zip(actions[3:], expected, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, vars(copied.step(action)), vars(transition))
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -39,8 +39,8 @@ def drive(env, states, motors, **params):
     engine = engine_at(env, stack(states), **params)
     history = []
     for action in motors:
-        told, state = engine.step(action), engine.state
-        history.append((state.position, state.heading, state.wheel_speed, told.collision.copy()))
+        transition, state = engine.step(action), engine.state
+        history.append((state.position, state.heading, state.wheel_speed, transition.collision.copy()))
     return tuple(np.stack(leaves) for leaves in zip(*history, strict=True))
 
 
@@ -109,9 +109,9 @@ def transitions(env, state, steps, num_threads=1, resynchronised=None, **params)
         if resynchronised is not None:
             engine.state = resynchronised[t]
         seen = engine.observe().copy()
-        told = engine.step(rng.uniform(-0.5, 1, (*state.heading.shape, 2)))
-        told = {name: np.array(getattr(told, name)) for name in vars(told) if name != "final_obs"}
-        history.append((seen, told, engine.state))
+        transition = engine.step(rng.uniform(-0.5, 1, (*state.heading.shape, 2)))
+        transition = {name: np.array(getattr(transition, name)) for name in vars(transition) if name != "final_obs"}
+        history.append((seen, transition, engine.state))
     return history
 
 
@@ -134,7 +134,7 @@ def test_cells_miss_nobody(num_agents, speed, monkeypatch):
             differing += np.sum(told_a[name] != told_b[name])
         np.testing.assert_allclose(end_b.wheel_speed, end_a.wheel_speed, atol=1e-6)
     assert told_a["collision"].sum() > 100
-    assert sum(told["reached"].sum() for _, told, _ in found) > 20
+    assert sum(transition["reached"].sum() for _, transition, _ in found) > 20
     assert off <= 0.01 * agents
     assert differing <= 2
 
@@ -142,15 +142,15 @@ def test_cells_miss_nobody(num_agents, speed, monkeypatch):
 @pytest.mark.parametrize("size", [(16.0, 16.0), (32.0, 32.0), (48.0, 48.0), (16.0, 9.6), (25.6, 19.2), (9.7, 40.0)])
 def test_cells_miss_nobody_where_they_fit_the_arena_exactly(size):
     """At the default parameters, whose reaches divide some of these sizes, up to rounding."""
-    count, told = (100 if min(size) < 10 else 200), []
+    count, transition = (100 if min(size) < 10 else 200), []
     for search in ("dense", "grid"):
         env = Swarm(SwarmSpec(count, neighbour_search=search, on_goal="respawn"), Open(size=size))
         engine = make_engine(env, 2, env.resolve_params(goal_radius=1.0), "numba")
         rng, seen = np.random.default_rng(0), [engine.reset(SEED).copy()]
         seen += [engine.step(rng.uniform(0, 1, (2, count, 2))).obs.copy() for _ in range(8)]
-        told.append(np.stack(seen))
-    assert np.any(told[0][..., :32] < 1)
-    np.testing.assert_allclose(told[1], told[0], atol=1e-5)
+        transition.append(np.stack(seen))
+    assert np.any(transition[0][..., :32] < 1)
+    np.testing.assert_allclose(transition[1], transition[0], atol=1e-5)
 
 
 def same_bits(a, b):
@@ -226,19 +226,19 @@ def test_a_step_allocates_nothing():
     engine = engine_at(env, state, max_steps=10**6)
     action = np.zeros((*state.heading.shape, 2), np.float32)
     for _ in range(3):
-        told = engine.step(action)
-    arrays = {name: getattr(told, name).ctypes.data for name in vars(told)}
+        transition = engine.step(action)
+    arrays = {name: getattr(transition, name).ctypes.data for name in vars(transition)}
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(100):
-            told = engine.step(action)
+            transition = engine.step(action)
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert after - before < 2_000
     assert peak - before < 20_000
-    assert arrays == {name: getattr(told, name).ctypes.data for name in vars(told)}
+    assert arrays == {name: getattr(transition, name).ctypes.data for name in vars(transition)}
 
 
 @pytest.mark.parametrize(

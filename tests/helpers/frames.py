@@ -31,7 +31,7 @@ def world(positions, goals=None, size=(8, 6), walls=(), boxes=(), discs=(), **fi
         velocity=np.zeros((n, 2), np.float32),
         angular_velocity=np.zeros(n, np.float32),
         rounding=np.zeros((n, 6), np.float32),
-        sunk=np.zeros((n, 2), np.float32),
+        penetration=np.zeros((n, 2), np.float32),
         active=np.ones(n, bool),
         goal_index=np.zeros(n, np.int32),
         goals_reached=np.zeros(n, np.int32),

@@ -280,15 +280,15 @@ class ForceDrive:
         return gain / (1 - self.damping**self.dt)
 
 
-def force_substep(position, heading, velocity, spin, sunk, force, torque, active, world, p):
+def force_substep(position, heading, velocity, spin, penetration, force, torque, active, world, p):
     """One substep in Chipmunk's order. All in and out: (N, ...), in world frame, force at the control period's start.
 
-    sunk: from the positions to where Chipmunk would have the agents, inside each other. Returns position, heading,
-    velocity, spin, sunk and who overlapped something before correction.
+    penetration: from the positions to where Chipmunk would have the agents, inside each other. Returns position, heading,
+    velocity, spin, penetration and who overlapped something before correction.
     """
     # positions advance with the old velocity, contacts are those found there
     longest = max(p.top_speed, 1.0) * p.h
-    aim = np.where(active[:, None], shortened(velocity * p.h + sunk, longest), 0)
+    aim = np.where(active[:, None], shortened(velocity * p.h + penetration, longest), 0)
     moved, collided = contact_substep(position, aim, active, world, p.radius, longest, by_want=True)
     wanted = position + aim
     pushed = velocity * p.damping**p.h + force / p.mass * p.h
@@ -301,7 +301,7 @@ def force_substep(position, heading, velocity, spin, sunk, force, torque, active
         np.where(keep, heading, heading + spin * p.h),
         np.where(keep[:, None], velocity, pushed),
         np.where(keep, spin, turned),
-        np.where(keep[:, None], sunk, left),
+        np.where(keep[:, None], penetration, left),
         collided,
     )
 
@@ -349,14 +349,14 @@ def collide(position, before, velocity, spin, active, world, p):
     return velocity, spin, apart
 
 
-def force_step(position, heading, velocity, spin, sunk, motors, active, world, p):
+def force_step(position, heading, velocity, spin, penetration, motors, active, world, p):
     """One control period, float64. motors: (N, 2). Returns as `force_substep`."""
     force = p.motor_force * motors.sum(axis=1)[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=-1)
     torque = p.motor_force * p.radius * (motors[:, 0] - motors[:, 1])
     collided = np.zeros(len(position), bool)
     for _ in range(p.substeps):
-        position, heading, velocity, spin, sunk, touched = force_substep(
-            position, heading, velocity, spin, sunk, force, torque, active, world, p
+        position, heading, velocity, spin, penetration, touched = force_substep(
+            position, heading, velocity, spin, penetration, force, torque, active, world, p
         )
         force, torque, collided = 0 * force, 0 * torque, collided | touched
-    return position, heading, velocity, spin, sunk, collided
+    return position, heading, velocity, spin, penetration, collided

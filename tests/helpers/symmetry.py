@@ -47,7 +47,7 @@ def common_states(env, seed, crush):
         on_grid["velocity"] = jnp.asarray(rng.normal(0, 1, (WORLDS, 10, 2)), jnp.float32)
         on_grid["angular_velocity"] = jnp.asarray(rng.normal(0, 10, (WORLDS, 10)), jnp.float32)
     return mixed.replace(
-        **on_grid, rounding=jnp.zeros_like(mixed.rounding), sunk=jnp.zeros_like(mixed.sunk)
+        **on_grid, rounding=jnp.zeros_like(mixed.rounding), penetration=jnp.zeros_like(mixed.penetration)
     ), jnp.asarray(rng.uniform(-1, 1, (WORLDS, 10, 2)), jnp.float32)
 
 

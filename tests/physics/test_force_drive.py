@@ -137,9 +137,9 @@ def test_free_motion_is_that_of_pymunk(kind, engine):
     worlds = engine_at(engine, env, [make_world(env, [pose[:2]], pose[2], size=size) for pose in start])
     for action in motors:
         oracle.step(action)
-        told = worlds.step(action[:, None])
+        transition = worlds.step(action[:, None])
         state = worlds.state
-        assert not told.collision.any()
+        assert not transition.collision.any()
         np.testing.assert_allclose(state.position[:, 0], oracle.position, rtol=0, atol=1e-5)
         exact = state.position[:, 0].astype(float) + state.rounding[:, 0, :2]
         np.testing.assert_allclose(exact, oracle.position, rtol=0, atol=7e-6)
@@ -276,10 +276,10 @@ def test_a_robot_that_leans_on_a_wall_stays_at_it(motor, heading, engine):
     worlds = engine_at(engine, env, [make_world(env, start, heading, goal=[[1.0, 1.0]])])
     oracle = Pymunk(start, np.array([heading]), size=(8.0, 6.0))
     for t in range(100):
-        told = worlds.step(np.full((1, 1, 2), motor))
+        transition = worlds.step(np.full((1, 1, 2), motor))
         oracle.step(np.full((1, 2), motor))
         if t >= 20:
-            assert told.collision.all()
+            assert transition.collision.all()
             np.testing.assert_allclose(worlds.state.velocity[0], oracle.velocity, rtol=0, atol=1e-4)
             np.testing.assert_allclose(worlds.state.position[0], oracle.position, rtol=0, atol=1.1e-3)  # pymunk's slop
 
@@ -293,8 +293,8 @@ def crowd_of_pymunk(size, forwards, seeds):
     heading = rng.uniform(-np.pi, np.pi, (seeds, 10)).astype(np.float32)
     motors = np.clip(rng.uniform(-1, 1, (200, seeds, 10, 2)) + forwards, -1, 1).astype(np.float32)
     oracles = [Pymunk(place, heading[i], size=size) for i in range(seeds)]
-    told = [[(oracle.step(action[i]), oracle.velocity) for i, oracle in enumerate(oracles)] for action in motors]
-    touched, velocity = (np.array([[each[k] for each in step] for step in told]) for k in range(2))
+    transition = [[(oracle.step(action[i]), oracle.velocity) for i, oracle in enumerate(oracles)] for action in motors]
+    touched, velocity = (np.array([[each[k] for each in step] for step in transition]) for k in range(2))
     return place, heading, motors, np.linalg.norm(velocity, axis=-1), touched
 
 
@@ -357,7 +357,7 @@ def test_one_control_period_in_a_crowd_is_the_written_rule(engine):
     for i, state in enumerate(states):
         start = [
             np.asarray(getattr(state, name), float)
-            for name in ("position", "heading", "velocity", "angular_velocity", "sunk")
+            for name in ("position", "heading", "velocity", "angular_velocity", "penetration")
         ]
         expected = reference.force_step(
             *start, motors[i].astype(float), np.ones(16, bool), reference.world(state.layout), drive
@@ -368,7 +368,7 @@ def test_one_control_period_in_a_crowd_is_the_written_rule(engine):
         far |= np.linalg.norm(end.velocity - expected[2], axis=-1) > 1e-3
         far |= np.abs(end.angular_velocity - expected[3]) > 2e-2
         far |= np.abs(wrap(end.heading - expected[1])) > 1e-3
-        far |= np.linalg.norm(end.sunk - expected[4], axis=-1) > 1e-4
+        far |= np.linalg.norm(end.penetration - expected[4], axis=-1) > 1e-4
         off += far.sum()
     assert collision.sum() > 100
     assert off <= 2  # the simulator stops 0.03 mm from what it touches
@@ -412,9 +412,9 @@ def test_agents_push_each_other_equally(engine):
         )
     worlds = engine_at(engine, env, states)
     start = worlds.state
-    told = worlds.step(np.zeros((16, 16, 2)))
+    transition = worlds.step(np.zeros((16, 16, 2)))
     end = worlds.state
-    assert told.collision.sum() > 50
+    assert transition.collision.sum() > 50
     np.testing.assert_allclose(end.velocity.sum(axis=1), start.velocity.sum(axis=1) * 0.5**DT, atol=1e-4)
 
 
@@ -464,13 +464,13 @@ def test_agents_respawn_and_start_at_rest(engine):
     worlds.reset(0)
     rng, respawned, resets = np.random.default_rng(0), 0, 0
     for _ in range(190):
-        told = worlds.step(rng.uniform(0.2, 1, (8, 4, 2)))
-        fresh = np.where(told.done[:, None], True, told.terminated & told.active)
+        transition = worlds.step(rng.uniform(0.2, 1, (8, 4, 2)))
+        fresh = np.where(transition.done[:, None], True, transition.terminated & transition.active)
         state = worlds.state
         for name in ("velocity", "angular_velocity", "rounding"):
             assert not np.any(getattr(state, name)[fresh])
-        assert np.all(np.any(state.velocity[~fresh & told.active], axis=-1))
-        respawned, resets = respawned + fresh.sum(), resets + told.done.sum()
+        assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
+        respawned, resets = respawned + fresh.sum(), resets + transition.done.sum()
     assert respawned > 80 and resets >= 24
 
 

@@ -357,8 +357,8 @@ def test_compilations_are_kept_in_the_users_cache_unless_jax_is_told_otherwise(t
     name = "jax_compilation_cache_dir"
     before = getattr(jax.config, name)
     try:
-        for told, expected in ((None, str(tmp_path / "entropy_env" / "jax")), ("elsewhere", "elsewhere")):
-            jax.config.update(name, told)
+        for transition, expected in ((None, str(tmp_path / "entropy_env" / "jax")), ("elsewhere", "elsewhere")):
+            jax.config.update(name, transition)
             cache_compilations()
             assert getattr(jax.config, name) == expected
     finally:

@@ -824,7 +824,7 @@ def test_the_model_is_made_as_the_options_say():
         (["--n-steps", "0"], ["n_steps=0"]),
         (["--batch-size", "100000"], ["batch_size=100000", "40960"]),
         (["--batch-size", "1"], ["batch_size=1"]),
-        (["--batch-size", "13653"], ["batch_size=13653", "one of the 40960"]),
+        (["--batch-size", "13653"], ["batch_size=13653", "40960", "one step"]),
         (["--seed", "-1"], ["seed=-1"]),
         (["--preset", "double"], ["double", "multi"]),
         (["--learning-rat", "1"], ["--learning-rate"]),

@@ -188,7 +188,7 @@ class PPO:
 
     def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
         """Update the observation statistics with a rollout. The next rollout uses them."""
-        return update_moments(moments, steps.obs, steps.active) if self.config.normalize_obs else moments
+        return update_moments(moments, steps.obs, steps.acted) if self.config.normalize_obs else moments
 
     def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
         """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
@@ -199,7 +199,7 @@ class PPO:
             steps.reward, value[:-1], next_value, steps.terminated, steps.done,
             discount=self.config.gamma, lam=self.config.gae_lambda,
         )  # fmt: skip
-        batch = Batch(obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.active)
+        batch = Batch(obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.acted)
         return jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
@@ -238,13 +238,13 @@ def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
     """
     done, success = steps.done, steps.info["success"]
     first = done & (steps.info["goals_reached"] == success)
-    mean = masked_mean(steps.reward, steps.active)
+    mean = masked_mean(steps.reward, steps.acted)
     return {
         "train/reward_mean": mean,
-        "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.active)),
+        "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted)),
         "train/episode_length": masked_mean(steps.info["episode_length"].astype(jnp.float32), done),
         "train/episode_return": masked_mean(steps.info["episode_return"], done),
-        "train/active_share": jnp.mean(steps.active.astype(jnp.float32)),
+        "train/active_share": jnp.mean(steps.acted.astype(jnp.float32)),
         "env/goal_reached_rate": masked_mean(success.astype(jnp.float32), first),
-        "env/collision_rate": masked_mean(steps.info["collision"].astype(jnp.float32), steps.active),
+        "env/collision_rate": masked_mean(steps.info["collision"].astype(jnp.float32), steps.acted),
     }

@@ -27,7 +27,7 @@ class Transitions(struct.PyTreeNode):
     reward: jax.Array  # (T, E, N)
     terminated: jax.Array  # (T, E, N) bool
     truncated: jax.Array  # (T, E, N) bool
-    active: jax.Array  # (T, E, N) bool, the lane's agent took part in this step
+    acted: jax.Array  # (T, E, N) bool, the lane's agent took part in this step
     final_value: jax.Array  # (T, E, N) value of the last observation where truncated, else 0
     info: dict[str, jax.Array]  # (T, E, N) each, by the names in KEPT_INFO
 
@@ -63,7 +63,7 @@ def collect(
         )
         kept = {name: info[name] for name in KEPT_INFO}
         return (env_state, next_obs), Transitions(
-            obs, action, log_prob, reward, terminated, truncated, info["active"], final_value, kept
+            obs, action, log_prob, reward, terminated, truncated, info["acted"], final_value, kept
         )
 
     (env_state, obs), transitions = jax.lax.scan(step, (env_state, obs), jax.random.split(key, num_steps))

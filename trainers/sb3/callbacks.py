@@ -82,8 +82,12 @@ class Figures(BetweenUpdates):
 
     def _on_step(self) -> bool:
         if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
-            told = zip(self.locals["infos"], self.locals["dones"], strict=True)  # SB3 itself counts lanes that are done
-            self.model.ep_success_buffer += [i["is_success"] for i, done in told if "is_success" in i and not done]
+            transition = zip(
+                self.locals["infos"], self.locals["dones"], strict=True
+            )  # SB3 itself counts lanes that are done
+            self.model.ep_success_buffer += [
+                i["is_success"] for i, done in transition if "is_success" in i and not done
+            ]
         now = time.perf_counter()
         if now - self._looked > GLANCE:
             self._looked = now

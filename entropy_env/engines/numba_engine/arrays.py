@@ -18,7 +18,7 @@ from entropy_env.types import INT_PARAMS, LASTING, OBSERVATION, PARAM_NAMES, Lay
 
 STATE = vars(state_shapes(SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0)))
 WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
-MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "sunk")  # what the force drive alone uses
+MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")  # what the force drive alone uses
 AGENT_FIELDS = tuple(name for name in STATE if name not in ("layout", *WORLD_FIELDS, *MOTION_FIELDS))
 PLACED = ("position", "heading", "active", "goal_index")  # what is not zero in an agent at rest
 

@@ -90,7 +90,7 @@ class NumbaEngine:
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
         self._own_terms = compile_terms(spec.reward_terms) if spec.reward_terms else None
         self._choices = make_choices(spec, autoreset, self._own_terms.address if self._own_terms else 0)
-        self._told = _transition(self._w)
+        self._transition = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
         self._drawing: Layout | None = None  # (S, E, ...), on their way
@@ -160,13 +160,13 @@ class NumbaEngine:
             ended = self._run(first, stop, self._everywhere)
             if ended and self.autoreset:
                 over = self._over
-                over[...] = self._told.done  # the kernels need it contiguous
+                over[...] = self._transition.done  # the kernels need it contiguous
                 if self.env.scenario.draws and (self._spent & over).any():
                     self._refill()
                 self._start(over)
                 self._observe(over)
             self._begun = True
-            return self._told
+            return self._transition
 
     def observe(self) -> np.ndarray:
         """See `Engine`."""

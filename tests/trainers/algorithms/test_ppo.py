@@ -72,7 +72,7 @@ class Probe:
         zero = jnp.zeros_like(reward)
         info = {
             "final_obs": self.obs(clock + 1 - self.length if self.truncates else clock + 1),
-            "active": active, "collision": no, "success": no, "goals_reached": no.astype(jnp.int32),
+            "acted": active, "collision": no, "success": no, "goals_reached": no.astype(jnp.int32),
             "episode_return": zero, "episode_length": clock + 1,
         }  # fmt: skip
         clock = jnp.where(ended, 0, clock + 1)
@@ -223,8 +223,8 @@ def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, cap
     assert room < before[0].stat().st_size
     with full_disk(room):
         assert main(flags) == 2
-    told = capsys.readouterr()
-    error = told.err.splitlines()
+    transition = capsys.readouterr()
+    error = transition.err.splitlines()
     assert [line.split(" could not be written ")[0] for line in error[:2]] == [
         "warning: figures", "warning: the checkpoint at 160 steps",
     ]  # fmt: skip
@@ -232,7 +232,7 @@ def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, cap
     assert error[2].startswith("error: [Errno")
     assert error[2].endswith("step_000000000192.safetensors': not saved; --resume goes on from step 128")
     assert len(error) == 3
-    assert "Stopped and saved" not in told.out
+    assert "Stopped and saved" not in transition.out
     assert list((parts / "checkpoints").iterdir()) == before
     assert main(flags) == 0
     assert_same(whole, parts)

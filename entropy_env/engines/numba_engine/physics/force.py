@@ -54,7 +54,7 @@ def glide(me, motion, p, choices, lost, longest):
     h = np.float64(p.dt) / choices.substeps
     velocity, rounding = motion.velocity, motion.rounding
     vx, vy, turn = velocity[0], velocity[1], motion.angular_velocity
-    dx, dy = vx * np.float32(h) + motion.sunk[0], vy * np.float32(h) + motion.sunk[1]
+    dx, dy = vx * np.float32(h) + motion.penetration[0], vy * np.float32(h) + motion.penetration[1]
     cap = min(ONE, longest / np.float32(math.sqrt(max(dx * dx + dy * dy, TINY))))
     motion.aim[0], motion.aim[1] = dx * cap, dy * cap
     me.wanted[0], me.wanted[1] = me.position[0] + motion.aim[0], me.position[1] + motion.aim[1]
@@ -159,4 +159,4 @@ def sink(me, motion, p):
     cap = min(ONE, HALF * p.agent_radius / np.float32(math.sqrt(max(sx * sx + sy * sy, TINY))))
     if motion.piled:
         cap = ZERO  # nothing pulls a pile together
-    motion.sunk[0], motion.sunk[1] = sx * cap, sy * cap
+    motion.penetration[0], motion.penetration[1] = sx * cap, sy * cap
