@@ -273,4 +273,5 @@ class SwarmState(struct.PyTreeNode):
         return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base
 
 
+OLD_FIELDS = {"penetration": "sunk"}  # fields of SwarmState by the names that older files have for them
 LASTING = frozenset({"layout", "goals_reached", "step", "done"})  # fields that an agent's new start leaves alone

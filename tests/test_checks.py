@@ -454,3 +454,10 @@ def test_states_of_other_types_are_cast_and_damaged_snapshots_refused(engine):
         with pytest.raises(ValueError, match=rf"snapshot\['{name}'\]"):
             worlds.restore(snapshot | {name: value})
     worlds.step(np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize("value", [True, np.True_, np.array([True, False])])
+@pytest.mark.parametrize("name", ["max_steps", "max_wheel_speed", "lidar_range"])
+def test_a_truth_value_is_no_number(name, value):
+    with pytest.raises(TypeError, match=f"{name}=.* must be a number"):
+        Swarm(SwarmSpec(num_agents=2)).resolve_params(**{name: value})

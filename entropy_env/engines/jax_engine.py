@@ -33,7 +33,7 @@ from entropy_env.engines.interface import (
 )
 from entropy_env.env import Swarm
 from entropy_env.scenarios.base import empty_layout
-from entropy_env.types import Layout, SwarmParams, SwarmState, cast_params
+from entropy_env.types import OLD_FIELDS, Layout, SwarmParams, SwarmState, cast_params
 from entropy_env.vector import VectorState, VectorSwarm, param_axes
 
 FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success")
@@ -134,6 +134,8 @@ class JaxEngine:
         check_fork()
         like = self._empty
         leaves = _named(like)
+        new_fields = {f"worlds/{old}": f"worlds/{new}" for new, old in OLD_FIELDS.items()}
+        snapshot = {new_fields.get(name, name): array for name, array in snapshot.items()}
         check_names("snapshot", snapshot, {*leaves, "seed", "draws"})
         for name, leaf in leaves.items():
             check_shape(f"snapshot[{name!r}]", snapshot[name], leaf.shape)

@@ -811,6 +811,9 @@ def test_attributes_and_methods_are_those_of_all_lanes():
     assert env.difficulty == 2
     with pytest.raises(ValueError, match=r"set_attr\('note'\) for some lanes: lanes share their worlds"):
         env.set_attr("note", "", [0, 1])
+    with pytest.raises(ValueError, match=r"env_method\('set_difficulty'\) for some lanes: lanes share their worlds"):
+        env.env_method("set_difficulty", 3, indices=[1])
+    assert env.difficulty == 2
 
 
 def test_what_is_wrong_is_named():

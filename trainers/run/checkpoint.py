@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from entropy_env import __version__
+from entropy_env.types import OLD_FIELDS
 from trainers.run.files import to_json, write_atomic
 
 FORMAT = 1
@@ -162,7 +163,11 @@ def _describe(leaf: Any) -> str:
 def _fill(like: Any, arrays: dict[str, Any], path: Path, partial: bool) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     expected = {_name(leaf_path): leaf for leaf_path, leaf in leaves}
+    arrays = dict(arrays)
     for name, leaf in expected.items():
+        old = "/".join(OLD_FIELDS.get(part, part) for part in name.split("/"))
+        if name not in arrays and old in arrays:
+            arrays[name] = arrays.pop(old)
         if name not in arrays:
             raise CheckpointError(f"{path} has no leaf {name!r}, expected {_describe(leaf)}")
         if _describe(arrays[name]) != _describe(leaf):

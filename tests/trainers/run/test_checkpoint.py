@@ -103,6 +103,15 @@ def test_loaded_arrays_share_no_memory_with_each_other_or_the_file(tmp_path):
     assert_same(load_checkpoint(path, SMALL)[0], SMALL)
 
 
+def test_a_field_that_has_been_renamed_is_found_by_its_old_name(tmp_path):
+    save_checkpoint(tmp_path, {"worlds": {"sunk": np.arange(3, dtype=np.float32)}, "count": np.int32(7)}, step=1)
+    like = {"worlds": {"penetration": np.zeros(3, np.float32)}, "count": np.int32(0)}
+    tree, _ = load_checkpoint(tmp_path, like)
+    assert tree["worlds"]["penetration"].tolist() == [0, 1, 2]
+    part, _ = load_checkpoint(tmp_path, {"worlds": like["worlds"]}, partial=True)
+    assert part["worlds"]["penetration"].tolist() == [0, 1, 2]
+
+
 def test_a_part_can_be_loaded_without_the_rest_of_the_state(tmp_path):
     Runner = namedtuple("Runner", "params normaliser optimiser")
     save_checkpoint(tmp_path, Runner({"kernel": jnp.ones(3)}, jnp.zeros(2), (jnp.ones(3), jnp.ones(3))), 1)

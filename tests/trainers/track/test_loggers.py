@@ -160,6 +160,36 @@ def test_figures_that_a_full_disk_does_not_take_are_written_later(tmp_path):
     assert events(tmp_path) == [(step, "loss/policy", step / 4) for step in range(100)]
 
 
+def test_no_number_of_updates_is_too_many_for_a_full_disk(tmp_path):
+    """What waits is more than a file's buffer holds."""
+    figures = {f"figure/{index}": 1 / 3 for index in range(100)}
+    with MetricsLogger(tmp_path) as logger:
+        with full_disk(1000), pytest.warns(UserWarning, match="kept in memory"):
+            for step in range(1000):
+                logger.log(step, figures)
+        logger.log(1000, figures)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [*range(1001)]
+    assert len(events(tmp_path)) == 1001 * 100
+
+
+def test_figures_that_are_lost_in_the_end_are_counted(tmp_path):
+    with full_disk(1000), pytest.warns(UserWarning) as caught:
+        log(tmp_path, range(100))
+    kept = (tmp_path / "metrics.jsonl").read_text().count("\n")
+    assert 0 < kept < 100
+    assert f"figures of the last {100 - kept} updates could not be written" in str(caught[-1].message)
+
+
+@pytest.mark.parametrize("junk", ["[" * 100_000, '{"step": true}', '{"step": -5}', '{"step": 0.5}', "3", "\0"])
+def test_a_line_of_another_hand_is_dropped(tmp_path, junk):
+    log(tmp_path, range(3))
+    with (tmp_path / "metrics.jsonl").open("a") as lines:
+        lines.write(junk + "\n")
+    log(tmp_path, [2], resume_step=1)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+
+
 def test_a_disk_that_stays_full_ends_no_run(tmp_path):
     with full_disk(1000), pytest.warns(UserWarning, match="could not be written"):
         log(tmp_path, range(100))
