@@ -1,7 +1,10 @@
 """The READMEs: their code runs, their commands exist, their links lead somewhere."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 
 import pytest
 from helpers.commands import (
@@ -20,11 +23,21 @@ from entropy_env.scenarios import SCENARIOS
 PAGES = [
     "README.md", "benchmarks/README.md", "entropy_env/README.md", "trainers/README.md", "trainers/sb3/README.md",
 ]  # fmt: skip
+EXTEND = "## Extend it\n"  # whose blocks add to registries, so they run in a process of their own
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+
+
+def in_extend(text, line):
+    """Whether a line of a page stands under its heading `Extend it`."""
+    before = "".join(text.splitlines(keepends=True)[:line])
+    return EXTEND in before and "\n## " not in before.split(EXTEND)[1]
+
+
 PYTHON = [
     pytest.param(page, code, line, id=f"{page} line {line + 1}")
     for page, text in TEXTS.items()
     for _, code, line in code_blocks(text, "python")
+    if not in_extend(text, line)
 ]
 
 
@@ -69,6 +82,16 @@ def test_python_blocks_run(page, code, line, folder, monkeypatch):
     script = folder / f"{page.replace('/', '_')}_line_{line + 1}.py"
     script.write_text("\n" * line + code, encoding="utf-8")  # an error's line number is that of the page
     runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.mark.parametrize("page", ["entropy_env/README.md", "trainers/README.md"])
+def test_extensions_run(page, folder):
+    """One after the other in a new process."""
+    blocks = [code for _, code, line in code_blocks(TEXTS[page], "python") if in_extend(TEXTS[page], line)]
+    assert len(blocks) >= 2
+    script = folder / f"{page.replace('/', '_')}_extend.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    subprocess.run([sys.executable, script], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -164,7 +164,7 @@ def test_no_number_of_updates_is_too_many_for_a_full_disk(tmp_path):
     """What waits is more than a file's buffer holds."""
     figures = {f"figure/{index}": 1 / 3 for index in range(100)}
     with MetricsLogger(tmp_path) as logger:
-        with full_disk(1000), pytest.warns(UserWarning, match="kept in memory"):
+        with full_disk(1000), pytest.warns(UserWarning, match="kept in memory"):  # noqa: PT031
             for step in range(1000):
                 logger.log(step, figures)
         logger.log(1000, figures)
