@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import Row, Run
-from entropy_env import vector
+from entropy_env import spread, vector
 from entropy_env.engines.numba_engine.threads import num_cores
 from entropy_env.env import Swarm
 from entropy_env.scenarios.open import Open
@@ -105,12 +105,12 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", num_cores())
 
 
-def jax_batch(case: Case) -> vector.VectorSwarm | vector.SpreadSwarm:
+def jax_batch(case: Case) -> vector.VectorSwarm | spread.SpreadSwarm:
     """Return the worlds of a case. On a CPU they are spread over all cores, if these can share them evenly."""
     env, devices = case.swarm(), jax.local_devices()
     if devices[0].platform != "cpu" or len(devices) == 1 or case.num_envs % len(devices):
         return vector.batch(env, case.num_envs)
-    return vector.SpreadSwarm(env, case.num_envs, tuple(devices))
+    return spread.SpreadSwarm(env, case.num_envs, tuple(devices))
 
 
 def jax_worlds(case: Case) -> tuple[Callable[[], Any], Callable[..., tuple[Any, jax.Array]]]:

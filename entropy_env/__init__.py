@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register, registry
 
 if TYPE_CHECKING:
-    from entropy_env import swarm_v0, vector
+    from entropy_env import spread, swarm_v0, vector
     from entropy_env.engines import make_engine
     from entropy_env.env import Swarm
     from entropy_env.scenarios.custom import make_layout
@@ -40,6 +40,7 @@ __all__ = [
     "SwarmState",
     "make_engine",
     "make_layout",
+    "spread",
     "swarm_v0",
     "vector",
 ]

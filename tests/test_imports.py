@@ -24,6 +24,7 @@ BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours
 BELOW |= {"observations": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
 BELOW |= {"env": (*BELOW["observations"], "rewards", "observations")}
 BELOW |= {"vector": (*BELOW["env"], "env")}
+BELOW |= {"spread": (*BELOW["vector"], "vector")}
 LIBRARIES = {"jax", "flax", "numpy"}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.worlds import KEY, Lanes, numpy_tree, take
 
-from entropy_env import vector
+from entropy_env import spread, vector
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
 
@@ -279,13 +279,13 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
 from helpers.worlds import Lanes
-from entropy_env import vector
+from entropy_env import spread, vector
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
 
 env = Swarm(SwarmSpec(num_agents=3, num_rays=4, on_goal="respawn", num_goals=3), Lanes(3))
 params = env.make_params(difficulty=np.array([1, 2, 3, 1]), max_steps=9)
-worlds, part = vector.SpreadSwarm(env, 4, tuple(jax.devices())), vector.batch(env, 2)
+worlds, part = spread.SpreadSwarm(env, 4, tuple(jax.devices())), vector.batch(env, 2)
 key, action = jax.random.key(0), jax.random.uniform(jax.random.key(1), (20, 4, 3, 2))
 obs, state = jax.jit(worlds.reset)(key, params)
 assert len(state.worlds.position.sharding.device_set) == 2
@@ -325,4 +325,9 @@ def test_worlds_spread_over_devices_do_what_each_part_does_alone():
 )
 def test_worlds_that_devices_cannot_share_evenly_are_refused(num_envs, allowed):
     with pytest.raises(ValueError, match=f"num_envs={num_envs} must be a {allowed}"):
-        vector.SpreadSwarm(swarm("respawn"), num_envs, (jax.devices()[0],) * 2)
+        spread.SpreadSwarm(swarm("respawn"), num_envs, (jax.devices()[0],) * 2)
+
+
+def test_the_old_name_of_spread_worlds_warns():
+    with pytest.warns(DeprecationWarning, match=r"spread\.SpreadSwarm"):
+        assert vector.SpreadSwarm is spread.SpreadSwarm
