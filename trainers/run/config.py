@@ -85,10 +85,11 @@ def check_numbers(
 def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool = False) -> Config:
     """Read a config from a YAML file. Options missing in the file have their defaults.
 
-    Raises ConfigError if the file is wrong, and with `whole` if it does not set every option.
+    Raises ConfigError if the file is wrong, and with `whole` if it does not set every option but those in `cls.NEW`.
     """
     values = read_values(cls, path)
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    missing = [name for name in names if name not in values and name not in getattr(cls, "NEW", ())]
     if whole and missing:
         raise ConfigError(
             f"{path} does not set {', '.join(missing)}: it is damaged, or from another version. To repair it, add a line for "
@@ -109,8 +110,9 @@ def check_same_run(
     run in the message. advice: the end of the message.
     """
     before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
+    unknown = getattr(config, "NEW", frozenset()) - before.keys()  # to the version that began the run: off
     for name, value in now.items():
-        if name not in may_change and value != before.get(name):
+        if name not in may_change and value != before.get(name) and (value or name not in unknown):
             raise ValueError(f"{name}={value!r} is not what {run} was begun with, {before.get(name)!r}{advice}")
 
 

@@ -21,6 +21,8 @@ Reward = Annotated[str, tyro.conf.arg(help=f"Preset of reward weights: {', '.joi
 class WorldOptions:
     """The worlds to train in."""
 
+    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms"})  # what runs of older versions do not mention
+
     scenario: Scenario = "open"
     difficulty: int = 1
     """Difficulty of the layouts, 1 to 4."""

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -276,6 +277,15 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
              "loss/value", "loss/entropy", "loss/approx_kl", "loss/clip_fraction", "loss/explained_variance",
              "env/goal_reached_rate", "env/collision_rate", "system/gpu_memory", "system/cpu_memory"}  # fmt: skip
     assert named <= json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]).keys()
+
+
+def test_a_run_of_before_an_option_goes_on_without_it(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run")
+    train(dataclasses.replace(config, total_steps=32))
+    kept = tmp_path / "run" / "config.yaml"
+    kept.write_text(re.sub("^reward_terms.*\n", "", kept.read_text(), flags=re.MULTILINE))
+    assert main(["--resume", "--run-dir", str(tmp_path / "run"), "--total-steps", "64"]) == 0
+    assert newest(tmp_path / "run")[1]["step"] == 64
 
 
 def test_a_hook_sees_every_update_adds_figures_and_may_stop_the_run(tmp_path: Path, capsys: Any) -> None:
