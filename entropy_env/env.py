@@ -331,7 +331,8 @@ class Swarm:
 @functools.lru_cache(maxsize=64)
 def _check_terms(terms: NamedTerms) -> None:
     """Raises ValueError for a user's own reward term that JAX cannot compile."""
-    params = jax.eval_shape(cast_params, SwarmParams()) if terms else None
+    weights: dict[str, Any] = {name: 0.0 for name, _ in terms}
+    params = jax.eval_shape(cast_params, SwarmParams(own_weights=weights)) if terms else None
     for name, term in terms:
         check_term(name, term, params)
 

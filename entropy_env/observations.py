@@ -64,6 +64,8 @@ GLOBAL_STATE.update(
     goal=Component(2, lambda state, spec: state.goal),  # m
 )
 
+BUILT_IN = tuple(OBSERVATION.items()), tuple(GLOBAL_STATE.items())  # what the Numba engine has a mirror of
+
 
 def observe(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """(N, obs_dim) float32, of all agents, whether active or not."""

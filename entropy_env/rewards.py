@@ -16,6 +16,7 @@ import importlib
 import inspect
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -95,7 +96,7 @@ RENAMED = {"seed": "v3"}
 def preset_weights(reward: str) -> dict[str, float]:
     """The weights of a preset, as parameters of every built-in term. Raises ValueError for an unknown preset."""
     if reward in RENAMED:
-        warnings.warn(f"reward={reward!r} is now called {RENAMED[reward]!r}", DeprecationWarning, stacklevel=3)
+        warnings.warn(f"reward={reward!r} is now called {RENAMED[reward]!r}", FutureWarning, stacklevel=3)
         reward = RENAMED[reward]
     if reward not in PRESETS:
         raise ValueError(f"unknown reward {reward!r}: choose from {', '.join(PRESETS)}")
@@ -107,7 +108,8 @@ def as_terms(given: Mapping[str, Term | str] | NamedTerms) -> NamedTerms:
 
     Raises ValueError or TypeError, naming the term, for a name that cannot be used and for what is no function.
     """
-    if not isinstance(given, Mapping | tuple):
+    pairs = isinstance(given, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)
+    if not isinstance(given, Mapping) and not pairs:
         raise TypeError(f"reward_terms={given!r} must be a dict of functions by name")
     terms = dict(given)
     for name in terms:
@@ -139,7 +141,12 @@ def resolve_term(term: Term | str, name: str = "") -> Term:
         raise TypeError(
             f"{called} must be a plain Python function (outcome, params), or its import path, not {found!r}"
         )
+    if isinstance(term, str):
+        _given_paths[found] = term
     return found
+
+
+_given_paths: weakref.WeakKeyDictionary[Term, str] = weakref.WeakKeyDictionary()
 
 
 def import_path(term: Term) -> str:
@@ -147,7 +154,7 @@ def import_path(term: Term) -> str:
 
     Raises ValueError for a function without such a place: a lambda, one made in a function, one of the main script.
     """
-    path = f"{term.__module__}:{term.__qualname__}"
+    path = _given_paths.get(term, f"{term.__module__}:{term.__qualname__}")
     try:
         found = None if term.__module__ == "__main__" else resolve_term(path)
     except (ValueError, TypeError):

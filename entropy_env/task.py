@@ -95,7 +95,9 @@ class Task:
 
     def but(self, **settings: Any) -> Self:
         """Return this task with some settings changed. They are those of `of`; None changes nothing."""
-        return self.of(**(self.settings | {name: value for name, value in settings.items() if value is not None}))
+        given = {name: value for name, value in settings.items() if value is not None}
+        task = self.of(**(self.settings | given))
+        return dataclasses.replace(task, difficulty=given.get("difficulty", task.difficulty))  # also for a Scenario
 
     def resolve(self, on_goal: OnGoal | None = None, room_for: int = 1) -> tuple[Swarm, SwarmParams]:
         """Return the simulator and its parameters as plain numbers. Starts no device.

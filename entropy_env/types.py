@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
@@ -113,7 +114,7 @@ GLOBAL_STATE: dict[str, Component] = {}
 
 def _listed(table: dict[str, Component]) -> dict[str, Component]:
     if not table:
-        raise RuntimeError("no component of an observation is known yet: import entropy_env.observations")
+        importlib.import_module("entropy_env.observations")  # fills it
     return table
 
 

@@ -10,7 +10,6 @@ steers towards the goal and away from what is near.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,18 +56,21 @@ def main(
     task = policy.task if policy else Task.of("obstacles")
     task = task.but(scenario=Open(size=size) if size else scenario, difficulty=difficulty, num_agents=num_agents)
     env, params = task.make("terminate")
-    reset, step, act = jax.jit(env.reset), jax.jit(env.step), policy or jax.jit(functools.partial(steer, env.spec))
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
+    act = jax.jit(policy.act if policy else lambda obs, memory, key: (steer(env.spec, obs, key), memory))
     renderer = Renderer(max_size=(720, 540), show_lidar=True, trails=40)
 
     def frames(key: jax.Array) -> Iterator[np.ndarray]:
         obs, state = reset(key, params)
+        memory = policy.begin(env.spec.num_agents) if policy else ()
         while True:
             lidar = obs[:, env.spec.slice("lidar")]
             yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
             if state.done:
                 break
             key, k_act, k_step = jax.random.split(key, 3)
-            obs, state, *_ = step(k_step, state, act(obs, k_act), params)
+            action, memory = act(obs, memory, k_act)
+            obs, state, *_ = step(k_step, state, action, params)
         print(f"{state.goals_reached.sum()} of {task.num_agents} robots arrived in {state.step} steps")
 
     print(f"Wrote {write_video(out, frames(jax.random.key(seed)), fps=1 / float(params.dt))}")

@@ -135,6 +135,7 @@ ROOMS = {  # or modules, and the rooms or modules that they may know beside thei
     "policies": ("learn", "networks", "run"),
     "algorithms": ("learn", "networks"),
     "evaluation": ("policies", "run"),
+    "common": ("policies",),
     "sb3": ("policies", "evaluation", "run", "track"),
 }
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers.worlds import ENGINES, KEY, make_world, numpy_tree, stack
 
-from entropy_env import types
 from entropy_env.engines import make_engine
 from entropy_env.engines.numba_engine import observations as numba_observations
 from entropy_env.env import Swarm
@@ -135,12 +134,10 @@ def test_unknown_names_are_refused_with_the_nearest_one():
         SwarmSpec().state_slice("heading")
 
 
-def test_a_table_that_has_not_been_filled_is_an_error_and_not_a_width_of_zero(monkeypatch):
-    monkeypatch.setattr(types, "OBSERVATION", {})
-    with pytest.raises(RuntimeError, match=r"import entropy_env\.observations"):
-        _ = SwarmSpec().obs_dim
-    with pytest.raises(RuntimeError, match=r"import entropy_env\.observations"):
-        SwarmSpec().slice("goal")
+def test_a_specification_alone_knows_its_widths():
+    """In a new process, where nothing else has been imported."""
+    code = "from entropy_env.types import SwarmSpec; print(SwarmSpec().obs_dim)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "36\n"
 
 
 def test_the_public_specification_knows_its_components_at_once():

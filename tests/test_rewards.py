@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import math
 import pickle
+import subprocess
 import sys
 
 import gymnasium
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.worlds import ENGINES
 
 import entropy_env  # noqa: F401
 from entropy_env import Swarm, SwarmSpec, make_engine, rewards, swarm_v0
 from entropy_env.rewards import PRESETS, TERMS, Weights, import_path, preset_weights, resolve_term
 
-ENGINES = ("numba", "jax")
 SMALL = SwarmSpec(num_agents=8, num_rays=4, on_goal="next_goal")
 COLUMNS = {name: column for column, name in enumerate(TERMS)}
 NOT_A_NUMBER = float("nan")
@@ -136,7 +137,7 @@ def test_a_new_weight_leaks_into_no_other_preset(monkeypatch):
 
 def test_the_old_name_of_v3_warns_and_works():
     env = Swarm()
-    with pytest.warns(DeprecationWarning, match="'seed' is now called 'v3'"):
+    with pytest.warns(FutureWarning, match="'seed' is now called 'v3'"):
         old = env.resolve_params("seed")
     assert old == env.resolve_params("v3") != env.resolve_params()
 
@@ -315,3 +316,23 @@ def test_an_environment_with_terms_is_pickled_and_copied():
     infos = env.step(action)[4]
     for other in others:
         assert other.step(action)[4] == infos
+
+
+def test_a_term_that_a_factory_made_keeps_the_path_it_came_by(tmp_path, monkeypatch):
+    (tmp_path / "made_terms.py").write_text(
+        "def make(by):\n    return lambda outcome, params: by * outcome.left\nleft = make(2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    term = resolve_term("made_terms:left")
+    assert import_path(term) == "made_terms:left"
+
+
+def test_the_old_name_of_a_preset_warns_whoever_uses_it():
+    code = "from entropy_env import Swarm; Swarm().resolve_params(reward='seed')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'seed' is now called 'v3'" in done.stderr
+
+
+def test_a_term_may_read_the_weights():
+    env = Swarm(SwarmSpec(num_agents=2), reward_terms={"own": lambda outcome, params: params.weight("own")})
+    assert env.make_params(reward_own=0.5).weight("own") == 0.5

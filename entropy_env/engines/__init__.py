@@ -33,12 +33,13 @@ def make_engine(
     autoreset: bool = True,
     num_threads: int | None = None,
 ) -> Engine:
-    """Worlds of a simulator, to be stepped from Python.
+    """Make worlds of a simulator that are stepped from Python.
 
-    params: as `env.make_params()` gives them, the default. engine: a key of ENGINES, to which you may add your own; `auto` is Numba's on a CPU, as long as Numba works,
-    and JAX's on an accelerator. num_threads: of the Numba engine; None for what NUMBA_NUM_THREADS
-    says, else OMP_NUM_THREADS, else for all cores. ValueError for an unknown name or a number below one, RuntimeError
-    where Numba is asked for and does not work.
+    params: from `env.make_params()`, which is also the default.
+    engine: a key of ENGINES, to which you may add your own. `auto` takes Numba's on a CPU, if Numba works there, and JAX's
+    on an accelerator.
+    num_threads: threads of the Numba engine. None: NUMBA_NUM_THREADS, or else OMP_NUM_THREADS, or else all cores.
+    Raises ValueError for an unknown engine or a number below 1, RuntimeError if Numba is asked for and does not work.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"{engine=} must be one of {', '.join(('auto', *ENGINES))}")

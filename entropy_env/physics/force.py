@@ -207,5 +207,5 @@ def sink(aim: Vector, move: Vector, apart: Vector, piled: jax.Array, params: Swa
 
 
 def deepest(params: SwarmParams) -> jax.Array:
-    """Largest distance, () m, that an agent may be penetration: what it has penetration into must still be ahead of it."""
+    """Largest penetration, () m: the body that an agent is in must still lie ahead of it."""
     return jnp.asarray(params.agent_radius) / 2

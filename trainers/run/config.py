@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 import yaml
 
+from entropy_env.rewards import RENAMED
 from trainers.run.files import to_json, write_atomic
 
 Config = TypeVar("Config")
@@ -110,6 +111,8 @@ def check_same_run(
     run in the message. advice: the end of the message.
     """
     before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
+    for values in (before, now):
+        values["reward"] = RENAMED.get(values.get("reward"), values.get("reward"))
     unknown = getattr(config, "NEW", frozenset()) - before.keys()  # to the version that began the run: off
     for name, value in now.items():
         if name not in may_change and value != before.get(name) and (value or name not in unknown):

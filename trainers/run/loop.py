@@ -61,7 +61,7 @@ class Moment:
 
     step: int  # agent steps done
     state: Any  # the learner's; the next update reuses its memory, so copy what you keep
-    inputs: Any  # of the next update; a hook may replace it by another of the same shapes
+    inputs: Any  # of the next update; a hook may replace it by another of the same shapes, which no checkpoint keeps
     metrics: dict[str, float]  # a hook may add figures; later hooks see them, and the files get them
     stopped: str | None = None  # why the run ends here, or None
 
@@ -100,7 +100,7 @@ def fit(
         with contextlib.ExitStack() as stack:
             lines = stack.enter_context(MetricsLogger(folder.path, done if options.resume else None))
             bar = stack.enter_context(Progress(total, done))
-            while moment.step < total and not moment.stopped:
+            while moment.step < total and moment.stopped is None:
                 moment = _advance(update, moment, per_update, folder.checkpoints)
                 for hook in hooks:
                     hook(moment)
@@ -111,10 +111,10 @@ def fit(
                     success=moment.metrics.get("env/goal_reached_rate", math.nan),
                     episode_return=moment.metrics.get("train/episode_return", math.nan),
                 )
-                if interrupt.asked and moment.step < total:
+                if interrupt.asked and moment.step < total and moment.stopped is None:
                     moment.stop("interrupted")
                 save = partial(save_checkpoint, folder.checkpoints, moment.state, moment.step, metadata)
-                if moment.step >= total or moment.stopped:
+                if moment.step >= total or moment.stopped is not None:
                     _save_last(save, folder.checkpoints)
                 elif moment.step - saved >= options.checkpoint_interval:
                     written = patience.try_to(save, f"the checkpoint at {moment.step:,} steps", TRY_AGAIN)

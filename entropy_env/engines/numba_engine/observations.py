@@ -13,7 +13,7 @@ import numpy as np
 from entropy_env.engines.numba_engine.compilation import inlined
 from entropy_env.engines.numba_engine.geometry import TWO, cos_sin
 from entropy_env.engines.numba_engine.lidar import scan
-from entropy_env.observations import GLOBAL_STATE, OBSERVATION
+from entropy_env.observations import BUILT_IN, GLOBAL_STATE, OBSERVATION
 from entropy_env.types import SwarmSpec
 
 
@@ -110,14 +110,17 @@ def global_state(w: Any, spec: SwarmSpec) -> np.ndarray:
 
 
 def check_components() -> None:
-    """ValueError for a component that one engine has and the other has not."""
-    for what, theirs, ours in (
-        ("observation", OBSERVATION.keys(), READERS.keys()),
-        ("global state", GLOBAL_STATE.keys(), STATE_READERS.keys()),
-    ):
-        for name in sorted(theirs ^ ours):
+    """Raise ValueError for a component that one engine has and the other has not, or has another version of."""
+    tables = ("observation", OBSERVATION, READERS), ("global state", GLOBAL_STATE, STATE_READERS)
+    for (what, theirs, ours), built_in in zip(tables, BUILT_IN, strict=True):
+        for name in sorted(theirs.keys() ^ ours.keys()):
             engines = ("JAX", "Numba") if name in theirs else ("Numba", "JAX")
             raise ValueError(
                 f"component {name!r} of the {what} is known to the {engines[0]} engine, but not to the {engines[1]} "
                 "engine: give both observations.py a function of that name, or choose engine='jax'"
+            )
+        if tuple(theirs.items()) != built_in:
+            raise ValueError(
+                f"the components of the {what} are others than those that the Numba engine compiles: edit both "
+                "observations.py instead of the table, or choose engine='jax'"
             )

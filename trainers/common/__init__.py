@@ -1,0 +1,1 @@
+"""Old names, for one more version."""
