@@ -1,11 +1,11 @@
-# make train: a fresh machine to a trained swarm and a GIF.  make test: every test.
+# make train: a fresh machine to a trained swarm and a GIF.  make test: the tests.  make test-all: with the slow ones.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test lint bench clean
+.PHONY: train test test-all lint bench clean
 
 train: $(VENV)/installed
 	@if ls $(RUN)/checkpoints/*.safetensors >/dev/null 2>&1; then \
@@ -16,6 +16,9 @@ train: $(VENV)/installed
 	$(BIN)/python -m trainers.evaluate $(RUN) --gif $(RUN)/videos/swarm.gif
 
 test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto --dist loadscope --durations 25 -m "not slow"
+
+test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadscope --durations 25
 
 lint: $(VENV)/installed-dev

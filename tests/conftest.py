@@ -19,6 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background, where tests press Ctrl-C too
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "slow: takes long, and is run by `make test-all` alone")
     config.addinivalue_line("markers", "core: runs under strict dtype promotion and without implicit rank promotion")
 
 

@@ -23,6 +23,7 @@ from trainers import jax_ppo
 from trainers.evaluate import evaluate
 from trainers.run.checkpoint import load_arrays
 
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 WIDE = {"JAX_ENABLE_X64": "1"}
 STRICT = {

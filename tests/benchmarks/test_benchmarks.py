@@ -33,6 +33,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", RUNS, ids=lambda module: module.__name__)
 @pytest.mark.filterwarnings("ignore")  # other people's simulators
 def test_a_benchmark_runs_end_to_end(module, tmp_path):

@@ -146,6 +146,7 @@ print(type(env._world.engine).__name__, any("Numba is not installed" in str(w.me
     assert run(code).stdout.split() == ["JaxEngine", "True"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_stop_anybody(tmp_path):
     """Files of any size fail to be written, after the folder has been made."""
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)){FIRST_STEP}"
@@ -188,6 +189,7 @@ def cache(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_later_process_compiles_nothing(cache):
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")}
     assert before
@@ -198,6 +200,7 @@ def test_a_later_process_compiles_nothing(cache):
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nb?")} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew(cache):
     for path in cache.rglob("*.nbi"):
         path.write_bytes(b"nonsense")
@@ -207,6 +210,7 @@ def test_a_damaged_cache_is_made_anew(cache):
     assert cached(cache)
 
 
+@pytest.mark.slow
 def test_a_cache_folder_that_cannot_be_written_costs_a_warning():
     done = run(FIRST_STEP, NUMBA_CACHE_DIR=os.devnull)
     assert "compiled code cannot be kept" in done.stderr

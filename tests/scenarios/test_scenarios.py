@@ -606,6 +606,7 @@ for name in SCENARIOS:
 """
 
 
+@pytest.mark.slow
 def test_sixty_four_bits_change_no_world():
     worlds = [
         subprocess.run(

@@ -387,6 +387,7 @@ for attempt in range(11):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_always_resumes_and_ends_as_one_left_alone(tmp_path):
     steps = ["--total-steps", "4800", "--checkpoint-interval", "32", "--normalize-obs"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -294,7 +294,7 @@ TASK = Task.of(num_agents=3, num_rays=4, substeps=1)
 
 def save_driver(folder, forward):
     """A run whose policy turns towards the goal and drives."""
-    seen = SwarmSpec(num_rays=TASK.num_rays)
+    seen = SwarmSpec(num_rays=TASK.spec.num_rays)
     spec = ActorSpec(obs_dim=seen.obs_dim, action_dim=2, hidden_sizes=())
     kernel = np.zeros((seen.obs_dim, 2), np.float32)
     kernel[seen.slice("goal")] = forward * np.array([[20.0, 20.0], [-20.0, 20.0]])
