@@ -247,6 +247,14 @@ def sb3(rows: list[Row]) -> str:
     spent = ", ".join(f"{percent(share)} {name}" for name, share in parts.items())
     reached = {mode: span([row["success"]["mean"] for row in of]) for mode, of in
                (("sampled", runs), ("mean", [row["deterministic"] for row in runs]))}  # fmt: skip
+    timed = all("total_s" in row for row in runs)
+    minutes = span([row["total_s"] / 60 for row in runs], "{:.0f}".format) if timed else ""
+    after = (
+        f""", after {minutes} minutes, {runs[0]["side_by_side"]} trainings at a time on {runs[0]["threads"]} \
+core{"s" * (runs[0]["threads"] > 1)} each"""
+        if timed
+        else ""
+    )
     return f"""## Stable-Baselines3
 
 RecurrentPPO with Entropy V2's `multi` settings (8 worlds of 10 robots, LSTM 256, batch 4096, 10 epochs) on the CPU.
@@ -257,8 +265,7 @@ A rollout's time: {spent}. An update takes {ours["update_s"] / ours["rollout_s"]
 
 `python -m trainers.sb3_lstm --preset multi` on `open`, {runs[0]["agent_steps"]:,} agent steps, {len(runs)} seeds: \
 {reached["sampled"]} of the robots arrive with sampled actions, {reached["mean"]} with the mean action, on \
-{runs[0]["episodes"]} fresh episodes each, after {span([row["total_s"] / 60 for row in runs], "{:.0f}".format)} minutes, {runs[0]["side_by_side"]} trainings at a \
-time on {runs[0]["threads"]} core{"s" * (runs[0]["threads"] > 1)} each.
+{runs[0]["episodes"]} fresh episodes each{after}.
 {picture("sb3", "Success of recurrent PPO while it trains")}"""
 
 

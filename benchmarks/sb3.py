@@ -59,6 +59,8 @@ class Options:
     """Evaluation episodes of each training."""
     side_by_side: int = 1
     """Number of trainings that run at a time. They share the cores evenly."""
+    timed: bool = True
+    """Record how long the trainings take. Turn it off on a machine that others use too."""
 
 
 def vec_env(config: LstmConfig) -> Run:
@@ -153,18 +155,18 @@ def trained(options: Options, seed: int) -> Row:
         seconds = time.perf_counter() - started
         evaluation = json.loads(Path(folder, "models", "swarm_1-evaluation.json").read_text())
         lines = [json.loads(line) for line in Path(folder, "runs", "swarm_1", "metrics.jsonl").read_text().splitlines()]
+    speed = {"total_s": round(seconds, 1), "agent_steps_per_s": statistics.median(line["train/fps"] for line in lines)}
     return {
         "benchmark": "sb3/training",
         "seed": seed,
+        **({name: round(value, 1) for name, value in speed.items()} if options.timed else {}),
         "threads": threads,
         "side_by_side": options.side_by_side,
-        "total_s": round(seconds, 1),
         "agent_steps": lines[-1]["step"],
-        "agent_steps_per_s": round(statistics.median(line["train/fps"] for line in lines)),
         "episodes": options.episodes,
         **{name: evaluation[name] for name in FIGURES},
         "deterministic": {name: evaluation["deterministic"][name] for name in FIGURES},
-        "curve": [{name: line.get(name) for name in CURVE} for line in lines],
+        "curve": [{name: line.get(name) for name in CURVE if options.timed or name != "train/fps"} for line in lines],
     }
 
 
