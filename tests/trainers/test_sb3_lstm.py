@@ -393,7 +393,7 @@ def test_killed_at_random_moments_it_always_resumes_and_ends_as_one_left_alone(t
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", NURSERY, tmp_path / "parts", *FLAGS, *steps],
-        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
+        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     attempts = [line.split() for line in done.stdout.splitlines()]
