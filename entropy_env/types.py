@@ -225,9 +225,7 @@ class SwarmState(struct.PyTreeNode):
     velocity: jax.Array  # (N, 2) m/s, world frame; this and the next two are zero with the kinematic drive
     angular_velocity: jax.Array  # (N,) rad/s, counter-clockwise
     rounding: jax.Array  # (N, 6) what float32 leaves out of position, heading, velocity and angular velocity
-    penetration: (
-        jax.Array
-    )  # (N, 2) m, from the position to where the force drive wants it, in what it touches; up to r / 2
+    penetration: jax.Array  # (N, 2) m, from the position to where the force drive wants it; up to r / 2
     active: jax.Array  # (N,) bool; False once terminated or while waiting for a clear spawn
     goal_index: jax.Array  # (N,) int32, column of layout.goals
     goals_reached: jax.Array  # (N,) int32, since the world's reset

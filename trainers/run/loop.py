@@ -5,7 +5,6 @@ Saving and stopping happen only between two updates, where a run can be interrup
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -97,9 +96,10 @@ def fit(
         update, seconds = compile_update(learner, state, inputs)
         say(f"Compiled in {seconds:.1f} s")
         saved, patience = done, Patience()
-        with contextlib.ExitStack() as stack:
-            lines = stack.enter_context(MetricsLogger(folder.path, done if options.resume else None))
-            bar = stack.enter_context(Progress(total, done))
+        with (
+            MetricsLogger(folder.path, done if options.resume else None) as lines,
+            Progress(total, done) as bar,
+        ):
             while moment.step < total and moment.stopped is None:
                 moment = _advance(update, moment, per_update, folder.checkpoints)
                 for hook in hooks:

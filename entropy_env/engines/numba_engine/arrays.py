@@ -157,9 +157,7 @@ class Swarms(NamedTuple):
     first_ray: np.ndarray  # (S, N) int32, of those that touch an agent of this run of cells, on S threads
     ray_count: np.ndarray  # (S, N) int32
     rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
-    columns: (
-        np.ndarray
-    )  # (C, 2) int32, the first column of each component of an observation, and the one after its last
+    columns: np.ndarray  # (C, 2) int32, where each component of an observation begins and ends
 
 
 def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
