@@ -93,6 +93,11 @@ PRESETS: dict[str, dict[str, float]] = {  # the weights that are not 0
 RENAMED = {"seed": "v3"}
 
 
+def current_name(reward: str | None) -> str | None:
+    """The present name of a preset, which older files may call otherwise."""
+    return RENAMED.get(reward, reward) if reward else reward
+
+
 def preset_weights(reward: str) -> dict[str, float]:
     """The weights of a preset, as parameters of every built-in term. Raises ValueError for an unknown preset."""
     if reward in RENAMED:

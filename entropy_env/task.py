@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from entropy_env import checks
 from entropy_env.env import Swarm
-from entropy_env.rewards import RENAMED, as_terms, import_path
+from entropy_env.rewards import as_terms, current_name, import_path
 from entropy_env.scenarios import Scenario
 from entropy_env.types import PARAM_NAMES, OnGoal, SwarmParams, SwarmSpec, cast_params
 
@@ -69,7 +69,7 @@ class Task:
     def load(cls, values: Mapping[str, Any]) -> Self:
         """Make a task from the `settings` in a checkpoint. Older checkpoints hold the fields of SwarmParams in `params`."""
         settings = dict(values)
-        settings["reward"] = RENAMED.get(settings.get("reward", ""), settings.get("reward", cls.reward))
+        settings["reward"] = current_name(settings.get("reward"))
         return cls.of(**settings.pop("params", {}), **settings)
 
     @property
@@ -84,9 +84,7 @@ class Task:
         Raises ValueError for a reward term without an import path.
         """
         terms = {name: import_path(term) for name, term in self.spec.reward_terms}
-        return {name: value for name, value in self.settings.items() if name != "reward_terms"} | (
-            {"reward_terms": terms} if terms else {}
-        )
+        return self.settings | {"reward_terms": terms}
 
     @property
     def num_agents(self) -> int:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 import yaml
 
-from entropy_env.rewards import RENAMED
+from entropy_env.rewards import current_name
 from trainers.run.files import to_json, write_atomic
 
 Config = TypeVar("Config")
@@ -112,7 +112,7 @@ def check_same_run(
     """
     before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
     for values in (before, now):
-        values["reward"] = RENAMED.get(values.get("reward"), values.get("reward"))
+        values["reward"] = current_name(values.get("reward"))
     unknown = getattr(config, "NEW", frozenset()) - before.keys()  # to the version that began the run: off
     for name, value in now.items():
         if name not in may_change and value != before.get(name) and (value or name not in unknown):
