@@ -130,6 +130,7 @@ ROOMS = {  # or modules, and the rooms or modules that they may know beside thei
     "networks": (),
     "run.files": (),
     "run.terminal": (),
+    "track.__main__": ("track", "run"),  # a command
     "track": ("run.files", "run.terminal"),
     "run": ("track",),
     "policies": ("learn", "networks", "run"),
@@ -155,6 +156,12 @@ def test_rooms_of_the_trainers_know_those_below_them_alone(path):
 
 def test_every_room_of_the_trainers_is_in_the_table():
     assert {room.split(".")[0] for room in ROOMS} == {path.parent.name for path in TRAINERS.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("library", ["wandb", "mlflow", "trackio"])
+def test_the_library_of_a_tracker_is_known_in_one_file(library):
+    users = [p for p in TRAINERS.rglob("*.py") if library in {name.split(".")[0] for name in imports_of(p)}]
+    assert users == [TRAINERS / "track" / f"{library}.py"]
 
 
 TORCH = {"torch", "stable_baselines3", "sb3_contrib", "supersuit"}

@@ -74,8 +74,8 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
 
     hooks: called after every update, see `trainers.run.loop.Moment`.
     Raises ValueError for an impossible swarm, or for a resumed run with other options, OSError if the run folder cannot
-    be used, CheckpointError if it does not hold this run, TrainingDivergedError as soon as a loss or the weights are not
-    finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
+    be used, CheckpointError if it does not hold this run, ModuleNotFoundError for a tracker that is not installed,
+    TrainingDivergedError as soon as a loss or the weights are not finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
     if config.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
             train(config)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, CheckpointError, TrainingDivergedError) as error:
+    except (ValueError, OSError, CheckpointError, ModuleNotFoundError, TrainingDivergedError) as error:
         say(f"error: {error}", sys.stderr)
         return 1 if isinstance(error, TrainingDivergedError) else 2
     return 0

@@ -947,14 +947,14 @@ def test_w_and_b_without_a_key_keeps_the_run_on_disk_and_disturbs_nothing(traine
     config = dataclasses.replace(TINY, folder=tmp_path, wandb=True)
     stop(config, after=3.5)
     train(config)
-    assert capsys.readouterr().out.count(f"W&B: offline, in {tmp_path}/wandb") == 2
-    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 2
+    assert capsys.readouterr().out.count(f"W&B: offline, in {tmp_path}/runs/swarm_1/wandb") == 2
+    assert len(list(tmp_path.glob("runs/swarm_1/wandb/offline-run-*/*.wandb"))) == 2
     assert_same(tmp_path, trained)
 
 
 def test_without_wandb_the_extra_is_named_before_anything_is_trained(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "entropy-env[tracking]" in refused(tmp_path, capsys, "--wandb")
+    assert "entropy-env[wandb]" in refused(tmp_path, capsys, "--wandb")
     assert not (tmp_path / "runs" / "swarm_1").exists()
 
 

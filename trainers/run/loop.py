@@ -22,9 +22,9 @@ from trainers.run.folder import RunFolder
 from trainers.run.interrupt import Interrupt
 from trainers.run.options import RunOptions
 from trainers.run.terminal import say
-from trainers.track.loggers import MetricsLogger
 from trainers.track.progress import Progress
 from trainers.track.system import system_metrics
+from trainers.track.tracking import Tracking, check_installed
 
 State = TypeVar("State")
 WATCHED = "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, if the learner reports them
@@ -81,8 +81,10 @@ def fit(
     metadata: describes the policy in the checkpoints. hooks: called in this order after every update, before its figures
     go to the files and the terminal. Returns the last moment. Its `stopped` says why a run ended early.
     Raises the errors of `check_same_run`, `load_checkpoint` and the hooks, OSError if the last checkpoint cannot be
-    written, TrainingDivergedError as soon as a loss or the weights are not finite.
+    written, TrainingDivergedError as soon as a loss or the weights are not finite, ModuleNotFoundError for a tracker that
+    is not installed.
     """
+    check_installed(options.trackers)
     per_update = learner.steps_per_update
     total = -(-options.total_steps // per_update) * per_update
     with jax.enable_x64(False), Interrupt() as interrupt:  # with 64 bits, optax would compute other numbers
@@ -93,18 +95,18 @@ def fit(
         if done >= total:
             say("Nothing left to train; more --total-steps would go on from here.")
             return moment
+        resumed_from = done if options.resume else None
+        # Trackers begin while the update compiles.
+        tracking = Tracking(folder.path, options.trackers, options.track_project, resumed_from)
         update, seconds = compile_update(learner, state, inputs)
         say(f"Compiled in {seconds:.1f} s")
         saved, patience = done, Patience()
-        with (
-            MetricsLogger(folder.path, done if options.resume else None) as lines,
-            Progress(total, done) as bar,
-        ):
+        with tracking, Progress(total, done) as bar:
             while moment.step < total and moment.stopped is None:
                 moment = _advance(update, moment, per_update, folder.checkpoints)
                 for hook in hooks:
                     hook(moment)
-                lines.log(moment.step, moment.metrics)
+                tracking.log(moment.step, moment.metrics)
                 bar.update(
                     moment.step,
                     fps=moment.metrics["train/fps"],
@@ -119,6 +121,7 @@ def fit(
                 elif moment.step - saved >= options.checkpoint_interval:
                     written = patience.try_to(save, f"the checkpoint at {moment.step:,} steps", TRY_AGAIN)
                     saved = moment.step if written else saved
+            tracking.converged = moment.stopped not in (None, "interrupted")  # a hook found that the run is done
     return moment
 
 
