@@ -1055,12 +1055,12 @@ def test_episodes_watched_in_turn_are_those_that_are_evaluated(trained):
     in_turn = zip(*(watched(key, True) for key in keys), strict=True)
     *_, last = in_turn
     _, reward, _, _ = by_hand(policy, 2, 0, sampled=True)
-    for index, (key, moment) in enumerate(zip(keys, last, strict=True)):
+    for index, (key, time_step) in enumerate(zip(keys, last, strict=True)):
         evaluated = jax.jit(play, static_argnums=0)(env, policy, params, key, True)
-        np.testing.assert_allclose(moment.total_reward, evaluated.total_reward, atol=1e-4)  # compiled apart
-        np.testing.assert_allclose(moment.total_reward, reward[index], atol=1e-4)
-        assert moment.state.done and moment.state.step == evaluated.steps.max() > 1
-        np.testing.assert_allclose(moment.obs, jax.jit(env.observe)(moment.state, params), atol=1e-5)
+        np.testing.assert_allclose(time_step.total_reward, evaluated.total_reward, atol=1e-4)  # compiled apart
+        np.testing.assert_allclose(time_step.total_reward, reward[index], atol=1e-4)
+        assert time_step.state.done and time_step.state.step == evaluated.steps.max() > 1
+        np.testing.assert_allclose(time_step.obs, jax.jit(env.observe)(time_step.state, params), atol=1e-5)
 
 
 def test_the_evaluate_command_takes_a_model(trained, tmp_path, capsys):
