@@ -21,7 +21,7 @@ Reward = Annotated[str, tyro.conf.arg(help=f"Preset of reward weights: {', '.joi
 class WorldOptions:
     """The worlds to train in."""
 
-    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms"})  # what runs of older versions do not mention
+    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms"})  # options that configs of older versions lack
 
     scenario: Scenario = "open"
     difficulty: int = 1
