@@ -257,13 +257,13 @@ class Swarm:
         active = state.active & ~terminated
         step = jnp.minimum(state.step + 1, checks.NEVER - 1)  # which a world without a time limit may get to
         time_up = step >= params.max_steps
-        done = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
+        over = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
         state = state.replace(
             active=active,
             goal_index=goal_index,
             goals_reached=state.goals_reached + reached.astype(jnp.int32),
             step=step,
-            done=done,
+            over=over,
         )
         return state, terminated, active & time_up
 

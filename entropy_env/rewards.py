@@ -73,6 +73,7 @@ TERMS: dict[str, Term] = {
     "collision": collision,
     "time": time,
 }
+BUILT_IN = tuple(TERMS.items())  # what the Numba engine compiles
 
 
 @dataclasses.dataclass(frozen=True)

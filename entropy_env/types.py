@@ -10,8 +10,9 @@ import builtins
 import dataclasses
 import importlib
 import math
+import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,16 @@ def narrow(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, kinds.get(jnp.result_type(leaf).kind)), tree)
 
 
+def old_name(old: str, new: str) -> Any:
+    """A property that reads the attribute `new` by its `old` name, and warns."""
+
+    def read(self: Any) -> Any:
+        warnings.warn(f"{type(self).__name__}.{old} is now called {new}", FutureWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(read)
+
+
 class Layout(struct.PyTreeNode):
     """One map with its spawns and goals, fixed for an episode. Unused slots are masked out."""
 
@@ -215,47 +226,59 @@ class Layout(struct.PyTreeNode):
     key: jax.Array  # (2,) uint32, what it was drawn from; NO_KEY for a map given by hand
 
 
+N = -1  # in the shape of a field: the number of agents
+
+
+class Rest(NamedTuple):
+    """What a field of SwarmState holds when an agent, or the world, starts anew."""
+
+    shape: tuple[int, ...]  # (N, ...) of the agents, () of the world
+    value: float | int | bool  # also gives the type: float32, int32 or bool
+    lasting: bool = False  # whether an agent that respawns keeps what it has
+
+    def array(self, num_agents: int) -> jax.Array:
+        """Return the field of a new world."""
+        kind = {float: jnp.float32, int: jnp.int32, bool: jnp.bool_}[type(self.value)]
+        if not self.shape:
+            return jnp.array(self.value, kind)
+        return jnp.full((num_agents, *self.shape[1:]), self.value, kind)
+
+
+def _rest(*rest: Any, **options: Any) -> Any:
+    return struct.field(metadata={"rest": Rest(*rest, **options)})
+
+
 class SwarmState(struct.PyTreeNode):
-    """One world."""
+    """One world. A new field is a line here: `at_rest` and the records of the Numba engine follow."""
 
     layout: Layout
     position: jax.Array  # (N, 2) m, world frame
     heading: jax.Array  # (N,) rad in (-pi, pi]
-    wheel_speed: jax.Array  # (N, 2) m/s, left and right, after the motor lag; zero with the force drive
-    velocity: jax.Array  # (N, 2) m/s, world frame; this and the next two are zero with the kinematic drive
-    angular_velocity: jax.Array  # (N,) rad/s, counter-clockwise
-    rounding: jax.Array  # (N, 6) what float32 leaves out of position, heading, velocity and angular velocity
-    penetration: jax.Array  # (N, 2) m, from the position to where the force drive wants it; up to r / 2
-    active: jax.Array  # (N,) bool; False once terminated or while waiting for a clear spawn
+    wheel_speed: jax.Array = _rest((N, 2), 0.0)  # m/s, left and right, after the motor lag; zero with the force drive
+    velocity: jax.Array = _rest(
+        (N, 2), 0.0
+    )  # m/s, world frame; this and the next two are zero with the kinematic drive
+    angular_velocity: jax.Array = _rest((N,), 0.0)  # rad/s, counter-clockwise
+    rounding: jax.Array = _rest((N, 6), 0.0)  # what float32 omits of position, heading, velocity, angular velocity
+    penetration: jax.Array = _rest((N, 2), 0.0)  # m, from the position to where the force drive wants it; up to r / 2
+    active: jax.Array = _rest((N,), True)  # False once terminated or while waiting for a clear spawn
     goal_index: jax.Array  # (N,) int32, column of layout.goals
-    goals_reached: jax.Array  # (N,) int32, since the world's reset
-    collided: jax.Array  # (N,) bool, in contact during the last step
-    step: jax.Array  # () int32, control periods since the reset
-    done: jax.Array  # () bool, the world is over
+    goals_reached: jax.Array = _rest((N,), 0, lasting=True)  # since the world's reset
+    collided: jax.Array = _rest((N,), False)  # in contact during the last step
+    step: jax.Array = _rest((), 0)  # control periods since the reset
+    over: jax.Array = _rest((), False)  # whether the world is over
+
+    done = old_name("done", "over")
 
     @classmethod
     def at_rest(cls, layout: Layout, pose: jax.Array, goal_index: jax.Array) -> SwarmState:
-        """A new world, with all agents at rest at a pose (N, 3) m, m, rad and bound for the goal `goal_index` (N,).
+        """Return a new world.
 
-        This is where a new field gets its shape, its type and the value that an agent has which starts anew.
+        All agents are at rest at a pose (N, 3) m, m, rad and bound for the goal `goal_index` (N,) int32.
         """
-        num_agents = pose.shape[0]
-        return cls(
-            layout=layout,
-            position=pose[:, :2],
-            heading=pose[:, 2],
-            wheel_speed=jnp.zeros((num_agents, 2), jnp.float32),
-            velocity=jnp.zeros((num_agents, 2), jnp.float32),
-            angular_velocity=jnp.zeros(num_agents, jnp.float32),
-            rounding=jnp.zeros((num_agents, 6), jnp.float32),
-            penetration=jnp.zeros((num_agents, 2), jnp.float32),
-            active=jnp.ones(num_agents, bool),
-            goal_index=goal_index,
-            goals_reached=jnp.zeros(num_agents, jnp.int32),
-            collided=jnp.zeros(num_agents, bool),
-            step=jnp.array(0, jnp.int32),
-            done=jnp.array(False),
-        )
+        position, heading = pose[:, :2], pose[:, 2]
+        rest = {name: rest.array(len(pose)) for name, rest in AT_REST.items()}
+        return cls(layout=layout, position=position, heading=heading, goal_index=goal_index, **rest)
 
     @property
     def goal(self) -> jax.Array:
@@ -272,5 +295,10 @@ class SwarmState(struct.PyTreeNode):
         return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base
 
 
-OLD_FIELDS = {"penetration": "sunk"}  # fields of SwarmState by the names that older files have for them
-LASTING = frozenset({"layout", "goals_reached", "step", "done"})  # fields that an agent's new start leaves alone
+OLD_FIELDS = {"penetration": "sunk", "over": "done"}  # fields of SwarmState, with their names in older files
+AT_REST: dict[str, Rest] = {
+    field.name: field.metadata["rest"] for field in dataclasses.fields(SwarmState) if "rest" in field.metadata
+}
+LASTING = frozenset(
+    {"layout", *(name for name, rest in AT_REST.items() if rest.lasting or not rest.shape)}
+)  # at a respawn

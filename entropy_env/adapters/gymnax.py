@@ -41,11 +41,7 @@ class GymnaxParams(SwarmParams):  # type: ignore[misc]
 
 
 def _replace(self: GymnaxParams, **values: Any) -> GymnaxParams:
-    """Return a copy with other values, also of `max_steps_in_episode`.
-
-    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the one
-    that the environment was made with.
-    """
+    """Do as `SwarmParams.replace`, which does not know `max_steps_in_episode`."""
     if "max_steps_in_episode" in values:
         values["max_steps"] = values.pop("max_steps_in_episode")
     return dataclasses.replace(self, **values)

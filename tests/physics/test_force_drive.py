@@ -465,12 +465,12 @@ def test_agents_respawn_and_start_at_rest(engine):
     rng, respawned, resets = np.random.default_rng(0), 0, 0
     for _ in range(190):
         transition = worlds.step(rng.uniform(0.2, 1, (8, 4, 2)))
-        fresh = np.where(transition.done[:, None], True, transition.terminated & transition.active)
+        fresh = np.where(transition.over[:, None], True, transition.terminated & transition.active)
         state = worlds.state
         for name in ("velocity", "angular_velocity", "rounding"):
             assert not np.any(getattr(state, name)[fresh])
         assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
-        respawned, resets = respawned + fresh.sum(), resets + transition.done.sum()
+        respawned, resets = respawned + fresh.sum(), resets + transition.over.sum()
     assert respawned > 80 and resets >= 24
 
 

@@ -152,7 +152,7 @@ def test_an_episode_watched_step_by_step_is_the_one_that_is_evaluated(sampled):
     evaluated = jax.jit(play, static_argnums=0)(env, policy, params, episode_key(0, 3), sampled)
     moments = list(live(policy, env, params)(episode_key(0, 3), sampled))
     assert [int(moment.state.step) for moment in moments] == list(range(len(moments)))
-    assert len(moments) == 1 + max(evaluated.steps) and moments[-1].state.done
+    assert len(moments) == 1 + max(evaluated.steps) and moments[-1].state.over
     np.testing.assert_allclose(moments[-1].total_reward, evaluated.total_reward, rtol=1e-3)  # compiled apart
     np.testing.assert_allclose(moments[5].obs, jax.jit(env.observe)(moments[5].state, params), atol=1e-5)
 

@@ -55,7 +55,7 @@ def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sample
     episode = Episode(state.layout, zero > 0, zero, zero, zero.astype(jnp.float32), zero.astype(jnp.float32))
 
     def going(carry):
-        return ~carry[1].done
+        return ~carry[1].over
 
     def step(carry):
         obs, before, memory, episode = carry
@@ -116,7 +116,7 @@ def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
         memory = policy.begin(env.spec.num_agents)
         total_reward = np.zeros(env.spec.num_agents, np.float32)
         yield jax.device_get(Moment(state, obs, total_reward))
-        while not state.done:
+        while not state.over:
             obs, state, memory, reward, *_ = step(policy, params, k_actions, obs, state, memory, sampled)
             total_reward = total_reward + np.asarray(reward)
             yield jax.device_get(Moment(state, obs, total_reward))

@@ -51,7 +51,7 @@ class Recording:
 
     def at(self, step: int) -> Moment:
         """Return the moment after this many steps, or the last moment if the episode ended before."""
-        while self._played < step and not self._kept[-1].state.done:
+        while self._played < step and not self._kept[-1].state.over:
             self._kept.append(next(self._coming))
             self._played += 1
         return self._kept[min(step, self._played) - self.oldest]
@@ -104,7 +104,7 @@ class Player:
     @property
     def over(self) -> bool:
         """Whether the episode has ended on every side."""
-        return all(bool(moment.state.done) for moment in self.moments)
+        return all(bool(moment.state.over) for moment in self.moments)
 
     @property
     def speed(self) -> float:
@@ -265,4 +265,4 @@ def _figures(moment: Moment) -> list[tuple[str, Any]]:
         "return": f"{moment.total_reward.mean():.2f}",
     }
     words = [part for name, value in figures.items() for part in ((f"{name}  ", MUTED), (f"{value}      ", INK))]
-    return words + [("ended", MUTED)] * bool(state.done)
+    return words + [("ended", MUTED)] * bool(state.over)

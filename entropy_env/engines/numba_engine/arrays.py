@@ -13,14 +13,29 @@ import numpy as np
 
 from entropy_env.engines.interface import state_shapes
 from entropy_env.engines.numba_engine.compilation import inlined
-from entropy_env.rewards import TERMS
-from entropy_env.types import INT_PARAMS, LASTING, OBSERVATION, PARAM_NAMES, Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.rewards import BUILT_IN
+from entropy_env.types import (
+    AT_REST,
+    INT_PARAMS,
+    LASTING,
+    OBSERVATION,
+    PARAM_NAMES,
+    Layout,
+    SwarmParams,
+    SwarmSpec,
+    SwarmState,
+)
 
 STATE = vars(state_shapes(SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0)))
 WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
-MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")  # what the force drive alone uses
+# What the force drive alone uses lies apart. A new field of the state works in either record.
+MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")
 AGENT_FIELDS = tuple(name for name in STATE if name not in ("layout", *WORLD_FIELDS, *MOTION_FIELDS))
-PLACED = ("position", "heading", "active", "goal_index")  # what is not zero in an agent at rest
+PLACED = ("position", "heading", "goal_index")  # without a value in AT_REST: `step.stand` and its callers set these
+if unset := STATE.keys() - AT_REST.keys() - {"layout", *PLACED}:
+    raise NotImplementedError(
+        f"SwarmState has fields without a value at rest that the Numba engine does not set: {unset}"
+    )
 
 
 def of_state(names: Iterable[str]) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
@@ -29,22 +44,22 @@ def of_state(names: Iterable[str]) -> list[tuple[str, np.dtype, tuple[int, ...]]
     return sorted(fields, key=lambda field: -field[1].itemsize)
 
 
-def clearing(record: np.dtype, names: Sequence[str]) -> Any:
-    """A compiled function that sets these fields of a record to zero."""
-    name, rest = names[0], clearing(record, names[1:]) if names[1:] else None
-    length = record[name].shape[0] if record[name].shape else 0
+def resting(record: np.dtype, names: Sequence[str]) -> Any:
+    """Return a compiled function that sets these fields of a record to their values at rest."""
+    name, others = names[0], resting(record, names[1:]) if names[1:] else None
+    value, length = AT_REST[name].value, record[name].shape[0] if record[name].shape else 0
 
     @inlined
-    def clear(me):
+    def rest(me):
         if length:
             for k in range(length):
-                me[name][k] = 0
+                me[name][k] = value
         else:
-            me[name] = 0
-        if rest is not None:
-            rest(me)
+            me[name] = value
+        if others is not None:
+            others(me)
 
-    return clear
+    return rest
 
 
 LISTED = 24  # neighbours kept in a list; more have room only around robots several times faster than the default
@@ -52,19 +67,19 @@ LISTED = 24  # neighbours kept in a list; more have room only around robots seve
 AGENT = np.dtype(
     [
         *of_state(AGENT_FIELDS),
-        # what a step tells
-        ("acted", np.bool_),  # took part in it
-        ("remains", np.bool_),  # is in the world after it, before any reset
+        # the results of a step, some of which a reset changes in the state at once
+        ("acted", np.bool_),
+        ("active_before_reset", np.bool_),
         ("reached", np.bool_),
         ("collision", np.bool_),
         ("terminated", np.bool_),
         ("truncated", np.bool_),
         ("success", np.bool_),
         ("reward", np.float32),
-        ("reward_terms", np.float32, len(TERMS)),  # the built-in ones
+        ("reward_terms", np.float32, len(BUILT_IN)),  # the built-in ones
         ("episode_return", np.float32),  # this step included
         ("episode_length", np.int32),
-        ("total_reached", np.int32),  # goals, before any reset
+        ("goals_reached_before_reset", np.int32),
         # what one room of a step leaves for the next
         ("return_so_far", np.float32),
         ("length_so_far", np.int32),
@@ -98,7 +113,7 @@ MOTION = np.dtype(  # of the force drive, for each agent
 WORLD = np.dtype(
     [
         *of_state(WORLD_FIELDS),
-        ("over", np.bool_),  # done, before any reset
+        ("over_before_reset", np.bool_),
         ("longest", np.float32),  # m, which no displacement in a substep exceeds
         ("settling", np.float32),  # m, the most by which storing a position changes it
         ("clearance", np.float32),  # m, under which nobody approaches anything
@@ -115,10 +130,10 @@ WORLD = np.dtype(
     align=True,
 )
 PARAMS = np.dtype([(name, np.int32 if name in INT_PARAMS else np.float32) for name in PARAM_NAMES], align=True)
-clear_world = clearing(WORLD, WORLD_FIELDS)
-clear_motion = clearing(MOTION, MOTION_FIELDS)
-clear_agent = clearing(AGENT, [name for name in AGENT_FIELDS if name not in (*LASTING, *PLACED)])
-clear_lasting = clearing(AGENT, [name for name in AGENT_FIELDS if name in LASTING])
+rest_world = resting(WORLD, WORLD_FIELDS)
+rest_motion = resting(MOTION, MOTION_FIELDS)
+rest_agent = resting(AGENT, [name for name in AGENT_FIELDS if name not in (*LASTING, *PLACED)])
+rest_lasting = resting(AGENT, [name for name in AGENT_FIELDS if name in LASTING])
 
 
 class Maps(NamedTuple):
@@ -169,7 +184,7 @@ def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
 def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
     """Zeros, and the directions of the rays."""
     lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
-    num_terms = len(TERMS) + len(spec.reward_terms)
+    num_terms = len(BUILT_IN) + len(spec.reward_terms)
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
     columns = [(spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION]
     return Swarms(

@@ -46,7 +46,7 @@ from entropy_env.engines.numba_engine.arrays import (
 )
 from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
 from entropy_env.engines.numba_engine.observations import check_components, global_state
-from entropy_env.engines.numba_engine.rewards import compile_terms
+from entropy_env.engines.numba_engine.rewards import check_built_in, compile_terms
 from entropy_env.engines.numba_engine.schedule import RETURN, SEE, SORT, WHOLE_WORLD, place_of
 from entropy_env.engines.numba_engine.step import Choices, make_choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
@@ -77,6 +77,7 @@ class NumbaEngine:
         num_threads: int | None = None,
     ) -> None:
         check_components()
+        check_built_in()
         self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = default_threads() if num_threads is None else num_threads
@@ -160,7 +161,7 @@ class NumbaEngine:
             ended = self._run(first, stop, self._everywhere)
             if ended and self.autoreset:
                 over = self._over
-                over[...] = self._transition.done  # the kernels need it contiguous
+                over[...] = self._transition.over  # the kernels need it contiguous
                 if self.env.scenario.draws and (self._spent & over).any():
                     self._refill()
                 self._start(over)
@@ -380,10 +381,10 @@ def _transition(w: Swarms) -> Transition:
     return Transition(
         obs=w.obs,
         final_obs=w.final_obs,
-        done=w.worlds["over"],
+        over=w.worlds["over_before_reset"],
         reward_terms=w.reward_terms if w.reward_terms.size else agents["reward_terms"],
-        active=agents["remains"],
-        goals_reached=agents["total_reached"],
+        active=agents["active_before_reset"],
+        goals_reached=agents["goals_reached_before_reset"],
         **{
             name: agents[name]
             for name in (

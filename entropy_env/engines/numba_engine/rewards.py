@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from entropy_env.engines.numba_engine.arrays import PARAMS
 from entropy_env.engines.numba_engine.compilation import OPTIONS, inlined
-from entropy_env.rewards import TERMS, NamedTerms, Outcome, Term, place_of
+from entropy_env.rewards import BUILT_IN, TERMS, NamedTerms, Outcome, Term, place_of
 
 OUTCOME = types.NamedUniTuple(types.float32, len(Outcome._fields), Outcome)
 ROW = types.Array(types.float32, 1, "C")
@@ -49,13 +49,22 @@ def _then(before: Any, term: Any, column: int) -> Any:
     return weigh
 
 
-weigh_built_in = weighing(map(inlined, TERMS.values()))
+weigh_built_in = weighing(inlined(term) for _, term in BUILT_IN)
+
+
+def check_built_in() -> None:
+    """Raise ValueError if TERMS has changed since it was imported: the kernel on disk has the terms of its file."""
+    if tuple(TERMS.items()) != BUILT_IN:
+        raise ValueError(
+            "rewards.TERMS has other terms than those that the Numba engine compiles: hand in your own as "
+            "reward_terms={name: function}, edit rewards.py instead of the table, or choose engine='jax'"
+        )
 
 
 @functools.lru_cache(maxsize=64)
 def compile_terms(terms: NamedTerms) -> Any:
     """Numba's C function that weighs a user's own terms. Raises ValueError for one that cannot be compiled, saying where."""
-    weigh = weighing((_compile(name, term) for name, term in terms), len(TERMS))
+    weigh = weighing((_compile(name, term) for name, term in terms), len(BUILT_IN))
     return numba.cfunc(types.void(*GIVEN), **OPTIONS)(weigh.py_func)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
-from entropy_env.engines.numba_engine.arrays import clear_agent, clear_lasting, clear_motion, clear_world
+from entropy_env.engines.numba_engine.arrays import rest_agent, rest_lasting, rest_motion, rest_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
@@ -146,7 +146,7 @@ def score(w, p, choices, motors, e, i):
         else:
             me.active = False
     me.return_so_far += reward
-    me.reward, me.reached, me.collision, me.total_reached = reward, reached, me.collided, me.goals_reached
+    me.reward, me.reached, me.collision, me.goals_reached_before_reset = reward, reached, me.collided, me.goals_reached
     me.terminated = reached and choices.on_goal != NEXT_GOAL
     me.truncated = me.active and time_up
     me.success = me.terminated
@@ -163,11 +163,11 @@ def end(w, p, choices, e):
     world, going = w.worlds[e], choices.on_goal != TERMINATE
     for i in range(w.agents.shape[1]):
         me = w.agents[e, i]
-        me.remains = me.active
+        me.active_before_reset = me.active
         going |= me.active
     world.step = next_step(world)
-    world.done = world.step >= p.max_steps or not going
-    world.over = world.done
+    world.over = world.step >= p.max_steps or not going
+    world.over_before_reset = world.over
 
 
 @inlined
@@ -216,9 +216,9 @@ def gives_way(w, e, i):
 def stand(w, e, i, column):
     """Put an agent at a pose of its row, at rest."""
     me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
-    clear_agent(me)
-    clear_motion(w.motions[e, i])
-    me.position[0], me.position[1], me.heading, me.active = pose[0], pose[1], pose[2], True
+    rest_agent(me)
+    rest_motion(w.motions[e, i])
+    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
 
 
 @inlined
@@ -231,7 +231,7 @@ def respawn(w, p, e):
         me = w.agents[e, i]
         if me.asked >= 0 and not gives_way(w, e, i):
             stand(w, e, i, me.asked)
-            me.goal_index, me.remains = (me.goal_index + 1) % w.maps.goals.shape[2], True
+            me.goal_index, me.active_before_reset = (me.goal_index + 1) % w.maps.goals.shape[2], True
             came = True
     return came
 
@@ -280,9 +280,9 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
     elif stage == schedule.SORT:
         sort_into_cells(w, e, lidar_reach(p))
     elif stage == schedule.RETURN:
-        if choices.on_goal == RESPAWN and not w.worlds[e].done and respawn(w, p, e):
+        if choices.on_goal == RESPAWN and not w.worlds[e].over and respawn(w, p, e):
             sort_into_cells(w, e, lidar_reach(p))
-    elif stage == schedule.SEE_LAST or not (w.worlds[e].done and choices.autoreset):
+    elif stage == schedule.SEE_LAST or not (w.worlds[e].over and choices.autoreset):
         for i in range(first, last):
             me = w.agents[e, i]
             seeing = me.active if stage == schedule.SEE else me.terminated or me.truncated
@@ -306,7 +306,7 @@ def run(w, params, action, choices, slot, which, worlds, stages, agents):
             for k in range(stages[0], stages[1]):
                 stage, turn = choices.schedule[k, 0], choices.schedule[k, 1]
                 run_stage(stage, turn, w, params, action, choices, slot, e, agents[0], agents[1])
-            over += w.worlds[e].done
+            over += w.worlds[e].over
     return over
 
 
@@ -315,11 +315,11 @@ def start(w, which):
     """Begin a new episode in each world of `which` (E,) bool, everybody at the first pose of the row."""
     for e in range(which.shape[0]):
         if which[e]:
-            clear_world(w.worlds[e])
+            rest_world(w.worlds[e])
             for i in range(w.agents.shape[1]):
                 stand(w, e, i, 0)
                 me = w.agents[e, i]
-                clear_lasting(me)
+                rest_lasting(me)
                 me.goal_index, me.return_so_far, me.length_so_far = 0, ZERO, 0
 
 
