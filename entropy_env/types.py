@@ -180,6 +180,25 @@ class SwarmParams(Weights, WorldParams):  # type: ignore[misc]
         return {name: getattr(self, name) for name in PARAM_NAMES} | own
 
 
+def replace_params(params: Any, **values: Any) -> Any:
+    """Return a copy with other values, by the keywords of `Swarm.make_params`.
+
+    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the one
+    that the simulator was made with.
+    Raises ValueError for an unknown name.
+    """
+    known = params.by_keyword()
+    for name in values:
+        if name not in known and name != "own_weights":
+            raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, known)}")
+    own = dict(values.pop("own_weights", params.own_weights))
+    own |= {name: values.pop(f"reward_{name}") for name in params.own_weights if f"reward_{name}" in values}
+    return dataclasses.replace(params, **values, own_weights=own)
+
+
+SwarmParams.replace = replace_params  # type: ignore[assignment]  # flax would overwrite a `replace` defined in the class
+
+
 NO_KEY = 2**32 - 1  # both words of the key of a layout that was not drawn
 INT_PARAMS = frozenset({"max_steps", "difficulty"})
 PARAM_NAMES = tuple(field.name for field in dataclasses.fields(SwarmParams) if field.name != "own_weights")

@@ -9,7 +9,6 @@ obs, state, reward, terminated, truncated, info = env.step(key, state, action, p
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from entropy_env import spaces
 from entropy_env.adapters import functional
 from entropy_env.adapters.world import check_keywords, check_single
 from entropy_env.scenarios import Scenario
-from entropy_env.types import OnGoal, SwarmParams, SwarmState
+from entropy_env.types import OnGoal, SwarmParams, SwarmState, replace_params
 
 SIX_RESULTS = hasattr(Environment, "is_truncated")  # gymnax 1.0 and later; 0.0.9 has a single `done`
 
@@ -44,7 +43,7 @@ def _replace(self: GymnaxParams, **values: Any) -> GymnaxParams:
     """Do as `SwarmParams.replace`, which does not know `max_steps_in_episode`."""
     if "max_steps_in_episode" in values:
         values["max_steps"] = values.pop("max_steps_in_episode")
-    return dataclasses.replace(self, **values)
+    return replace_params(self, **values)
 
 
 GymnaxParams.replace = _replace  # type: ignore[assignment]  # flax would overwrite a `replace` defined in the class

@@ -6,6 +6,7 @@ without a display.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import operator
@@ -401,4 +402,4 @@ def _as_numpy(node: Any) -> Any:
     fields = getattr(node, "__dataclass_fields__", None)
     if fields is None:
         return np.asarray(node)
-    return node.replace(**{name: _as_numpy(getattr(node, name)) for name in fields})
+    return dataclasses.replace(node, **{name: _as_numpy(getattr(node, name)) for name in fields})
