@@ -22,7 +22,7 @@ from helpers.worlds import ENGINES
 from entropy_env import engines, swarm_v0
 from entropy_env.engines import interface, make_engine
 from entropy_env.engines.jax_engine import JaxEngine
-from entropy_env.engines.numba_engine import compilation, engine, step, threads
+from entropy_env.engines.numba_engine import compilation, kernels, step, threads
 from entropy_env.engines.numba_engine.engine import NumbaEngine
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
@@ -109,7 +109,7 @@ def broken(monkeypatch):
         def fail():
             raise error
 
-        monkeypatch.setattr(engine, "load_kernels", fail)
+        monkeypatch.setattr(kernels, "load_kernels", fail)
 
     return with_error
 
@@ -242,8 +242,8 @@ def test_the_cache_folder_follows_from_every_file_with_compiled_functions(monkey
     monkeypatch.setattr(compilation.Path, "read_bytes", lambda path: read.append(path) or b"")
     compilation.cache_folder.__wrapped__()
     folder = Path(compilation.__file__).parent
-    kernels = step.run, step.start, step.copy_rows
-    compiled = {Path(inspect.getsourcefile(function)) for kernel in kernels for function in called(kernel, set())}
+    roots = step.run, step.start, step.copy_rows
+    compiled = {Path(inspect.getsourcefile(function)) for root in roots for function in called(root, set())}
     package = folder.parents[1]
     assert {package / "rewards.py", package / "physics" / "contacts.py", folder / "lidar.py"} <= compiled
     assert {*compiled, package / "physics" / "force.py"} <= {*read}

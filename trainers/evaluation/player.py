@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
+from entropy_env.render import Renderer
+from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE
 from entropy_env.render.window import Window, import_pygame
 from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 from trainers.evaluation.film import TRAIL

@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
 # files of the package that are in compiled code too: numbers, formulas, the order of a table
 COMPILED = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py", "rewards.py")
-NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
+NOT_COMPILED = {"__init__.py", "engine.py", "kernels.py", "threads.py"}
 
 
 def inlined(function: Callable) -> Any:
