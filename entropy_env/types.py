@@ -1,4 +1,4 @@
-"""The data that flows through the simulator: what is static, what is traced, what changes.
+"""The types of the simulator's data: specification (static), parameters (traced), layout and state.
 
 Shapes use N agents, G goals per agent, W walls, B boxes and D discs. Units are SI. The world frame has
 its origin at the bottom left of the arena, x to the right, y up, and angles counter-clockwise from x.
@@ -45,7 +45,7 @@ class SwarmSpec:
     on_goal: OnGoal = "terminate"
     velocity_frame: VelocityFrame = "body"
     neighbour_search: NeighbourSearch = "auto"
-    reward_terms: NamedTerms = ()  # a user's own, by name; also given as a dict, and as import paths: `rewards.as_terms`
+    reward_terms: NamedTerms = ()  # a user's own by name; a dict or import paths are also taken: `rewards.as_terms`
     num_goals: int = None  # type: ignore[assignment]
     num_walls: int = None  # type: ignore[assignment]
     num_boxes: int = None  # type: ignore[assignment]
@@ -82,20 +82,23 @@ class SwarmSpec:
         return sum(component.width_in(self) for component in _listed(GLOBAL_STATE).values())
 
     def slice(self, name: str) -> builtins.slice:
-        """Where a component of the observation stands: `obs[..., spec.slice("goal")]`. ValueError for an unknown name."""
+        """Return the columns of a component of the observation: `obs[..., spec.slice("goal")]`.
+
+        Raises ValueError for an unknown name.
+        """
         return _columns(self, OBSERVATION, name)
 
     def state_slice(self, name: str) -> builtins.slice:
-        """As `slice`, for the numbers of one agent in `Swarm.global_state`."""
+        """Do as `slice`, for the numbers of one agent in `Swarm.global_state`."""
         return _columns(self, GLOBAL_STATE, name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """Columns of an observation, or of the global state, that belong together.
+    """Columns that belong together, of an observation or of the global state.
 
-    read: of an observation from (state, params, spec), of the global state from (state, spec), gives (N, width) float32.
-    low, high: between which all its numbers lie.
+    read: returns (N, width) float32, from (state, params, spec) for an observation, (state, spec) for the global state.
+    low, high: the bounds of all its numbers.
     """
 
     width: int | Callable[[SwarmSpec], int]
@@ -104,11 +107,12 @@ class Component:
     high: float = math.inf
 
     def width_in(self, spec: SwarmSpec) -> int:
-        """How many columns it has."""
+        """Return the number of columns."""
         return self.width if isinstance(self.width, int) else self.width(spec)
 
 
-# by name, in the order of the columns; `entropy_env.observations` fills them, because readers need what stands above
+# Components by name, in the order of their columns. `entropy_env.observations` fills these tables, because readers need
+# the types of this file.
 OBSERVATION: dict[str, Component] = {}
 GLOBAL_STATE: dict[str, Component] = {}
 
@@ -130,7 +134,7 @@ def _columns(spec: SwarmSpec, table: dict[str, Component], name: str) -> slice:
 
 
 class WorldParams(struct.PyTreeNode):
-    """What `SwarmParams` says of the world itself."""
+    """The parameters of the world itself."""
 
     dt: jax.Array | float = 0.1  # s, one control period
     max_steps: jax.Array | int = 200  # control periods until the world's time limit; checks.NEVER for none
@@ -141,10 +145,10 @@ class WorldParams(struct.PyTreeNode):
     max_wheel_speed: jax.Array | float = 1.0  # m/s, at full motor command
     wheel_base: jax.Array | float = 0.20  # m, between the wheels
     motor_tau: jax.Array | float = 0.0  # s, first-order motor lag, 0 for none
-    motor_force: jax.Array | float = 10.0  # N, of each motor at full command; this and the next six: force drive only
+    motor_force: jax.Array | float = 10.0  # N, of each motor at full command; force drive only, as the next six
     mass: jax.Array | float = 1.0  # kg, of a disc
-    damping: jax.Array | float = 0.5  # share of its velocity that a free agent has left after 1 s
-    restitution: jax.Array | float = 0.04  # separation over approach speed of two agents
+    damping: jax.Array | float = 0.5  # fraction of its velocity that a free agent keeps for 1 s
+    restitution: jax.Array | float = 0.04  # separation speed over approach speed, of two agents
     wall_restitution: jax.Array | float = 0.1  # of an agent and a fixed body
     friction: jax.Array | float = 0.49  # Coulomb's, of two agents
     wall_friction: jax.Array | float = 0.35  # of an agent and a fixed body
@@ -171,11 +175,11 @@ class SwarmParams(Weights, WorldParams):  # type: ignore[misc]
     own_weights: dict[str, jax.Array | float] = struct.field(default_factory=dict, hash=False)  # of a user's own terms
 
     def weight(self, term: str) -> jax.Array | float:
-        """The weight of a reward term, built-in or a user's own."""
+        """Return the weight of a reward term, built-in or a user's own."""
         return self.own_weights[term] if term in self.own_weights else getattr(self, f"reward_{term}")
 
     def by_keyword(self) -> dict[str, Any]:
-        """Every number, by the keyword of `Swarm.make_params` that sets it."""
+        """Return every number, by the keyword of `Swarm.make_params` that sets it."""
         own = {f"reward_{name}": weight for name, weight in self.own_weights.items()}
         return {name: getattr(self, name) for name in PARAM_NAMES} | own
 
@@ -183,8 +187,8 @@ class SwarmParams(Weights, WorldParams):  # type: ignore[misc]
 def replace_params(params: Any, **values: Any) -> Any:
     """Return a copy with other values, by the keywords of `Swarm.make_params`.
 
-    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the one
-    that the simulator was made with.
+    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the
+    one that the simulator was made with.
     Raises ValueError for an unknown name.
     """
     known = params.by_keyword()
@@ -205,7 +209,7 @@ PARAM_NAMES = tuple(field.name for field in dataclasses.fields(SwarmParams) if f
 
 
 def cast_params(params: SwarmParams, as_array: Callable[..., Any] = jnp.asarray) -> SwarmParams:
-    """Every number as a strong float32 or int32 array, so that the kind of number given never retraces."""
+    """Cast every number to a float32 or int32 array of a strong type, so that no kind of number retraces."""
     numbers = {
         name: as_array(getattr(params, name), np.int32 if name in INT_PARAMS else np.float32) for name in PARAM_NAMES
     }
@@ -214,13 +218,16 @@ def cast_params(params: SwarmParams, as_array: Callable[..., Any] = jnp.asarray)
 
 
 def narrow(tree: Tree) -> Tree:
-    """Every float in a tree of arrays as float32, every int as int32, which JAX does itself unless JAX_ENABLE_X64 is set."""
+    """Cast every float in a tree of arrays to float32, every int to int32.
+
+    JAX does so itself, unless JAX_ENABLE_X64 is set.
+    """
     kinds = {"f": jnp.float32, "i": jnp.int32}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, kinds.get(jnp.result_type(leaf).kind)), tree)
 
 
 def old_name(old: str, new: str) -> Any:
-    """A property that reads the attribute `new` by its `old` name, and warns."""
+    """Return a property that reads the attribute `new` by its `old` name, with a FutureWarning."""
 
     def read(self: Any) -> Any:
         warnings.warn(f"{type(self).__name__}.{old} is now called {new}", FutureWarning, stacklevel=2)
@@ -301,16 +308,16 @@ class SwarmState(struct.PyTreeNode):
 
     @property
     def goal(self) -> jax.Array:
-        """(N, 2) m, each agent's current goal, world frame."""
+        """Each agent's current goal, (N, 2) m, world frame."""
         return jnp.take_along_axis(self.layout.goals, self.goal_index[:, None, None], axis=1)[:, 0]
 
     @property
     def speed(self) -> jax.Array:
-        """(N,) m/s, forward, from wheel odometry: of the kinematic drive."""
+        """Forward speed from wheel odometry, (N,) m/s; kinematic drive only."""
         return (self.wheel_speed[:, 0] + self.wheel_speed[:, 1]) / 2
 
     def turn_rate(self, params: SwarmParams) -> jax.Array:
-        """(N,) rad/s, counter-clockwise, from wheel odometry: of the kinematic drive."""
+        """Return the turn rate from wheel odometry, (N,) rad/s counter-clockwise; kinematic drive only."""
         return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base
 
 

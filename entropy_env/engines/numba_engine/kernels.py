@@ -24,8 +24,8 @@ from entropy_env.types import SwarmParams
 class Kernels(NamedTuple):
     """The machine code of `step.run`, `step.start` and `step.copy_rows`.
 
-    Called without Numba's look at the types of forty arrays, which took longer than the step of a small world. So all
-    that they are given must be of the types, and contiguous, that `load_kernels` compiles them for.
+    Calling them skips Numba's check of the types of forty arrays, which took longer than the step of a small world. So
+    arguments must be contiguous, and of exactly the types that `load_kernels` compiles for.
     """
 
     run: Callable[..., int]
@@ -36,10 +36,10 @@ class Kernels(NamedTuple):
 
 @functools.cache
 def load_kernels() -> Kernels:
-    """Have the step compiled, or read from the cache on disk, by running it over no world.
+    """Compile the step, or read it from the cache on disk, by running it over no world.
 
-    A damaged cache, or a disk without room for one, is no reason to fail: the code is compiled all the same, and a
-    damaged cache is thrown away.
+    If the cache is damaged or the disk is full, the step is compiled without a cache. A damaged cache is deleted.
+    Raises RuntimeError if NUMBA_DISABLE_JIT is set.
     """
     if config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
