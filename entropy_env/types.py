@@ -288,7 +288,7 @@ class SwarmState(struct.PyTreeNode):
     rounding: jax.Array = _rest((N, 6), 0.0)  # what float32 omits of position, heading, velocity, angular velocity
     penetration: jax.Array = _rest((N, 2), 0.0)  # m, from the position to where the force drive wants it; up to r / 2
     active: jax.Array = _rest((N,), True)  # False once terminated or while waiting for a clear spawn
-    goal_index: jax.Array  # (N,) int32, column of layout.goals
+    goal_index: jax.Array  # type: ignore[misc]  # (N,) int32, column of layout.goals
     goals_reached: jax.Array = _rest((N,), 0, lasting=True)  # since the world's reset
     collided: jax.Array = _rest((N,), False)  # in contact during the last step
     step: jax.Array = _rest((), 0)  # control periods since the reset

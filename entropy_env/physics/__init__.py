@@ -78,8 +78,8 @@ def advance(state: SwarmState, motors: jax.Array, params: SwarmParams, spec: Swa
     drive = DRIVES[spec.drive](state, motors, params, spec)
 
     def substep(agents: Any, _: None) -> tuple[Any, None]:
-        wanted, change = drive.aim(agents, near)
-        safe = resolve_contacts(*agents.here, *wanted, state.active, near, state.layout, drive.h, params, spec)
+        (x, y), ((dx, dy), change) = agents.here, drive.aim(agents, near)
+        safe = resolve_contacts(x, y, dx, dy, state.active, near, state.layout, drive.h, params, spec)
         return drive.move(agents, change, safe), None
 
     agents, _ = jax.lax.scan(substep, drive.begin(state), None, length=spec.substeps)

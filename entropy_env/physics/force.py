@@ -54,7 +54,7 @@ class Agents(NamedTuple):
     collided: jax.Array  # (N,) bool, in this control period
 
     @property
-    def here(self) -> Vector:
+    def here(self) -> Any:
         """The position, two (N,) m."""
         return self.pose[0].high, self.pose[1].high
 
@@ -91,10 +91,12 @@ class ForceDrive:
 
     def aim(self, agents: Agents, near: Neighbours) -> tuple[Vector, Change]:
         """See `Drive`."""
-        (x, y), (vx, vy, _), penetration, h = agents.here, agents.motion, agents.penetration, self.h
+        (x, y), penetration, h = agents.here, agents.penetration, self.h
+        vx, vy, _ = agents.motion
         aim = shortened(vx.high * h + penetration[0], vy.high * h + penetration[1], self.longest)
         heading, motion = glide(agents.pose[2], agents.motion, agents.gain, self.loss, self.exact_h)
-        there, before = (x + aim[0], y + aim[1]), (vx.high, vy.high)
+        there = x + aim[0], y + aim[1]
+        before: Any = vx.high, vy.high
         after: Any = tuple(rate.high for rate in motion)
         impulses, apart, touched = resolve_impulses(
             there, before, after, self.active, near, self.layout, h, self.params
