@@ -7,8 +7,8 @@ Chipmunk lets robots sink into each other and parts them over some substeps, in 
 here has two places: its own, which overlaps nothing, and the one that Chipmunk would give it, which is `penetration` away.
 Contacts are found at the second one, and the agent heads for it. So no contact is missed or invented up to 3 m/s.
 
-Known limit: after passing closer than 1 cm at 2 to 3 m/s, a robot may trail Chipmunk by a few millimetres for a moment,
-because the normal at the substep's start has held it back.
+Known limit: a robot that passes another closer than 1 cm at 1.5 to 3 m/s may trail Chipmunk by up to 5 mm for a moment,
+because the normal at the substep's start holds it back. Then it is where Chipmunk has it.
 """
 
 from __future__ import annotations
