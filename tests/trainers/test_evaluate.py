@@ -152,7 +152,7 @@ def test_an_episode_watched_step_by_step_is_the_one_that_is_evaluated(sampled):
     evaluated = jax.jit(play, static_argnums=0)(env, policy, params, episode_key(0, 3), sampled)
     time_steps = list(live(policy, env, params)(episode_key(0, 3), sampled))
     assert [int(time_step.state.step) for time_step in time_steps] == list(range(len(time_steps)))
-    assert len(time_steps) == 1 + max(evaluated.steps) and time_steps[-1].state.done
+    assert len(time_steps) == 1 + max(evaluated.steps) and time_steps[-1].state.over
     np.testing.assert_allclose(time_steps[-1].total_reward, evaluated.total_reward, rtol=1e-3)  # compiled apart
     np.testing.assert_allclose(time_steps[5].obs, jax.jit(env.observe)(time_steps[5].state, params), atol=1e-5)
 

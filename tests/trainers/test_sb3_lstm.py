@@ -999,7 +999,7 @@ def by_hand(policy, episodes, seed, sampled=False):
         key, _ = jax.random.split(episode_key(seed, index))
         obs, state = reset(key, params)
         memory, k_actions = None, jax.random.split(episode_key(seed, index))[1]
-        while not state.done:
+        while not state.over:
             k_act, _ = jax.random.split(jax.random.fold_in(k_actions, state.step))
             actions, memory = policy(np.array(obs), memory, k_act if sampled else None)
             before = state
@@ -1035,7 +1035,7 @@ def test_episodes_watched_in_turn_are_those_that_are_evaluated(trained):
         evaluated = jax.jit(play, static_argnums=0)(env, policy, params, key, True)
         np.testing.assert_allclose(time_step.total_reward, evaluated.total_reward, atol=1e-4)  # compiled apart
         np.testing.assert_allclose(time_step.total_reward, reward[index], atol=1e-4)
-        assert time_step.state.done and time_step.state.step == evaluated.steps.max() > 1
+        assert time_step.state.over and time_step.state.step == evaluated.steps.max() > 1
         np.testing.assert_allclose(time_step.obs, jax.jit(env.observe)(time_step.state, params), atol=1e-5)
 
 

@@ -116,7 +116,7 @@ def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
         memory = policy.begin(env.spec.num_agents)
         total_reward = np.zeros(env.spec.num_agents, np.float32)
         yield jax.device_get(TimeStep(state, obs, total_reward))
-        while not state.done:
+        while not state.over:
             obs, state, memory, reward, *_ = step(policy, params, k_actions, obs, state, memory, sampled)
             total_reward = total_reward + np.asarray(reward)
             yield jax.device_get(TimeStep(state, obs, total_reward))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
+from entropy_env.render import Renderer
+from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE
 from entropy_env.render.window import Window, import_pygame
 from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 from trainers.evaluation.film import TRAIL
@@ -51,7 +52,7 @@ class Recording:
 
     def at(self, step: int) -> TimeStep:
         """Return the time step after this many steps, or the last one if the episode ended before."""
-        while self._played < step and not self._kept[-1].state.done:
+        while self._played < step and not self._kept[-1].state.over:
             self._kept.append(next(self._coming))
             self._played += 1
         return self._kept[min(step, self._played) - self.oldest]
@@ -104,7 +105,7 @@ class Player:
     @property
     def over(self) -> bool:
         """Whether the episode has ended on every side."""
-        return all(bool(time_step.state.done) for time_step in self.time_steps)
+        return all(bool(time_step.state.over) for time_step in self.time_steps)
 
     @property
     def speed(self) -> float:
@@ -265,4 +266,4 @@ def _figures(time_step: TimeStep) -> list[tuple[str, Any]]:
         "return": f"{time_step.total_reward.mean():.2f}",
     }
     words = [part for name, value in figures.items() for part in ((f"{name}  ", MUTED), (f"{value}      ", INK))]
-    return words + [("ended", MUTED)] * bool(state.done)
+    return words + [("ended", MUTED)] * bool(state.over)

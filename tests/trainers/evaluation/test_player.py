@@ -35,7 +35,7 @@ def time_steps(key=None, end=END):
     for step in range(end + 1):
         x = 0.5 + 0.1 * step
         goals = [[0.5 + 0.1 * end, y], [7.5, 5.5]]
-        state = world([[x, y], [8 - x, y + 0.5]], goals, step=step, done=step == end, goals_reached=[step == end, 0])
+        state = world([[x, y], [8 - x, y + 0.5]], goals, step=step, over=step == end, goals_reached=[step == end, 0])
         yield TimeStep(state, np.full((2, 8), 0.5, np.float32), np.array([0.25, 0.5]) * step)
 
 
