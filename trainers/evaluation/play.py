@@ -55,7 +55,7 @@ def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sample
     episode = Episode(state.layout, zero > 0, zero, zero, zero.astype(jnp.float32), zero.astype(jnp.float32))
 
     def going(carry):
-        return ~carry[1].done
+        return ~carry[1].over
 
     def step(carry):
         obs, before, memory, episode = carry
