@@ -375,8 +375,8 @@ def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
     assert all(np.array_equal(worlds.snapshot()[name], before[name]) for name in before)
     for t in range(1, 13):
         transition = worlds.step(np.ones((2, 3, 2)))
-        assert transition.done.all() == (t % 5 == 0)
-        if transition.done.all():
+        assert transition.over.all() == (t % 5 == 0)
+        if transition.over.all():
             np.testing.assert_allclose(transition.obs, first, atol=1e-6)
             np.testing.assert_array_equal(worlds.state.layout.spawns, both.spawns)
     # on the map of a state that is taken over, and after a copy
@@ -385,7 +385,7 @@ def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
     for taker in (worlds, fresh):
         taker.state = swapped
         taken = copy.deepcopy(taker) if engine == "numba" else taker
-        while not taken.step(np.ones((2, 3, 2))).done.all():
+        while not taken.step(np.ones((2, 3, 2))).over.all():
             pass
         np.testing.assert_array_equal(taken.state.layout.spawns, both.spawns[::-1])
         np.testing.assert_array_equal(taken.state.position, both.spawns[::-1, :, 0, :2])

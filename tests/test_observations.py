@@ -150,7 +150,7 @@ def wild(state):
     rng, fields = np.random.default_rng(0), {}
     for field in dataclasses.fields(SwarmState):
         old = getattr(state, field.name)
-        if field.name not in ("layout", "step", "done", "active", "rounding", "position", "goal_index"):
+        if field.name not in ("layout", "step", "over", "active", "rounding", "position", "goal_index"):
             fields[field.name] = rng.integers(1, 3, old.shape).astype(old.dtype)
     noise = np.spacing(np.float32(1)) / 4
     far = state.position + np.float32([1.0, 1.0])

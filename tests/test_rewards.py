@@ -106,6 +106,33 @@ def test_own_terms_leave_the_built_in_ones_as_they_are(engine):
         np.testing.assert_array_equal(after.obs, before.obs)
 
 
+def test_replace_takes_the_keywords_of_make_params():
+    params = Swarm(SMALL, reward_terms=OWN).make_params(**WEIGHTS)
+    other = params.replace(reward_smooth=2.5, reward_time=0.5)
+    assert (other.weight("smooth"), other.weight("time")) == (2.5, 0.5)
+    assert other.weight("near") == params.weight("near") and params.weight("smooth") == WEIGHTS["reward_smooth"]
+    assert other.replace(own_weights={**other.own_weights, "near": 4.0}).weight("near") == 4.0
+    assert jax.tree.structure(other) == jax.tree.structure(params)
+    with pytest.raises(ValueError, match="unknown parameter 'reward_smoth'; did you mean 'reward_smooth'"):
+        params.replace(reward_smoth=1.0)
+    with pytest.raises(ValueError, match="unknown parameter 'max_wheel_sped'; did you mean 'max_wheel_speed'"):
+        Swarm(SMALL).make_params().replace(max_wheel_sped=1.0)
+
+
+def test_a_term_that_is_defined_again_is_compiled_again():
+    """Both functions have one name, file and line."""
+    pays = [eval(f"lambda outcome, params: {value}.0") for value in (3, 5)]
+    for value, term in zip((3, 5), pays, strict=True):
+        worlds = begun("numba", Swarm(SMALL, reward_terms={"pay": term}), reward_pay=1.0)
+        assert np.all(worlds.step(np.zeros((2, 8, 2))).reward_terms[..., -1] == value)
+
+
+def test_the_numba_engine_refuses_a_changed_table_of_built_in_terms(monkeypatch):
+    monkeypatch.setitem(rewards.TERMS, "time", nothing)
+    with pytest.raises(ValueError, match=r"rewards.TERMS has other terms .*reward_terms="):
+        make_engine(Swarm(SMALL), 1, engine="numba")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_agents_that_have_left_earn_nothing(engine):
     env = Swarm(dataclasses.replace(SMALL, on_goal="terminate"), reward_terms={"always": "test_rewards:always"})

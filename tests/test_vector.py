@@ -87,7 +87,7 @@ def slow_step(env, state, action, next_layout, params):
     goals_reached = np.asarray(state.goals_reached)
     if env.spec.on_goal == "respawn":
         state = single(env, "respawn")(state, params)
-    if state.done:
+    if state.over:
         state = env.start(next_layout)
     obs = single(env, "observe")(state, params)
     return numpy_tree((final_obs, reward, terminated, truncated, info, goals_reached)), state, np.asarray(obs)
@@ -161,7 +161,7 @@ def test_a_batch_of_any_size_keeps_all_worlds_going():
     for t, (_, (obs, after, _, _, truncated, _)) in enumerate(history):
         np.testing.assert_allclose(obs, observer(env)(after.worlds, params), atol=1e-6)
         assert np.all(after.worlds.active.any(axis=1))
-        assert not np.any(after.worlds.done)
+        assert not np.any(after.worlds.over)
         assert np.any(truncated) == (t % 2 == 1)
 
 

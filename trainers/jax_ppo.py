@@ -23,7 +23,8 @@ from trainers.run.checkpoint import CheckpointError
 from trainers.run.compilation import cache_compilations
 from trainers.run.config import check_numbers, parse_config
 from trainers.run.folder import begin_run_folder, prepare_run_folder
-from trainers.run.loop import Hook, Moment, TrainingDivergedError, fit
+from trainers.run.hooks import Hook, Moment
+from trainers.run.loop import TrainingDivergedError, fit
 from trainers.run.options import RunOptions, WorldOptions
 from trainers.run.terminal import say, warnings_as_lines
 
@@ -72,10 +73,11 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     """Train to `config.total_steps` and return the run folder. Turns on JAX's persistent compilation cache.
 
-    hooks: called after every update, see `trainers.run.loop.Moment`.
+    hooks: called after every update, see `trainers.run.hooks.Moment`.
     Raises ValueError for an impossible swarm, or for a resumed run with other options, OSError if the run folder cannot
     be used, CheckpointError if it does not hold this run, ModuleNotFoundError for a tracker that is not installed,
-    TrainingDivergedError as soon as a loss or the weights are not finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
+    TrainingDivergedError as soon as a loss or the weights are not finite, and the errors of hooks once the run is saved.
+    After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
     if config.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"

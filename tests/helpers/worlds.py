@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import reference
 
+from entropy_env import engines
 from entropy_env.env import Swarm
 from entropy_env.scenarios import LEVELS, SCENARIOS
 from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
-ENGINES = ("numba", "jax")
+ENGINES = tuple(engines.ENGINES)
 KEY = jax.random.PRNGKey
 RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
 SLOTS = {

@@ -252,6 +252,28 @@ def compared_with_pymunk(worlds, oracles, motors, periods):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("speed", "least", "most"), [(1.0, 0.0, 1e-4), (3.0, 1e-3, 5e-3)])
+def test_a_close_passage_is_that_of_pymunk_but_for_a_moment(speed, least, most, engine):
+    """A robot passes one that stands, by 0.3 to 10 mm: on the way off by `least` to `most` m, and to 1e-5 m after a second."""
+    rng, env, count = np.random.default_rng(0), swarm(2), 32
+    place, velocity = np.tile([3.0, 3.0], (count, 2, 1)), np.zeros((count, 2, 2))
+    place[:, 1, 0] += 0.25 + rng.uniform(0, 0.05, count)
+    place[:, 1, 1] += rng.uniform(0.2003, 0.21, count) * rng.choice([-1, 1], count)
+    velocity[:, 0, 0] = speed
+    starts = list(zip(place.astype(np.float32), velocity, strict=True))
+    worlds = engine_at(engine, env, [make_world(env, p, 0.0, velocity=v) for p, v in starts])
+    oracles = [Pymunk(p, np.zeros(2), v, 0.0, (8.0, 6.0)) for p, v in starts]
+    worst = 0.0
+    for _ in range(20):
+        assert not worlds.step(np.zeros((count, 2, 2))).collision.any()
+        assert not any(oracle.step(np.zeros((2, 2))).any() for oracle in oracles)
+        off = np.linalg.norm(worlds.state.position - [oracle.position for oracle in oracles], axis=-1).max()
+        worst = max(worst, off)
+    assert off < 1e-5
+    assert least <= worst < most
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["glancing", "wall"])
 def test_robots_that_go_on_pushing_are_those_of_pymunk(kind, engine):
     """With constant motors, five control periods after that of the first contact: in all but 1 %."""
@@ -465,12 +487,12 @@ def test_agents_respawn_and_start_at_rest(engine):
     rng, respawned, resets = np.random.default_rng(0), 0, 0
     for _ in range(190):
         transition = worlds.step(rng.uniform(0.2, 1, (8, 4, 2)))
-        fresh = np.where(transition.done[:, None], True, transition.terminated & transition.active)
+        fresh = np.where(transition.over[:, None], True, transition.terminated & transition.active)
         state = worlds.state
         for name in ("velocity", "angular_velocity", "rounding"):
             assert not np.any(getattr(state, name)[fresh])
         assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
-        respawned, resets = respawned + fresh.sum(), resets + transition.done.sum()
+        respawned, resets = respawned + fresh.sum(), resets + transition.over.sum()
     assert respawned > 80 and resets >= 24
 
 

@@ -25,7 +25,8 @@ Trackers = Annotated[
 class WorldOptions:
     """The worlds to train in."""
 
-    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms", "track", "wandb", "track_project"})  # not in older runs
+    # Options that configs of older versions lack.
+    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms", "track", "wandb", "track_project"})
 
     scenario: Scenario = "open"
     difficulty: int = 1

@@ -81,12 +81,9 @@ class Figures(BetweenUpdates):
 
     def _on_step(self) -> bool:
         if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
-            transition = zip(
-                self.locals["infos"], self.locals["dones"], strict=True
-            )  # SB3 itself counts lanes that are done
-            self.model.ep_success_buffer += [
-                i["is_success"] for i, done in transition if "is_success" in i and not done
-            ]
+            lanes = zip(self.locals["infos"], self.locals["dones"], strict=True)
+            counted = [info["is_success"] for info, done in lanes if "is_success" in info and not done]
+            self.model.ep_success_buffer += counted  # SB3 itself adds those of lanes that are done
         now = time.perf_counter()
         if now - self._looked > GLANCE:
             self._looked = now
