@@ -318,7 +318,7 @@ def crowd_engines():
     where, crowds = rng.uniform(0, 1, (WORLDS, 1, 2)) * [8, 6], []
     for _ in range(60):
         state = both[0].state
-        both[0].step(towards(np, state, where))
+        both[0].step(towards(state, where))
         crowds.append((state, where))
     return both, crowds
 
@@ -332,7 +332,7 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         params = per_world(both[0].env, WORLDS, max_wheel_speed=speed, max_steps=1000)
         for engine in both:
             engine.params, engine.state = params, state
-        action = towards(np, state, where)
+        action = towards(state, where)
         ours, theirs = (copied(engine.step(action)) for engine in both)
         ends = [engine.state for engine in both]
         same = compare_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
