@@ -496,6 +496,24 @@ def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
     assert np.all(ended > 20)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_agents_respawn_and_start_at_rest(engine):
+    """With the force drive, whose robots otherwise keep their speed from step to step."""
+    engine = engines("force")[engine == "jax"]
+    engine.params = per_world(engine.env, WORLDS, dt=0.05, goal_radius=0.5, max_steps=60)
+    engine.reset(SEED)
+    rng, respawned, resets = np.random.default_rng(0), 0, 0
+    for _ in range(190):
+        transition = engine.step(rng.uniform(0.2, 1, (WORLDS, N, 2)))
+        came_back = transition.active & (transition.terminated | ~transition.acted)
+        fresh, state = transition.done[:, None] | came_back, engine.state
+        for name in ("velocity", "angular_velocity", "rounding"):
+            assert not np.any(getattr(state, name)[fresh])
+        assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
+        respawned, resets = respawned + fresh.sum(), resets + transition.done.sum()
+    assert respawned > 80 and resets >= 24
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_episode_goes_on_in_the_other_engine_and_back(mode):
     """As if it had stayed; trips of lanes, without contact."""
