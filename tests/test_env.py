@@ -326,11 +326,11 @@ def test_step_is_a_pure_function_that_draws_nothing_from_its_key():
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), *results))
 
 
-@pytest.mark.parametrize("shape", [(N,), (N, 3), (N + 1, 2), (2, N, 2)])
+@pytest.mark.parametrize("shape", [(2,), (N,), (1, 2), (2, 3), (N, 1), (N, 3), (N + 1, 2), (2, N, 2)])
 def test_step_refuses_an_action_of_another_shape(shape):
     env = swarm()
-    with pytest.raises(ValueError, match="action"):
-        env.step(KEY(0), three(env), jnp.zeros(shape), env.make_params())
+    with pytest.raises(ValueError, match=r"action.* expected \(3, 2\)"):
+        env.step(KEY(0), three(env), jnp.asarray(np.zeros(shape, np.float32)), env.make_params())
 
 
 def test_reset_starts_everyone_at_rest_on_its_first_spawn_bound_for_its_first_goal():
@@ -490,12 +490,3 @@ def test_swarm_fills_in_what_the_scenario_needs():
 def test_construction_refuses_and_says_why(build, hint):
     with pytest.raises(ValueError, match=hint):
         build()
-
-
-@pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 1), (3, 3), (2, 3)])
-def test_an_action_of_another_shape_is_refused(shape):
-    env = Swarm(SwarmSpec(num_agents=3))
-    params = env.make_params()
-    _, state = env.reset(KEY(0), params)
-    with pytest.raises(ValueError, match=r"expected \(3, 2\)"):
-        env.step(KEY(0), state, jnp.zeros(shape), params)

@@ -98,7 +98,8 @@ def test_both_engines_give_what_a_users_terms_say():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_own_terms_leave_the_built_in_ones_as_they_are(engine):
-    plain, own = begun(engine, Swarm(SMALL)), begun(engine, Swarm(SMALL, reward_terms=OWN), **WEIGHTS)
+    plain = begun(engine, Swarm(SMALL, "circle"))
+    own = begun(engine, Swarm(SMALL, "circle", reward_terms=OWN), **WEIGHTS)
     for _ in range(20):
         action = np.ones((2, 8, 2), np.float32)
         before, after = plain.step(action), own.step(action)
@@ -229,7 +230,7 @@ def test_terms_and_weights_go_together():
             make_engine(plain, 1, params, engine)
         with pytest.raises(ValueError, match="'smooth' has no weight"):
             make_engine(env, 1, plain.make_params(), engine)
-    _, state = plain.reset(jax.random.key(0), plain.make_params())
+    _, state = jax.eval_shape(plain.reset, jax.random.key(0), plain.make_params())
     with pytest.raises(ValueError, match="'smooth' has no weight"):
         env.step(jax.random.key(0), state, jnp.zeros((8, 2)), plain.make_params())
 

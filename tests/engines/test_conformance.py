@@ -318,7 +318,7 @@ def crowd_engines():
     where, crowds = rng.uniform(0, 1, (WORLDS, 1, 2)) * [8, 6], []
     for _ in range(60):
         state = both[0].state
-        both[0].step(towards(np, state, where))
+        both[0].step(towards(state, where))
         crowds.append((state, where))
     return both, crowds
 
@@ -332,7 +332,7 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         params = per_world(both[0].env, WORLDS, max_wheel_speed=speed, max_steps=1000)
         for engine in both:
             engine.params, engine.state = params, state
-        action = towards(np, state, where)
+        action = towards(state, where)
         ours, theirs = (copied(engine.step(action)) for engine in both)
         ends = [engine.state for engine in both]
         same = compare_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
@@ -494,6 +494,24 @@ def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
             assert np.all(recount.active[some])
     assert resets > WORLDS
     assert np.all(ended > 20)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_agents_respawn_and_start_at_rest(engine):
+    """With the force drive, whose robots otherwise keep their speed from step to step."""
+    engine = engines("force")[engine == "jax"]
+    engine.params = per_world(engine.env, WORLDS, dt=0.05, goal_radius=0.5, max_steps=60)
+    engine.reset(SEED)
+    rng, respawned, resets = np.random.default_rng(0), 0, 0
+    for _ in range(190):
+        transition = engine.step(rng.uniform(0.2, 1, (WORLDS, N, 2)))
+        came_back = transition.active & (transition.terminated | ~transition.acted)
+        fresh, state = transition.done[:, None] | came_back, engine.state
+        for name in ("velocity", "angular_velocity", "rounding"):
+            assert not np.any(getattr(state, name)[fresh])
+        assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
+        respawned, resets = respawned + fresh.sum(), resets + transition.done.sum()
+    assert respawned > 80 and resets >= 24
 
 
 @pytest.mark.parametrize("mode", MODES)
