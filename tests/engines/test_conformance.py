@@ -506,11 +506,11 @@ def test_agents_respawn_and_start_at_rest(engine):
     for _ in range(190):
         transition = engine.step(rng.uniform(0.2, 1, (WORLDS, N, 2)))
         came_back = transition.active & (transition.terminated | ~transition.acted)
-        fresh, state = transition.done[:, None] | came_back, engine.state
+        fresh, state = transition.over[:, None] | came_back, engine.state
         for name in ("velocity", "angular_velocity", "rounding"):
             assert not np.any(getattr(state, name)[fresh])
         assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
-        respawned, resets = respawned + fresh.sum(), resets + transition.done.sum()
+        respawned, resets = respawned + fresh.sum(), resets + transition.over.sum()
     assert respawned > 80 and resets >= 24
 
 
