@@ -14,6 +14,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+ROOMS_OF_CLIENTS = {"adapters", "benchmarks", "examples", "render", "trainers"}  # test no arithmetic of the simulator
 MOST_MAPS = 20_000  # after which compiled functions are thrown away
 
 settings.register_profile("quick", deadline=None, max_examples=5, derandomize=True, database=None)
@@ -46,3 +47,16 @@ def strict_promotion(request):
     else:
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Clients of the simulator compile with few optimisations, in three quarters of the time, child processes too."""
+    if ROOMS_OF_CLIENTS.isdisjoint(request.path.relative_to(request.config.rootpath).parts):
+        yield
+    else:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+        del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]

@@ -48,7 +48,7 @@ def test_a_corner_full_of_robots_does_not_collapse(drive, on_goal):
     assert run.worst_gap >= 0
 
 
-@pytest.mark.parametrize("drive", DRIVES)
+@pytest.mark.parametrize("drive", ["kinematic", pytest.param("force", marks=pytest.mark.slow)])
 def test_a_corner_full_of_robots_does_not_collapse_in_jax(drive):
     crowd = dataclasses.replace(PRESSED["far corner/253 m"], num_agents=49)
     crowd = dataclasses.replace(crowd, layout=dict(crowd.layout) | {"spawns": crowd.layout["spawns"][:49]})
@@ -99,8 +99,15 @@ def test_overlaps_that_are_brought_into_a_crush_do_not_spread_and_go_when_it_eas
     assert least_gap(run.state, run.params).min() >= 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("drive", DRIVES)
+@pytest.mark.parametrize(
+    ("engine", "drive"),
+    [
+        ("numba", "kinematic"),
+        ("numba", "force"),
+        ("jax", "kinematic"),
+        pytest.param("jax", "force", marks=pytest.mark.slow),  # see `helpers.worlds.FORCE_ENGINES`
+    ],
+)
 def test_robots_that_touch_come_no_nearer(engine, drive):
     """A row of robots whose surfaces are at 0 to a few float32 digits of each other, driven together and at a wall."""
     env, rng = Swarm(dataclasses.replace(SPEC, drive=drive)), np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import symmetry
 from helpers.chase import DRIVES, WORLDS, chase, one_step, speeds
-from helpers.worlds import ENGINES, SLOTS, check_nobody_passed_a_wall, check_valid, generator, hundred, piles, stack
+from helpers.worlds import SLOTS, check_nobody_passed_a_wall, check_valid, generator, hundred, piles, stack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,13 @@ from entropy_env.physics import top_speed
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.types import SwarmSpec
 
-pytestmark = [pytest.mark.core, pytest.mark.parametrize("drive", DRIVES), pytest.mark.parametrize("engine", ENGINES)]
+CASES = [
+    ("numba", "kinematic"),
+    ("numba", "force"),
+    ("jax", "kinematic"),
+    pytest.param("jax", "force", marks=pytest.mark.slow),  # see `helpers.worlds.FORCE_ENGINES`
+]
+pytestmark = [pytest.mark.core, pytest.mark.parametrize(("engine", "drive"), CASES)]
 
 DT = 0.1  # s
 ENVS = {drive: Swarm(dataclasses.replace(symmetry.SPEC, drive=drive)) for drive in DRIVES}

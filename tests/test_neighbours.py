@@ -156,7 +156,7 @@ def check_equal(grid, dense):
         np.testing.assert_allclose(found, expected, atol=1e-5 if found.dtype == jnp.float32 else 0)
 
 
-@pytest.mark.parametrize("num_agents", [1, pytest.param(2, marks=pytest.mark.slow), 36])
+@pytest.mark.parametrize("num_agents", [*(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2)), 36])
 @given(seed=seeds)
 def test_grid_equals_dense(num_agents, seed):
     """From the same states, at every step; in all worlds parameters differ."""
@@ -198,7 +198,9 @@ def params_of_each_world(env, rng):
     )
 
 
-@pytest.mark.parametrize("on_goal", ["terminate", "respawn", pytest.param("next_goal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "on_goal", ["respawn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("terminate", "next_goal"))]
+)
 @given(seed=seeds)
 def test_grid_equals_dense_in_a_batch_with_parameters_of_each_world(on_goal, seed):
     rng = np.random.default_rng(seed)

@@ -159,7 +159,7 @@ def wild(state):
     )
 
 
-@pytest.mark.parametrize("drive", ["kinematic", "force"])
+@pytest.mark.parametrize("drive", ["kinematic", pytest.param("force", marks=pytest.mark.slow)])
 def test_every_field_of_a_robot_that_starts_anew_is_what_it_is_at_rest(drive):
     """In both engines, after a respawn and after a reset, whatever the fields were before."""
     env = Swarm(SwarmSpec(3, num_rays=1, drive=drive, on_goal="respawn"))

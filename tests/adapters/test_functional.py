@@ -53,6 +53,10 @@ def worlds_of(env, params):
     return compiled_reset(env)[1](jax.random.split(KEY(1), WORLDS), params)[1]
 
 
+# The most that a step can do; the other two compile as long and do a part of it.
+ON_GOAL = ["respawn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("terminate", "next_goal"))]
+
+
 def lone(env, autoreset=True):
     return functools.partial(functional.step, env, autoreset=autoreset)
 
@@ -61,7 +65,7 @@ def same(transition, expected):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), transition, expected)
 
 
-@pytest.mark.parametrize("on_goal", ["terminate", "respawn", "next_goal"])
+@pytest.mark.parametrize("on_goal", ON_GOAL)
 def test_worlds_under_vmap_do_what_a_reset_in_every_step_would(on_goal):
     """As the base classes of gymnax and JaxMARL do it, who draw a layout for every world in every step."""
     env, params = make(on_goal)
@@ -81,7 +85,7 @@ def test_worlds_under_vmap_do_what_a_reset_in_every_step_would(on_goal):
     assert len(np.unique(transition[1].layout.spawns[:, :, 0, 0, 0])) > 2 * WORLDS
 
 
-@pytest.mark.parametrize("on_goal", ["terminate", "respawn", "next_goal"])
+@pytest.mark.parametrize("on_goal", ON_GOAL)
 def test_a_world_is_as_in_a_batch_until_it_is_over(on_goal):
     env, params = make(on_goal)
     batch = vector.batch(env, WORLDS)

@@ -65,7 +65,7 @@ def test_fresh_rows_stand_clear_of_the_walls_there_are(scenario):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("on_goal", ["respawn", "next_goal"])
+@pytest.mark.parametrize("on_goal", ["respawn", pytest.param("next_goal", marks=pytest.mark.slow)])
 def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal):
     env = in_rooms(on_goal)
     params = env.make_params(max_steps="never")

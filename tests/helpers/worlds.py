@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import reference
 
 from entropy_env import engines
@@ -17,6 +18,8 @@ from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
 ENGINES = tuple(engines.ENGINES)
+# With the force drive JAX compiles for some 10 s a test. Conformance holds each of its steps to Numba's in the fast tests.
+FORCE_ENGINES = tuple(pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name for name in ENGINES)
 KEY = jax.random.PRNGKey
 RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
 SLOTS = {
