@@ -2,7 +2,10 @@
 
 A term is a function of what a step did to one agent, an `Outcome`, and of the parameters. Both engines compile it, so
 it may use only what both compilers take: arithmetic, comparisons and `abs`. Instead of `if`, `math` or `jnp` write
-`(outcome.distance < 1) * 0.5` and `x**0.5`.
+`(outcome.distance < 1) * 0.5` and `x**0.5`. Two comparisons may not be added, because JAX takes the sum for `or`.
+
+Known limit: Numba compares with a literal in float64 and JAX in float32, so a command that equals a threshold such as
+0.8 may fall on either side of it.
 
 A new built-in term is a function, its name in TERMS and its default weight in `Weights`, all in this file. Users hand
 in their own: `Swarm(reward_terms={"smooth": smooth})`, weighted by `make_params(reward_smooth=0.1)`.
@@ -144,7 +147,8 @@ def resolve_term(term: Term | str, name: str = "") -> Term:
         try:
             found = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"{called} is not at {term!r}: {error}") from error
+            hint = "; is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
+            raise ValueError(f"{called} is not at {term!r}: {error}{hint}") from error
     if not inspect.isfunction(found):
         raise TypeError(
             f"{called} must be a plain Python function (outcome, params), or its import path, not {found!r}"
@@ -194,11 +198,61 @@ def check_weights(terms: NamedTerms, weights: Mapping[str, Any]) -> None:
             raise ValueError(f"reward term {name!r} has no weight: give reward_{name}=...")
 
 
+class _Operand:
+    """Stands for a number, or for the result of a comparison, in a trial of a term. Raises TypeError where two comparisons
+    are added: JAX would take that for `or`, Numba for a count."""
+
+    def __init__(self, comparison: bool = False) -> None:
+        self.comparison = comparison
+
+    def _number(self, *others: Any) -> _Operand:
+        return _Operand()
+
+    def _compare(self, other: Any) -> _Operand:
+        return _Operand(comparison=True)
+
+    def _both(self, other: Any) -> _Operand:
+        return _Operand(self.comparison and getattr(other, "comparison", isinstance(other, bool)))
+
+    def _add(self, other: Any) -> _Operand:
+        if self._both(other).comparison:
+            raise TypeError("two comparisons are added, which JAX takes for `or`: write 1.0 * (a < b) for each")
+        return _Operand()
+
+    __add__ = __radd__ = _add
+    __lt__ = __le__ = __gt__ = __ge__ = _compare
+    __eq__ = __ne__ = _compare  # type: ignore[assignment]
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _both
+    __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _number
+    __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = _number
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Params:
+    """Stands for the parameters."""
+
+    def __getattr__(self, name: str) -> _Operand:
+        return _Operand()
+
+
+def _check_sums(name: str, term: Term) -> None:
+    """Raise ValueError if a term adds comparisons. A term that cannot be tried so is left to the compilers."""
+    try:
+        term(Outcome(*(_Operand() for _ in Outcome._fields)), _Params())
+    except TypeError as error:
+        if "two comparisons are added" in str(error):
+            raise ValueError(f"reward term {name!r} ({place_of(term, error)}): {error}") from error
+    except Exception:  # noqa: BLE001, S110 - such as a function of JAX on an operand: the compilers judge it
+        pass
+
+
 def check_term(name: str, term: Term, params: Any) -> None:
-    """Raise ValueError, with file and line, if JAX cannot compile a user's own term, or if it does not give a number.
+    """Raise ValueError, with file and line, if JAX cannot compile a user's own term, if it adds comparisons, or if it does
+    not give a number.
 
     params: SwarmParams of arrays, or of their shapes and types.
     """
+    _check_sums(name, term)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     outcome = Outcome(**dict.fromkeys(Outcome._fields, number))
     try:

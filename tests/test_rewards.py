@@ -56,6 +56,10 @@ def two(outcome, params):
     return outcome.left, outcome.right
 
 
+def both(outcome, params):
+    return (outcome.distance < 100) + (outcome.left > -2)
+
+
 def nothing(outcome, params):
     return None
 
@@ -187,12 +191,25 @@ def test_the_old_name_of_v3_warns_and_works():
         ({"a": root}, ValueError, r"'a' \(.*test_rewards.py:\d+\) cannot be compiled by JAX"),
         ({"a": two}, ValueError, "'a'.*must give one number"),
         ({"a": nothing}, ValueError, "'a'.*must give one number, not None"),
+        ({"a": both}, ValueError, r"'a' \(.*test_rewards.py:\d+\): two comparisons are added.*write 1.0"),
     ],
 )
 def test_a_wrong_term_is_refused_by_name(terms, error, hint):
     for make in (Swarm, swarm_v0.parallel_env):
         with pytest.raises(error, match=hint):
             make(reward_terms=terms)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_comparisons_count_as_numbers_in_both_engines(engine):
+    terms = {
+        "sum": lambda outcome, params: 1.0 * (outcome.distance < 100) + (outcome.left > -2),
+        "either": lambda outcome, params: ((outcome.distance > 100) | (outcome.left > -2)) * 3,
+    }
+    env = Swarm(SwarmSpec(num_agents=1, num_rays=1), reward_terms=terms)
+    worlds = make_engine(env, 1, env.make_params(reward_sum=1.0, reward_either=1.0), engine)
+    worlds.reset(0)
+    assert worlds.step(np.zeros((1, 1, 2))).reward_terms[0, 0, -2:].tolist() == [3.0, 2.0]
 
 
 def test_errors_point_at_the_line():
