@@ -126,17 +126,18 @@ except ModuleNotFoundError as error:
 
 
 ROOMS = {  # or modules, and the rooms or modules that they may know beside their own
-    "learn": (),
+    "envs": (),
+    "learn": ("envs.contract",),
     "networks": (),
     "run.files": (),
     "run.terminal": (),
     "track": ("run.files", "run.terminal"),
     "run": ("track",),
     "policies": ("learn", "networks", "run"),
-    "algorithms": ("learn", "networks"),
-    "evaluation": ("policies", "run"),
+    "algorithms": ("envs.contract", "learn", "networks"),
+    "evaluation": ("envs.contract", "policies", "run"),
     "common": ("policies",),
-    "sb3": ("policies", "evaluation", "run", "track"),
+    "sb3": ("learn", "policies", "evaluation", "run", "track"),
 }
 
 
@@ -169,6 +170,15 @@ def test_torch_is_imported_where_it_is_needed_alone(path):
         for imported in imports_of(path):
             assert imported.split(".")[0] not in TORCH, imported
             assert not any(f"{imported}.".startswith(f"{module}.") for module in needed), imported
+
+
+def test_gymnax_is_known_to_its_adapter_alone():
+    users = [
+        name_of(path)
+        for path in TRAINERS.rglob("*.py")
+        if any(f"{name}.".startswith("gymnax.") for name in imports_of(path))
+    ]
+    assert users == ["trainers.envs.gymnax"]
 
 
 def run(code):
@@ -215,4 +225,4 @@ def test_all_extras_are_for_any_machine():
     ]
     (everything,) = extras["all"]
     named = everything.removeprefix("entropy-env[").removesuffix("]").split(",")
-    assert {*named} == extras.keys() - {"all", "cuda"}
+    assert {*named} == extras.keys() - {"all", "cuda", "gymnax"}

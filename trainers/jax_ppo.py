@@ -8,29 +8,34 @@ The algorithm is in `trainers/algorithms/ppo.py`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from entropy_env import vector
-from trainers.algorithms.ppo import PPO, Hyperparameters
+from trainers.algorithms.ppo import PPO, PRESETS, Hyperparameters
+from trainers.learn.distributions import Gaussian
 from trainers.policies.jax import ActorSpec
 from trainers.policies.load import describe_policy
-from trainers.run.checkpoint import CheckpointError
-from trainers.run.compilation import cache_compilations
-from trainers.run.config import check_numbers, parse_config
-from trainers.run.folder import begin_run_folder, prepare_run_folder
-from trainers.run.loop import Hook, Moment, TrainingDivergedError, fit
+from trainers.run.config import check_numbers, with_presets
+from trainers.run.devices import prepare_jax
+from trainers.run.loop import Hook, Moment
 from trainers.run.options import RunOptions, WorldOptions
-from trainers.run.terminal import say, warnings_as_lines
+from trainers.run.training import run_command, train_in_folder
+
+COMMAND = "python -m trainers.jax_ppo"
 
 
+@with_presets(PRESETS)
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
     """Options of PPO."""
+
+    NEW: ClassVar[frozenset[str]] = WorldOptions.NEW | {"preset", "shared_trunk"}
+
+    preset: str | None = None
+    """Settings to start from; those given override it. v3: those of the V3 blueprint."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
@@ -61,11 +66,11 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
         config,
         vector.batch(env, config.num_envs, stagger=True),
         env.spec.obs_dim,
-        env.spec.action_dim,
+        Gaussian(env.spec.action_dim),
         config.num_agents,
         config.num_updates,
     )
-    actor = ActorSpec(env.spec.obs_dim, env.spec.action_dim, config.hidden_sizes, config.activation)
+    actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, config.hidden_sizes, config.activation)
     return ppo, env_params, describe_policy(actor, config.task)
 
 
@@ -77,22 +82,12 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     be used, CheckpointError if it does not hold this run, TrainingDivergedError as soon as a loss or the weights are not
     finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
-    if config.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    cache_compilations()
+    prepare_jax(config)
     ppo, env_params, metadata = make_ppo(config)
-    opened = prepare_run_folder(config.run_dir, config.resume) if config.run_dir else begin_run_folder(config.scenario)
-    with opened as folder:
-        last = fit(ppo, env_params, config, folder, metadata, (count_layout_reuses, *hooks))
-        path = folder.path
-    if not last.metrics:  # nothing was left to train
-        return path
-    if last.stopped == "interrupted":
-        say(f"Stopped and saved. Continue with: python -m trainers.jax_ppo --resume --run-dir {path}")
-        raise KeyboardInterrupt
-    why = f" and stopped: {last.stopped}" if last.stopped else ""
-    say(f"Trained {last.step:,} agent steps{why}. Evaluate with: python -m trainers.evaluate {path}")
-    return path
+    return train_in_folder(
+        ppo, env_params, config, metadata, (count_layout_reuses, *hooks),
+        name=config.scenario, command=COMMAND, evaluate="python -m trainers.evaluate",
+    )  # fmt: skip
 
 
 def count_layout_reuses(moment: Moment) -> None:
@@ -102,24 +97,7 @@ def count_layout_reuses(moment: Moment) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    parse = partial(parse_config, PPOConfig, prog="python -m trainers.jax_ppo", description=__doc__)
-    config = parse(argv)
-    if config.resume and config.run_dir:
-        if any(flag.startswith("--config") for flag in argv):
-            say("error: a resumed run keeps its own options: leave out --config", sys.stderr)
-            return 2
-        kept = config.run_dir / "config.yaml"
-        config = parse(["--config", str(kept), *argv]) if kept.exists() else config
-    try:
-        with warnings_as_lines():
-            train(config)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, CheckpointError, TrainingDivergedError) as error:
-        say(f"error: {error}", sys.stderr)
-        return 1 if isinstance(error, TrainingDivergedError) else 2
-    return 0
+    return run_command(PPOConfig, train, argv, command=COMMAND, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from trainers.envs.contract import BatchedEnv
 from trainers.learn.advantages import gae
+from trainers.learn.distributions import Distribution
 from trainers.learn.losses import (
     clipped_policy_loss,
     explained_variance,
@@ -25,8 +27,49 @@ from trainers.learn.losses import (
     value_loss,
 )
 from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
-from trainers.learn.rollout import BatchedEnv, Transitions, collect
-from trainers.networks.mlp import Critic, GaussianActor, gaussian_entropy, gaussian_log_prob
+from trainers.learn.rollout import Transitions, collect
+from trainers.networks.mlp import Actor, Critic
+
+PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
+    # Those of the V3 blueprint: 2,048 steps of worlds in each update, here of 32 worlds.
+    "v3": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "num_minibatches": 32,
+        "num_epochs": 10,
+        "learning_rate": 3e-4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip": 0.2,
+        "entropy_coefficient": 0.01,
+        "value_coefficient": 0.5,
+        "hidden_sizes": (256, 256),
+        "activation": "relu",
+        "shared_trunk": True,
+    },
+    "cartpole": {
+        "num_envs": 16,
+        "num_steps": 64,
+        "num_minibatches": 4,
+        "num_epochs": 6,
+        "learning_rate": 2e-3,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.005,
+        "hidden_sizes": (64, 64),
+    },
+    "pendulum": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "num_minibatches": 8,
+        "num_epochs": 10,
+        "learning_rate": 1e-3,
+        "gamma": 0.95,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.0,
+        "hidden_sizes": (64, 64),
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +102,8 @@ class Hyperparameters:
     """Largest global norm of the gradients; larger ones are scaled down to it."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer, in the actor and in the critic."""
+    shared_trunk: bool = False
+    """Let the critic share the actor's hidden layers."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
     """Activation of the hidden layers."""
     normalize_obs: bool = True
@@ -87,7 +132,7 @@ class Runner(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """Samples to learn from: obs (E, T, N, D), action (E, T, N, A), all others (E, T, N)."""
+    """Samples to learn from: obs (E, T, N, D), action (E, T, N, ...), all others (E, T, N)."""
 
     obs: jax.Array
     action: jax.Array
@@ -105,7 +150,7 @@ class PPO:
     config: Hyperparameters
     env: BatchedEnv
     obs_dim: int
-    action_dim: int
+    actions: Distribution
     num_agents: int  # in each world
     num_updates: int  # of the whole run; the learning rate reaches 0 after as many
 
@@ -115,13 +160,14 @@ class PPO:
         return self.config.num_envs * self.num_agents * self.config.num_steps
 
     @property
-    def actor(self) -> GaussianActor:
+    def actor(self) -> Actor:
         config = self.config
-        return GaussianActor(config.hidden_sizes, self.action_dim, config.initial_log_std, config.activation)
+        initial_log_std = config.initial_log_std if self.actions.has_scale else None
+        return Actor(config.hidden_sizes, self.actions.outputs, initial_log_std, config.activation)
 
     @property
     def critic(self) -> Critic:
-        return Critic(self.config.hidden_sizes, self.config.activation)
+        return Critic(() if self.config.shared_trunk else self.config.hidden_sizes, self.config.activation)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -136,7 +182,8 @@ class PPO:
         """Return a runner before its first update."""
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
         obs, env_state = self.env.reset(k_env, env_params)
-        params = {"actor": self.actor.init(k_actor, obs[0]), "critic": self.critic.init(k_critic, obs[0])}
+        params = {"actor": self.actor.init(k_actor, obs[0])}
+        params["critic"] = self.critic.init(k_critic, self.seen(params, obs[0]))
         return Runner(
             params=params,
             opt_state=self.optimizer.init(params),
@@ -178,13 +225,21 @@ class PPO:
 
     def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sample actions (..., A) for obs (..., D). Returns them and their log probabilities (...,)."""
-        mean, log_std = self.actor.apply(params["actor"], normalize(moments, obs))
-        action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, jnp.float32)
-        return action, gaussian_log_prob(action, mean, log_std)
+        described, _ = self.actor.apply(params["actor"], normalize(moments, obs))
+        action = self.actions.sample(key, described)
+        return action, self.actions.log_prob(action, described)
 
     def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
         """Return the critic's estimate of the discounted return."""
-        return self.critic.apply(params["critic"], normalize(moments, obs))
+        return self.criticise(params, normalize(moments, obs))
+
+    def criticise(self, params: dict, obs: jax.Array) -> jax.Array:
+        """Return the value of normalised observations."""
+        return self.critic.apply(params["critic"], self.seen(params, obs))
+
+    def seen(self, params: dict, obs: jax.Array) -> jax.Array:
+        """Return what the critic sees: the observations, or the hidden layer of the actor with a shared trunk."""
+        return self.actor.apply(params["actor"], obs)[1] if self.config.shared_trunk else obs
 
     def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
         """Update the observation statistics with a rollout. The next rollout uses them."""
@@ -193,7 +248,7 @@ class PPO:
     def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
         """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
         obs = normalize(runner.moments, jnp.concatenate([steps.obs, last_obs[None]]))
-        value = self.critic.apply(runner.params["critic"], obs)
+        value = self.criticise(runner.params, obs)
         next_value = jnp.where(steps.truncated, steps.final_value, value[1:])
         advantage, target = gae(
             steps.reward, value[:-1], next_value, steps.terminated, steps.done,
@@ -219,32 +274,37 @@ class PPO:
     def loss(self, params: dict, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return PPO's loss over a minibatch, and its metrics."""
         config = self.config
-        mean, log_std = self.actor.apply(params["actor"], batch.obs)
-        log_prob = gaussian_log_prob(batch.action, mean, log_std)
+        described, hidden = self.actor.apply(params["actor"], batch.obs)
+        log_prob = self.actions.log_prob(batch.action, described)
         advantage = masked_standardize(batch.advantage, batch.mask)
         policy, metrics = clipped_policy_loss(log_prob, batch.log_prob, advantage, batch.mask, config.clip)
-        critic = value_loss(self.critic.apply(params["critic"], batch.obs), batch.target, batch.mask)
-        entropy = gaussian_entropy(log_std)
+        value = self.critic.apply(params["critic"], hidden if config.shared_trunk else batch.obs)
+        critic = value_loss(value, batch.target, batch.mask)
+        entropy = self.actions.entropy(described)
+        entropy = masked_mean(entropy, batch.mask) if entropy.ndim else entropy
         total = policy + config.value_coefficient * critic - config.entropy_coefficient * entropy
         names = {"policy": policy, "value": critic, "entropy": entropy, **metrics}
         return total, {f"loss/{name}": value for name, value in names.items()}
 
 
 def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
-    """Return means over a rollout, without idle lanes.
+    """Return means over a rollout, without idle lanes. Those of `env/` are there if the environment reports them.
 
     `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
     goals would bias it, because an agent has less time left for them.
     """
-    done, success = steps.done, steps.info["success"]
-    first = done & (steps.info["goals_reached"] == success)
+    done, info = steps.done, steps.info
     mean = masked_mean(steps.reward, steps.acted)
-    return {
+    metrics = {
         "train/reward_mean": mean,
         "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted)),
-        "train/episode_length": masked_mean(steps.info["episode_length"].astype(jnp.float32), done),
-        "train/episode_return": masked_mean(steps.info["episode_return"], done),
+        "train/episode_length": masked_mean(info["episode_length"].astype(jnp.float32), done),
+        "train/episode_return": masked_mean(info["episode_return"], done),
         "train/active_share": jnp.mean(steps.acted.astype(jnp.float32)),
-        "env/goal_reached_rate": masked_mean(success.astype(jnp.float32), first),
-        "env/collision_rate": masked_mean(steps.info["collision"].astype(jnp.float32), steps.acted),
     }
+    if "success" in info:
+        first = done & (info["goals_reached"] == info["success"])
+        metrics["env/goal_reached_rate"] = masked_mean(info["success"].astype(jnp.float32), first)
+    if "collision" in info:
+        metrics["env/collision_rate"] = masked_mean(info["collision"].astype(jnp.float32), steps.acted)
+    return metrics

@@ -24,12 +24,14 @@ from helpers.disk import full_disk
 from trainers.algorithms.ppo import PPO, Hyperparameters, Runner
 from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.learn.advantages import gae
+from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical
 from trainers.run import loop
 from trainers.run.checkpoint import load_arrays, save_checkpoint
 from trainers.run.config import load_config
 from trainers.run.loop import Moment, TrainingDivergedError
 
 AGENTS = 2
+GAUSSIAN = Gaussian(1)
 PROBE = Hyperparameters(
     num_envs=16, num_steps=8, num_minibatches=2, num_epochs=4, learning_rate=5e-3,
     anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), normalize_obs=False,
@@ -43,13 +45,14 @@ FLAGS = ["--num-envs", "4", "--num-agents", "2", "--num-steps", "4", "--num-mini
 class Probe:
     """A world of lanes that all do the same: `length` steps, the observation is the step's number, then an ending.
 
-    The reward is 1 at the end, or how near the first action is to 0.5. With `idle`, lane 1 takes no part, and what it
-    says is nonsense.
+    The reward is 1 at the end, or how near the first action is to 0.5, or the share of choices that equal the step's
+    number. With `idle`, lane 1 takes no part, and what it says is nonsense.
     """
 
     length: int = 1
     truncates: bool = False
     rewards_action: bool = False
+    rewards_choices: bool = False
     idle: bool = False
 
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
@@ -65,6 +68,9 @@ class Probe:
         reward = ended.astype(jnp.float32)
         if self.rewards_action:
             reward = -jnp.square(action[..., 0] - 0.5)
+        if self.rewards_choices:
+            choices = action.reshape(*clock.shape, -1)
+            reward = jnp.mean((choices == clock[..., None]).astype(jnp.float32), axis=-1)
         active = jnp.ones_like(ended)
         if self.idle:
             active, reward = active.at[:, 1].set(False), reward.at[:, 1].set(1000.0)
@@ -80,8 +86,11 @@ class Probe:
         return self.obs(clock), clock, reward, terminated, truncated, info
 
 
-def learn(probe: Probe, updates: int = 150, **changes: Any) -> tuple[PPO, Runner, dict[str, jax.Array]]:
-    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1, num_agents=AGENTS, num_updates=1)
+def learn(
+    probe: Probe, updates: int = 150, actions: Distribution = GAUSSIAN, **changes: Any
+) -> tuple[PPO, Runner, dict[str, jax.Array]]:
+    config = dataclasses.replace(PROBE, **changes)
+    ppo = PPO(config, probe, obs_dim=1, actions=actions, num_agents=AGENTS, num_updates=1)
     runner = ppo.init(jax.random.key(0), None)
     for _ in range(updates):
         runner, metrics = ppo.update(runner, None)
@@ -110,8 +119,28 @@ def test_truncation_bootstraps_and_termination_does_not() -> None:
 
 def test_the_actor_finds_the_rewarded_action() -> None:
     ppo, runner, _ = learn(Probe(rewards_action=True))
-    mean, _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
+    (mean, _), _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
     assert float(mean[0]) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("shared_trunk", [False, True])
+@pytest.mark.parametrize("actions", [Categorical(3), MultiCategorical((2, 4))])
+def test_the_actor_finds_the_rewarded_choices_at_each_step(actions: Distribution, shared_trunk: bool) -> None:
+    ppo, runner, _ = learn(Probe(length=2, rewards_choices=True), actions=actions, shared_trunk=shared_trunk)
+    for step in (0, 1):
+        described, _ = ppo.actor.apply(runner.params["actor"], jnp.full(1, step, jnp.float32))
+        assert np.all(actions.mode(described) == step)
+    assert value_of(ppo, runner, 1.0) == pytest.approx(1.0, abs=0.06)
+    assert value_of(ppo, runner, 0.0) == pytest.approx(1.5, abs=0.09)
+
+
+def test_a_shared_trunk_has_one_set_of_hidden_layers() -> None:
+    ppo = PPO(dataclasses.replace(PROBE, shared_trunk=True), Probe(), 1, Gaussian(1), AGENTS, 1)
+    runner = ppo.init(jax.random.key(0), None)
+    shapes = jax.tree.map(jnp.shape, runner.params["critic"]["params"])
+    assert shapes == {"MLP_0": {"Dense_0": {"kernel": (16, 1), "bias": (1,)}}}
+    moved = jax.tree.map(lambda x: x + 1.0, runner.params["actor"])
+    assert value_of(ppo, runner, 1.0) != value_of(ppo, runner.replace(params=runner.params | {"actor": moved}), 1.0)
 
 
 def test_an_idle_lane_teaches_nothing() -> None:
