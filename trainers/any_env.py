@@ -23,6 +23,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import pettingzoo
+from jax.sharding import Mesh
 
 from entropy_env import spaces, vector
 from entropy_env.env import Swarm
@@ -34,7 +35,7 @@ from trainers.policies import load_policy
 from trainers.policies.jax import ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.config import check_numbers, with_presets
-from trainers.run.devices import prepare_jax
+from trainers.run.devices import DeviceOptions, make_mesh, prepare_jax
 from trainers.run.loop import Hook
 from trainers.run.options import RunOptions
 from trainers.run.training import run_command, train_in_folder
@@ -48,10 +49,10 @@ HOSTED = (gymnasium.Env, pettingzoo.ParallelEnv, pettingzoo.AECEnv)  # step one 
 
 @with_presets(PRESETS)
 @dataclasses.dataclass(frozen=True)
-class AnyEnvConfig(Hyperparameters, RunOptions):
+class AnyEnvConfig(Hyperparameters, DeviceOptions, RunOptions):
     """Options of PPO in any environment."""
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | {"episodes"}
+    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | DeviceOptions.DEVICES | {"episodes"}
 
     env: str = ""
     """gymnax:NAME or gymnasium:NAME of a registered environment, or module:function of a function that makes one."""
@@ -86,6 +87,7 @@ class AnyEnvConfig(Hyperparameters, RunOptions):
         if self.num_iterations is not None and self.num_iterations < 1:
             raise ValueError(f"num_iterations={self.num_iterations} must be above 0")
         Hyperparameters.__post_init__(self)
+        DeviceOptions.__post_init__(self)
         RunOptions.__post_init__(self)
 
     @property
@@ -135,26 +137,28 @@ def train(config: AnyEnvConfig, env_factory: Callable[[], Any] | str | None = No
     if isinstance(made, HOSTED):
         sb3 = importlib.import_module("trainers.sb3.any_env")
         return sb3.train(factory, made, config, hooks)
-    env, params, space = open_env(made, config.num_envs)
-    ppo, metadata, config = make_ppo(env, params, space, config)
+    mesh = make_mesh(config.devices)
+    env, params, space = open_env(made, config.worlds_on(1 if mesh is None else mesh.size))
+    ppo, metadata, config = make_ppo(env, params, space, config, mesh)
     path = train_in_folder(ppo, params, config, metadata, hooks, name=config.slug, command=COMMAND)
-    if config.episodes:
+    if config.episodes and jax.process_index() == 0:
         report(evaluate_in(env, params, load_policy(path), config.episodes, config.seed), path)
     return path
 
 
 def make_ppo(
-    env: BatchedEnv, params: Any, space: Any, config: AnyEnvConfig
+    env: BatchedEnv, params: Any, space: Any, config: AnyEnvConfig, mesh: Mesh | None = None
 ) -> tuple[PPO, dict[str, Any], AnyEnvConfig]:
     """Return the algorithm on an environment, the metadata of its checkpoints, and the options that fit its lanes.
 
-    space: of one agent's actions. Raises ValueError if nothing serves it, or if the environment breaks the contract.
+    env: with the worlds of one device. space: of one agent's actions. mesh: see `make_mesh`. Raises ValueError if nothing
+    serves the space, or if the environment breaks the contract.
     """
     actions = distribution_of(space)
     num_envs, num_agents, obs_dim = check_env(env, params, action_shape(actions))
-    config = config.for_lanes(num_envs, num_agents)
-    num_updates = -(-config.total_steps // (num_envs * num_agents * config.num_steps))
-    ppo = PPO(config, env, obs_dim, actions, num_agents, num_updates)
+    config = config.for_lanes(num_envs * (1 if mesh is None else mesh.size), num_agents)
+    num_updates = -(-config.total_steps // (config.num_envs * num_agents * config.num_steps))
+    ppo = PPO(config, env, obs_dim, actions, num_agents, num_updates, mesh)
     actor = ActorSpec.of(obs_dim, actions, config.hidden_sizes, config.activation)
     return ppo, describe_policy(actor, None), config
 

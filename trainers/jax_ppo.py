@@ -19,9 +19,18 @@ from trainers.learn.distributions import Gaussian
 from trainers.policies.jax import ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.config import check_numbers, with_presets
-from trainers.run.devices import prepare_jax
+from trainers.run.devices import (
+    DeviceOptions,
+    free_memory,
+    largest_batch,
+    make_mesh,
+    prepare_jax,
+    tell,
+    update_memory,
+)
 from trainers.run.loop import Hook, Moment
 from trainers.run.options import RunOptions, WorldOptions
+from trainers.run.terminal import say
 from trainers.run.training import run_command, train_in_folder
 
 COMMAND = "python -m trainers.jax_ppo"
@@ -29,11 +38,16 @@ COMMAND = "python -m trainers.jax_ppo"
 
 @with_presets(PRESETS)
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
+class PPOConfig(Hyperparameters, DeviceOptions, RunOptions, WorldOptions):
     """Options of PPO."""
 
-    NEW: ClassVar[frozenset[str]] = WorldOptions.NEW | {"preset", "shared_trunk"}
+    NEW: ClassVar[frozenset[str]] = (
+        WorldOptions.NEW | DeviceOptions.DEVICES | {"preset", "auto_batch", "shared_trunk", "accumulate", "precision"}
+    )
+    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | DeviceOptions.DEVICES | {"auto_batch"}
 
+    auto_batch: bool = False
+    """Take as many worlds as fit into the memory, instead of --num-envs."""
     preset: str | None = None
     """Settings to start from; those given override it. v3: those of the V3 blueprint."""
 
@@ -46,6 +60,7 @@ class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
             up_to_1=("gamma", "gae_lambda"),
         )
         Hyperparameters.__post_init__(self)
+        DeviceOptions.__post_init__(self)
         RunOptions.__post_init__(self)
 
     @property
@@ -60,18 +75,38 @@ class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
-    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints."""
+    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints.
+
+    Raises ValueError for an impossible swarm, or if the worlds do not divide over the devices.
+    """
     env, env_params = config.task.make(on_goal="respawn")
+    mesh = make_mesh(config.devices)
     ppo = PPO(
         config,
-        vector.batch(env, config.num_envs, stagger=True),
+        vector.batch(env, config.worlds_on(1 if mesh is None else mesh.size), stagger=True),
         env.spec.obs_dim,
         Gaussian(env.spec.action_dim),
         config.num_agents,
         config.num_updates,
+        mesh,
     )
     actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, config.hidden_sizes, config.activation)
     return ppo, env_params, describe_policy(actor, config.task)
+
+
+def fill_memory(config: PPOConfig) -> PPOConfig:
+    """Return the options with as many worlds as fit into the memory, but no more than the whole run is one update of."""
+    mesh = make_mesh(config.devices)
+    unit = config.num_minibatches * config.accumulate * (1 if mesh is None else mesh.size)
+
+    def memory_of(num_envs: int) -> int:
+        ppo, env_params, _ = make_ppo(dataclasses.replace(config, num_envs=num_envs))
+        return update_memory(ppo, env_params)
+
+    most = config.total_steps // (config.num_agents * config.num_steps)
+    num_envs = tell(largest_batch(memory_of, free_memory(), unit, most))  # the same in all processes
+    say(f"{num_envs:,} worlds, as many as fit into the memory or fill one update")
+    return dataclasses.replace(config, num_envs=num_envs)
 
 
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
@@ -83,6 +118,8 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
     prepare_jax(config)
+    if config.auto_batch and not config.resume:
+        config = fill_memory(config)
     ppo, env_params, metadata = make_ppo(config)
     return train_in_folder(
         ppo, env_params, config, metadata, (count_layout_reuses, *hooks),

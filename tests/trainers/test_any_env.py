@@ -157,6 +157,7 @@ class NoEnv:
     [
         pytest.param(Odd, {}, ["MultiBinary(3)", "Discrete"], marks=HOSTED),
         pytest.param(Boundless, {}, ["inf", "finite bounds"], marks=HOSTED),
+        pytest.param(Line, {"precision": "bf16"}, ["precision='bf16'", "functional"], marks=HOSTED),
         pytest.param(Line, {"resume": True}, ["cannot be resumed"], marks=HOSTED),
         (NoEnv, {}, ["NoEnv", "reset", "gymnax"]),
         (lambda: Guess(breaks="reward"), {}, ["reward", "float32[8]"]),
@@ -189,6 +190,6 @@ def test_the_command_trains_and_resumes_what_an_import_path_names(tmp_path: Path
 
 
 def test_a_preset_is_where_settings_start(tmp_path: Path) -> None:
-    assert AnyEnvConfig(preset="cartpole").gamma == 0.99
+    assert AnyEnvConfig(preset="cartpole").gamma == 0.98
     assert AnyEnvConfig(preset="v3", num_steps=128).hidden_sizes == (256, 256)
     assert AnyEnvConfig(preset="v3", num_steps=128).num_steps == 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,13 +21,16 @@ class MLP(nn.Module):
     out_size: int
     out_scale: float
     activation: str = "tanh"
+    dtype: Any = None  # to compute in; weights and results are float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Map (..., in) to (..., out_size), and return the last hidden layer beside it."""
+        dense = partial(nn.Dense, dtype=self.dtype)
         for size in self.hidden_sizes:
-            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x))
-        return nn.Dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale))(x), x
+            x = ACTIVATIONS[self.activation](dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x))
+        out = dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale))(x)
+        return (out, x) if self.dtype is None else (out.astype(jnp.float32), x.astype(jnp.float32))
 
 
 class Actor(nn.Module):
@@ -36,6 +40,7 @@ class Actor(nn.Module):
     outputs: int
     initial_log_std: float | None = None  # of actions that are numbers; None for choices
     activation: str = "tanh"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> tuple[Any, jax.Array]:
@@ -43,7 +48,7 @@ class Actor(nn.Module):
 
         With `initial_log_std` the outputs are a pair: (..., A), and log_std (A,), the same for all observations.
         """
-        described, hidden = MLP(self.hidden_sizes, self.outputs, 0.01, self.activation)(obs)
+        described, hidden = MLP(self.hidden_sizes, self.outputs, 0.01, self.activation, self.dtype)(obs)
         if self.initial_log_std is None:
             return described, hidden
         scale = nn.initializers.constant(self.initial_log_std)
@@ -55,8 +60,9 @@ class Critic(nn.Module):
 
     hidden_sizes: Sequence[int]
     activation: str = "tanh"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, seen: jax.Array) -> jax.Array:
         """Map (..., D) to value (...,)."""
-        return MLP(self.hidden_sizes, 1, 1.0, self.activation)(seen)[0][..., 0]
+        return MLP(self.hidden_sizes, 1, 1.0, self.activation, self.dtype)(seen)[0][..., 0]

@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 
-from trainers.run.checkpoint import TRY_AGAIN, latest_step, load_checkpoint, save_checkpoint
+from trainers.run.checkpoint import TRY_AGAIN, latest_step, save_checkpoint
 from trainers.run.config import check_same_run, load_config, save_config
+from trainers.run.devices import SpreadUpdate, load_state
 from trainers.run.files import Patience
 from trainers.run.folder import RunFolder
 from trainers.run.interrupt import Interrupt
@@ -130,7 +131,7 @@ def _begin(
     if options.resume:
         kept = load_config(type(options), folder.config, whole=True)
         check_same_run(dataclasses.asdict(kept), options, options.MAY_CHANGE, str(options.run_dir))
-        state, about = load_checkpoint(folder.checkpoints, state)
+        state, about = load_state(learner, folder.checkpoints, state)
         done = about["step"]
     save_config(folder.config, dataclasses.replace(options, run_dir=folder.path, resume=False))
     if not options.resume:
@@ -156,7 +157,11 @@ def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Pat
 def compile_update(learner: Learner[State], state: State, inputs: Any) -> tuple[Callable, float]:
     """Compile the update. Returns it and the seconds that took."""
     started = time.perf_counter()
-    compiled = type(learner).update.lower(learner, state, inputs).compile()  # type: ignore[attr-defined]
+    compiled: Callable
+    if getattr(learner, "mesh", None) is not None:
+        compiled = SpreadUpdate(learner, state, inputs)
+    else:
+        compiled = type(learner).update.lower(learner, state, inputs).compile()  # type: ignore[attr-defined]
     return compiled, time.perf_counter() - started
 
 

@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.config import parse_config
+from trainers.run.devices import END, about_devices, follow, tell
 from trainers.run.folder import RunFolder, begin_run_folder, prepare_run_folder
 from trainers.run.loop import Hook, Learner, TrainingDivergedError, fit
 from trainers.run.options import RunOptions
@@ -29,13 +32,21 @@ def train_in_folder(
 ) -> Path:  # fmt: skip
     """Do `fit`, and return the run folder.
 
+    With several processes, the first one does, and the others follow it and return at its end.
     name: of a new folder, see `open_folder`. command: what goes on after Ctrl-C. evaluate: what evaluates the run, if there
     is such a command. Raises the errors of `fit` and of run folders. After Ctrl-C it saves the run and raises
     KeyboardInterrupt.
     """
-    with open_folder(options, name) as folder:
-        last = fit(learner, inputs, options, folder, metadata, hooks)
-        path = folder.path
+    if jax.process_index():  # the first process alone has a folder
+        follow(learner, inputs, options.seed)
+        return options.run_dir or Path("runs")
+    try:
+        with open_folder(options, name) as folder:
+            last = fit(learner, inputs, options, folder, metadata | about_devices(learner), hooks)
+            path = folder.path
+    finally:
+        if jax.process_count() > 1:
+            tell(END)
     if not last.metrics:  # nothing was left to train
         return path
     if last.stopped == "interrupted":

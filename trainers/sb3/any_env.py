@@ -69,6 +69,12 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         raise ValueError(
             "resume: runs of Stable-Baselines3 cannot be resumed, because their environments keep no state"
         )
+    native = {"devices": (None, 1), "distributed": (False,), "accumulate": (1,), "precision": ("f32",)}
+    for name, values in native.items():
+        if getattr(config, name) not in values:
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} is for functional environments, not for Stable-Baselines3"
+            )
     worlds = make_worlds(factory, first, config.num_envs)
     num_agents = worlds.num_envs // config.num_envs
     config = config.for_lanes(config.num_envs, num_agents)

@@ -21,13 +21,15 @@ import numpy as np
 import pytest
 from helpers.disk import full_disk
 
+from trainers import jax_ppo
 from trainers.algorithms.ppo import PPO, Hyperparameters, Runner
 from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical
 from trainers.run import loop
 from trainers.run.checkpoint import load_arrays, save_checkpoint
-from trainers.run.config import load_config
+from trainers.run.config import load_config, parse_config
+from trainers.run.devices import update_memory
 from trainers.run.loop import Moment, TrainingDivergedError
 
 AGENTS = 2
@@ -172,6 +174,43 @@ def test_gae_matches_a_sum_over_every_episode() -> None:
     np.testing.assert_allclose(target, expected + value, atol=1e-5)
 
 
+def test_bf16_is_what_networks_compute_in_and_nothing_else() -> None:
+    ppo, env_params, _ = make_ppo(dataclasses.replace(TINY, precision="bf16"))
+    runner = ppo.init(jax.random.key(0), env_params)
+    used = str(jax.make_jaxpr(ppo.actor.apply)(runner.params["actor"], runner.obs))
+    assert "bf16" in used
+    obs, whole = runner.obs, dataclasses.replace(ppo, config=TINY)
+    near = ppo.value(runner.params, runner.moments, obs), whole.value(runner.params, runner.moments, obs)
+    np.testing.assert_allclose(*near, atol=0.05)
+    assert not np.array_equal(*near)
+    runner, metrics = ppo.update(runner, env_params)
+    kept = jax.tree.leaves((runner.params, runner.opt_state, runner.moments, metrics))
+    assert {leaf.dtype.name for leaf in kept} == {"float32", "int32"}
+
+
+def test_auto_batch_takes_the_worlds_that_fit(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(jax_ppo, "update_memory", lambda ppo, params: 1000 * ppo.config.num_envs)
+    monkeypatch.setattr(jax_ppo, "free_memory", lambda: 6500)
+    config = dataclasses.replace(TINY, auto_batch=True, run_dir=tmp_path / "run")
+    train(dataclasses.replace(config, total_steps=96))
+    assert "6 worlds, as many as fit" in capsys.readouterr().out
+    assert load_config(PPOConfig, tmp_path / "run" / "config.yaml").num_envs == 6
+    assert main(["--resume", "--run-dir", str(tmp_path / "run"), "--total-steps", "97"]) == 0
+
+
+@pytest.mark.slow
+def test_the_memory_of_an_update_is_what_the_compiler_says(monkeypatch: Any) -> None:
+    def need(num_envs: int) -> int:
+        ppo, env_params, _ = make_ppo(dataclasses.replace(TINY, num_envs=num_envs))
+        return update_memory(ppo, env_params)
+
+    assert need(16) < need(64) < 5 * need(16)
+    monkeypatch.setattr(jax_ppo, "free_memory", lambda: need(64))
+    found = jax_ppo.fill_memory(dataclasses.replace(TINY, total_steps=10**6)).num_envs
+    assert 48 <= found <= 80
+    assert need(found) <= need(64)
+
+
 def test_the_second_update_compiles_nothing() -> None:
     ppo, env_params, _ = make_ppo(TINY)
     runner = ppo.init(jax.random.key(0), env_params)
@@ -221,6 +260,42 @@ def test_numbers_of_numpy_and_jax_are_numbers(tmp_path: Path) -> None:
     assert kept == given
     assert repr(kept) == repr(given)
     train(dataclasses.replace(given, resume=True, num_envs=np.int64(4)))
+
+
+def test_v3_has_the_settings_of_its_blueprint_unless_others_are_given(tmp_path: Path) -> None:
+    v3 = PPOConfig(preset="v3")
+    assert v3.num_envs * v3.num_steps == 2048
+    assert (v3.activation, v3.hidden_sizes, v3.shared_trunk) == ("relu", (256, 256), True)
+    assert (v3.num_minibatches, v3.num_epochs, v3.learning_rate) == (32, 10, 3e-4)
+    assert (v3.gamma, v3.gae_lambda, v3.clip, v3.entropy_coefficient, v3.value_coefficient) == (
+        0.99,
+        0.95,
+        0.2,
+        0.01,
+        0.5,
+    )
+    assert PPOConfig(preset="v3", gamma=PPOConfig.gamma).gamma == PPOConfig.gamma, "given, though it is the default"
+    run = tmp_path / "run"
+    flags = [
+        "--num-agents",
+        "2",
+        "--num-epochs",
+        "1",
+        "--hidden-sizes",
+        "8",
+        "--total-steps",
+        "1",
+        "--run-dir",
+        str(run),
+    ]
+    assert main(["--preset", "v3", *flags]) == 0
+    kept = load_config(PPOConfig, run / "config.yaml")
+    assert (kept.preset, kept.num_minibatches, kept.num_epochs, kept.hidden_sizes) == ("v3", 32, 1, (8,))
+    assert main(["--resume", "--run-dir", str(run), "--total-steps", "2"]) == 0
+    file = tmp_path / "options.yaml"
+    file.write_text("preset: v3\nclip: 0.1\n")
+    parsed = parse_config(PPOConfig, ["--config", str(file), "--gamma", "0.9"])
+    assert (parsed.activation, parsed.clip, parsed.gamma) == ("relu", 0.1, 0.9)
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -358,6 +433,9 @@ def test_resuming_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture)
     ("flags", "words"),
     [
         (["--num-envs", "6", "--num-minibatches", "4"], ["num_envs=6", "multiple", "num_minibatches=4"]),
+        (["--num-envs", "8", "--accumulate", "3"], ["num_envs=8", "num_minibatches=8 x accumulate=3 = 24"]),
+        (["--devices", "0"], ["devices=0", "above 0"]),
+        (["--preset", "v4"], ["'v4'", "v3", "cartpole"]),
         (["--gamma", "2"], ["gamma=2", "0 to 1"]),
         (["--learning-rate", "-1"], ["learning_rate=-1", "above 0"]),
         (["--learning-rat", "1"], ["--learning-rate"]),
