@@ -2,7 +2,8 @@
 
     python -m benchmarks.classic --json benchmarks/results/classic.json
 
-CartPole has 500,000 steps and ten seeds, Pendulum a million steps and five. Needs the extra gymnax.
+CartPole has 500,000 steps and ten seeds, Pendulum a million steps and five, rounded down to whole updates. Needs the extra
+gymnax.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def main(options: Options) -> None:
     for preset in options.presets:
         env, steps, seeds = CASES[preset]
         config = AnyEnvConfig(preset=preset)
+        update = config.num_envs * config.num_steps
+        total = (options.total_steps or steps) // update * update
         for seed in progress(range(options.seeds or seeds), f"training in {env}"):
             row = {
                 "benchmark": f"classic/{env}",
@@ -75,7 +78,7 @@ def main(options: Options) -> None:
                 "num_envs": config.num_envs,
                 "seed": seed,
             }
-            rows.append(row | trained(preset, env, seed, options.total_steps or steps, options.episodes))
+            rows.append(row | trained(preset, env, seed, total, options.episodes))
             sampled, mode = rows[-1]["return"]["mean"], rows[-1]["deterministic"]["return"]["mean"]
             print(f"{env} seed {seed}: return {sampled:.1f} sampled, {mode:.1f} deterministic, {rows[-1]['total_s']} s")
     if options.json:
