@@ -29,13 +29,14 @@ import tyro
 
 from benchmarks.measure import Row, progress
 from benchmarks.report import save_rows
+from benchmarks.rollouts import Engine
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout
+from entropy_env.engines import ENGINES
 from entropy_env.physics import longest_move
 from entropy_env.scenarios import Open
 from entropy_env.scenarios.custom import Custom, pad_layout, spec_for
 from entropy_env.types import SwarmState
 
-EngineName = Literal["numba", "jax"]
 Drive = Literal["kinematic", "force"]
 NOISE = 0.3  # standard deviation of the noise on motors in [-1, 1]
 ROAM = 40  # steps after which roaming robots choose another target
@@ -129,7 +130,7 @@ class Run:
     def __init__(
         self,
         crowd: Crowd,
-        engine: EngineName,
+        engine: Engine,
         drive: Drive,
         num_worlds: int,
         seed: int = 0,
@@ -270,7 +271,7 @@ class Options:
 
     json: Path | None = None
     """File to write the rows to."""
-    engines: tuple[EngineName, ...] = ("numba", "jax")
+    engines: tuple[Engine, ...] = tuple(ENGINES)
     """Engines to run."""
     drives: tuple[Drive, ...] = ("kinematic", "force")
     """Drives to run."""
@@ -288,7 +289,7 @@ class Options:
     """Number of cases that run at a time."""
 
 
-def run_case(crowd: Crowd, drive: Drive, engine: EngineName, options: Options) -> Row:
+def run_case(crowd: Crowd, drive: Drive, engine: Engine, options: Options) -> Row:
     """Run a case, and return its row of results."""
     started = time.perf_counter()
     num_worlds = options.numba_worlds if engine == "numba" else options.jax_worlds

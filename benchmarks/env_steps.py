@@ -21,6 +21,7 @@ import tyro
 from benchmarks.measure import Effort, Row, add_ratios, measure, progress, python
 from benchmarks.report import save_rows, show
 from benchmarks.rollouts import Case, Engine, rollout, use_all_cores
+from entropy_env.engines import ENGINES
 
 CASES = (
     "open:10:1024",
@@ -42,7 +43,7 @@ class Options:
     effort: tyro.conf.OmitArgPrefixes[Effort] = dataclasses.field(default_factory=Effort)
     json: Path | None = None
     """File to write the rows to."""
-    engines: tuple[Engine, ...] = ("numba", "jax")
+    engines: tuple[Engine, ...] = tuple(ENGINES)
     """Engines to measure."""
     cases: tuple[str, ...] = CASES
     """Cases, as scenario:agents:worlds."""

@@ -34,6 +34,7 @@ import tyro
 from benchmarks.measure import Effort, Row, Run, add_ratios, measure, progress
 from benchmarks.report import save_rows, show
 from benchmarks.rollouts import Case, Engine, device_loop, rollout, use_all_cores
+from entropy_env.engines import ENGINES
 
 EPISODE = 200  # steps, the time limit of our open arena
 PEERS = {"vmas": "vmas", "jaxnav": "jaxmarl", "camar": "camar"}  # names of the systems and their packages
@@ -46,7 +47,7 @@ class Options:
     effort: tyro.conf.OmitArgPrefixes[Effort] = dataclasses.field(default_factory=lambda: Effort(5, 3.0))
     json: Path | None = None
     """File to write the rows to."""
-    engines: tuple[Engine, ...] = ("numba", "jax")
+    engines: tuple[Engine, ...] = tuple(ENGINES)
     """Our engines to measure."""
     peers: tuple[str, ...] = tuple(PEERS)
     """Other systems to measure."""

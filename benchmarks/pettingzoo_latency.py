@@ -24,6 +24,7 @@ from benchmarks.measure import Effort, Row, Run, add_ratios, measure, progress, 
 from benchmarks.report import save_rows, show
 from benchmarks.rollouts import Case, Engine
 from entropy_env import swarm_v0
+from entropy_env.engines import ENGINES
 
 FIRST_USE = """
 import time
@@ -42,7 +43,7 @@ class Options:
     effort: tyro.conf.OmitArgPrefixes[Effort] = dataclasses.field(default_factory=lambda: Effort(seconds=1.0))
     json: Path | None = None
     """File to write the rows to."""
-    engines: tuple[Engine, ...] = ("numba", "jax")
+    engines: tuple[Engine, ...] = tuple(ENGINES)
     """Engines to measure."""
     num_agents: tuple[int, ...] = (1, 10, 100)
     """Numbers of agents in the world."""

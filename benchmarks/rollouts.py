@@ -15,12 +15,13 @@ import numpy as np
 
 from benchmarks.measure import Row, Run
 from entropy_env import spread, vector
+from entropy_env.engines import ENGINES, make_engine
 from entropy_env.engines.numba_engine.threads import num_cores
 from entropy_env.env import Swarm
 from entropy_env.scenarios.open import Open
 from entropy_env.types import SwarmSpec
 
-Engine = Literal["numba", "jax"]
+Engine = Literal[*ENGINES]
 ACTION_BATCHES = 8  # batches of actions, drawn beforehand and used in turn, so that drawing them is not timed
 
 
@@ -57,7 +58,7 @@ class Case:
 def rollout(engine: Engine, case: Case) -> Run:
     """Return the case on an engine as a run. `compile_s` in its row is the time until it was ready."""
     started = time.perf_counter()
-    go, facts = (jax_rollout if engine == "jax" else engine_rollout)(case)
+    go, facts = jax_rollout(case) if engine == "jax" else engine_rollout(engine, case)
     facts = {"compile_s": round(time.perf_counter() - started, 2)} | facts
     env = case.swarm()
     return Run(
@@ -68,12 +69,10 @@ def rollout(engine: Engine, case: Case) -> Run:
     )
 
 
-def engine_rollout(case: Case) -> tuple[Callable[[int], None], Row]:
-    """Return a function that steps the Numba engine, one call per step, and more fields of the row."""
-    from entropy_env.engines import make_engine
-
+def engine_rollout(name: Engine, case: Case) -> tuple[Callable[[int], None], Row]:
+    """Return a function that steps an engine from Python, one call per step, and more fields of the row."""
     env, actions = case.swarm(), case.actions()
-    engine = make_engine(env, case.num_envs, env.resolve_params(), engine="numba")
+    engine = make_engine(env, case.num_envs, env.resolve_params(), name)
     engine.reset(np.zeros(2, np.uint32))
     engine.step(actions[0])
     batches = itertools.cycle(actions)

@@ -18,6 +18,7 @@ import tyro
 from benchmarks.measure import Effort, Row, add_ratios, measure, progress
 from benchmarks.report import save_rows, show
 from benchmarks.rollouts import Case, Engine, rollout, use_all_cores
+from entropy_env.engines import ENGINES
 
 COUNTS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 AREA = 4.8  # m^2 per agent
@@ -31,7 +32,7 @@ class Options:
     effort: tyro.conf.OmitArgPrefixes[Effort] = dataclasses.field(default_factory=lambda: Effort(5, 1.0))
     json: Path | None = None
     """File to write the rows to."""
-    engines: tuple[Engine, ...] = ("numba", "jax")
+    engines: tuple[Engine, ...] = tuple(ENGINES)
     """Engines to measure."""
     counts: tuple[int, ...] = COUNTS
     """Numbers of agents in the world."""

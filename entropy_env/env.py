@@ -39,8 +39,8 @@ from entropy_env.types import (
 )
 
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
-ROUNDING = 1e-3  # m, more than two compilations of a generator differ by
-SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # what decides how many agents fit
+ROUNDING = 1e-3  # m; two compilations of a generator differ by less
+SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # decide how many agents fit
 Info = dict[str, Any]
 
 
@@ -67,11 +67,11 @@ class Swarm:
         difficulty: int = 1,
         reward_terms: Mapping[str, Term | str] | None = None,
     ) -> None:
-        """A simulator whose layouts go up to `difficulty` (1 to 4), which is also the default of `make_params`. A
-        Scenario brings its own.
+        """Make a simulator with room for layouts of up to `difficulty`.
 
-        reward_terms: your own terms of the reward, functions (outcome, params) or their import paths by name, see
-        `rewards`; the same as the field of SwarmSpec. Each needs a weight, `reward_<name>` of `make_params`.
+        difficulty: 1 to 4, also the default of `make_params`. A Scenario brings its own.
+        reward_terms: your own terms of the reward by name, each a function (outcome, params) or its import path, see
+        `rewards`. The same as the field of SwarmSpec. Each needs a weight, `reward_<name>` of `make_params`.
         Raises ValueError for an unknown scenario, where more agents are asked for than are sure to fit, and for a term
         that cannot be compiled.
         """
@@ -93,20 +93,21 @@ class Swarm:
 
     @functools.cached_property
     def terms(self) -> dict[str, Term]:
-        """All terms of the reward by name: the built-in ones, then a user's own."""
+        """All reward terms by name: the built-in ones, then a user's own."""
         return TERMS | dict(self.spec.reward_terms)
 
     def make_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
-        """Parameters with strong types. `reward` names a preset of weights; keywords override any field.
+        """Make parameters with strong types.
 
-        `max_steps` defaults to what the scenario needs at the given difficulty; "never" is no time limit. Raises
-        ValueError for an unknown name or an impossible value, TypeError for a value that is no number; traced values
-        are not checked.
+        reward: the name of a preset of weights. values: parameters by name, which override the preset and the defaults.
+        `max_steps` defaults to what the scenario needs at the given difficulty; "never" means no time limit.
+        Raises ValueError for an unknown name or an impossible value, TypeError for a value that is not a number. Traced
+        values are not checked.
         """
         return cast_params(self.resolve_params(reward, **values))
 
     def resolve_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
-        """As `make_params`, with plain numbers and NumPy arrays as they are given: no device is started."""
+        """Do as `make_params`, but keep numbers and NumPy arrays as they are given. Starts no device."""
         names = [*PARAM_NAMES, *(f"reward_{name}" for name, _ in self.spec.reward_terms)]
         for name in values:
             if name not in names:
@@ -137,9 +138,11 @@ class Swarm:
         return params
 
     def check_together(self, params: SwarmParams) -> None:
-        """ValueError for parameters that are fine one by one but not together, with this specification: robots that get
-        too fast, or so far in a substep that float32 could not tell on which side of a thin wall they are, and weights
-        that are not those of the reward's terms.
+        """Check parameters that are fine one by one, but perhaps not together. Raises ValueError if
+
+        - the weights are not those of the reward's terms,
+        - robots can get too fast,
+        - robots can get so far in a substep that float32 could not tell on which side of a thin wall they are.
         """
         check_weights(self.spec.reward_terms, params.own_weights)
         values, substeps = vars(params), self.spec.substeps
@@ -157,23 +160,24 @@ class Swarm:
             )
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
-        """A new world. Returns observations (N, obs_dim) and the state."""
+        """Begin a new world. Returns observations (N, obs_dim) and the state."""
         return self.reset_to(self.generate(key, params), params)
 
     def generate(self, key: jax.Array, params: SwarmParams) -> Layout:
-        """A layout of this scenario, with `layout.valid` telling whether everything fitted."""
+        """Draw a layout of this scenario. `layout.valid` tells whether everything fitted."""
         layout = self.scenario.generate(key, self.spec, cast_params(params))
         return narrow(layout).replace(key=jax.random.key_data(key)[:2])
 
     @property
     def rows_run_out(self) -> bool:
-        """Whether agents go on for as long as the time limit lets them, on maps that are drawn."""
+        """Whether agents may use up their rows of goals: they go on after a goal, on maps that are drawn."""
         return self.spec.on_goal != "terminate" and self.scenario.draws
 
     def uses_up_row(self, state: SwarmState, reached: jax.Array, params: SwarmParams) -> jax.Array:
-        """(N,) bool: who of those that have `reached` (N,) a goal in the step just made has no goal left in its row.
+        """Find who has no goal left in its row, (N,) bool, among those that `reached` (N,) one in the step just made.
 
-        Only without a time limit, and where `rows_run_out`: otherwise rows are used again from their first column.
+        Call it only where `rows_run_out`. With a time limit the answer is nobody: rows are then used again from their
+        first column.
         """
         last = state.goals_reached % self.spec.num_goals == 0
         return reached & last & (jnp.asarray(params.max_steps) == checks.NEVER)
@@ -181,11 +185,11 @@ class Swarm:
     def fresh_row(
         self, layout: Layout, agent: jax.Array, goals_reached: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, jax.Array]:
-        """Spawns (G, 3) and goals (G, 2) for an agent that has used up its row, drawn for the walls there are.
+        """Draw new spawns (G, 3) and goals (G, 2) for an agent that has used up its row, on the walls there are.
 
-        agent, goals_reached: () int32. They follow from the layout's key, the agent and how many rows it has used, so
-        both engines draw the same. The row stays as it is on a map given by hand, and where walls of that key are
-        others, as after a change of parameters. Of `circle`, whose places are fixed, headings alone change.
+        agent, goals_reached: () int32. The draw follows from the layout's key, the agent and the number of rows it has
+        used, so both engines draw the same. The row stays as it is on a map given by hand, and where the layout's key
+        now draws other walls, as after a change of parameters. In `circle`, whose places are fixed, only headings change.
         """
         row = goals_reached // self.spec.num_goals
         again = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(layout.key, impl="threefry2x32"), row))
@@ -198,25 +202,29 @@ class Swarm:
         )
 
     def reset_to(self, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
-        """Start on a given layout: every agent on its first spawn, bound for its first goal."""
+        """Start on a given layout, with every agent on its first spawn and bound for its first goal."""
         state = self.start(layout)
         return self.observe(state, params), state
 
     def start(self, layout: Layout) -> SwarmState:
-        """The state at the beginning of an episode on this layout."""
+        """Return the state at the beginning of an episode on this layout."""
         layout = narrow(layout)
         return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(self.spec.num_agents, jnp.int32))
 
     def step(
         self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]:
-        """One control period; nothing is reset or respawned here.
+        """Step by one control period, without any reset or respawn.
 
-        action: (N, 2) left and right motor in [-1, 1]. The step itself draws nothing from `key`.
+        key: unused, because a step draws nothing. action: (N, 2) left and right motor in [-1, 1].
         Raises ValueError for an action of another shape.
-        Returns obs (N, obs_dim) after the physics, for all who took part, the state, reward (N,), terminated (N,) and
-        truncated (N,) bool, true on the ending step only, and info: `collision` and `reached` (N,) bool, and
-        `reward_terms`, a dict of (N,) weighted terms.
+        Returns, in this order:
+
+        - obs (N, obs_dim), after the physics, of all agents that took part;
+        - the state;
+        - reward (N,);
+        - terminated and truncated, (N,) bool each, true only in the step that ends an episode;
+        - info: `collision` and `reached` (N,) bool, and `reward_terms`, a dict of (N,) weighted terms.
         """
         expected = (self.spec.num_agents, self.spec.action_dim)
         if not isinstance(action, jax.Array):
@@ -249,46 +257,48 @@ class Swarm:
     def _end(
         self, state: SwarmState, reached: jax.Array, params: SwarmParams
     ) -> tuple[SwarmState, jax.Array, jax.Array]:
-        """Count the goals, and end what they or the clock end."""
+        """Count goals and the clock. Returns the state, and who is terminated by a goal or truncated by the clock."""
         terminated, goal_index = reached, state.goal_index
         if self.spec.on_goal == "next_goal":
             terminated = jnp.zeros_like(reached)
             goal_index = (goal_index + reached.astype(jnp.int32)) % self.spec.num_goals
         active = state.active & ~terminated
-        step = jnp.minimum(state.step + 1, checks.NEVER - 1)  # which a world without a time limit may get to
+        step = jnp.minimum(state.step + 1, checks.NEVER - 1)  # where the clock of a world without a time limit stops
         time_up = step >= params.max_steps
-        done = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
+        over = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
         state = state.replace(
             active=active,
             goal_index=goal_index,
             goals_reached=state.goals_reached + reached.astype(jnp.int32),
             step=step,
-            done=done,
+            over=over,
         )
         return state, terminated, active & time_up
 
     def observe(self, state: SwarmState, params: SwarmParams) -> jax.Array:
-        """(N, obs_dim) float32, the components of `observations` side by side. Inactive rows are zero."""
+        """Return observations (N, obs_dim) float32, zero for inactive agents: the components of `observations`."""
         return self._observe(state, cast_params(params), state.active)
 
     def _observe(self, state: SwarmState, params: SwarmParams, seeing: jax.Array) -> jax.Array:
         return jnp.where(seeing[:, None], observations.observe(state, params, self.spec), 0.0)
 
     def lidar(self, state: SwarmState, params: SwarmParams) -> jax.Array:
-        """(N, num_rays) in [0, 1], from every agent's place; only active agents are seen."""
+        """Return lidar readings (N, num_rays) in [0, 1], also of inactive agents, which nobody sees."""
         return observations.lidar(state, params, self.spec)
 
     def global_state(self, state: SwarmState) -> jax.Array:
-        """(N * spec.state_dim,) float32, agent by agent: x, y (m), cos and sin of the heading, forward speed and right
-        minus left wheel speed (m/s), with the force drive vx, vy (m/s) and turn rate (rad/s) instead, goal x, y (m).
-        Inactive agents are zero."""
+        """Return the state of all agents, (N * spec.state_dim,) float32, one agent after the other.
+
+        Each agent has: x, y (m); cos and sin of the heading; forward speed and right minus left wheel speed (m/s), or
+        with the force drive vx, vy (m/s) and the turn rate (rad/s); goal x, y (m). Inactive agents are zero.
+        """
         return jnp.where(state.active[:, None], observations.describe(state, self.spec), 0.0).ravel()
 
     def respawn(self, state: SwarmState, params: SwarmParams) -> SwarmState:
-        """Bring inactive agents back at the first clear pose of their row, from their next goal's on, bound for it.
+        """Bring inactive agents back. Each takes the first clear pose of its row, starting at its next goal's index.
 
-        A pose is clear if it touches no active agent and is not itself at the goal. An agent waits where none is clear,
-        or where one with a lower index has just been given a place too near.
+        It heads for that goal. A pose is clear if no active agent would be touched there, and if it is not at the goal.
+        An agent waits if no pose is clear, or if an agent with a lower index has just been given a place too near.
         """
         index, least = jnp.arange(self.spec.num_agents, dtype=jnp.int32), jnp.asarray(apart(params.agent_radius))
         next_goal = (state.goal_index + 1) % self.spec.num_goals
@@ -330,7 +340,7 @@ class Swarm:
 
 @functools.lru_cache(maxsize=64)
 def _check_terms(terms: NamedTerms) -> None:
-    """Raises ValueError for a user's own reward term that JAX cannot compile."""
+    """Raise ValueError if JAX cannot compile one of a user's own reward terms."""
     weights: dict[str, Any] = {name: 0.0 for name, _ in terms}
     params = jax.eval_shape(cast_params, SwarmParams(own_weights=weights)) if terms else None
     for name, term in terms:
@@ -338,7 +348,7 @@ def _check_terms(terms: NamedTerms) -> None:
 
 
 def _same_bodies(one: Layout, other: Layout) -> jax.Array:
-    """() bool: whether two layouts are the same but for spawns and goals. Numbers may differ as compiled code does."""
+    """Return whether two layouts have the same bodies, () bool. Numbers may differ by ROUNDING."""
     same = jnp.array(True)
     for name in ("size", "walls", "wall_mask", "boxes", "box_mask", "discs", "disc_mask"):
         difference = getattr(one, name).astype(jnp.float32) - getattr(other, name).astype(jnp.float32)
@@ -347,12 +357,12 @@ def _same_bodies(one: Layout, other: Layout) -> jax.Array:
 
 
 def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:
-    """(N, ...): of every row (N, G, ...), the entry at its column (N,)."""
+    """Pick one entry of each row (N, G, ...), at the given columns (N,). Returns (N, ...)."""
     return jnp.take_along_axis(rows, column[:, None, None], axis=1)[:, 0]
 
 
 def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """(N, ...): rows of `new` where `chosen` (N,), else of `old`."""
+    """Take the rows (N, ...) of `new` where `chosen` (N,), else those of `old`."""
     return jnp.where(chosen.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
 

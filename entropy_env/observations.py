@@ -1,11 +1,11 @@
-"""What a robot observes, and what the global state tells, as named components: the only place that says so.
+"""The components of an observation, and of the global state, in two tables.
 
 To add an observation, write its reader and its row in OBSERVATION. `SwarmSpec.obs_dim`, slices such as
 `obs[..., spec.slice("goal")]`, spaces and the JAX engine follow. The Numba engine needs a function of the same name in
 `engines/numba_engine/observations.py`, and refuses to start without it.
 
-Known limit: a component that is added while a program runs must be there before its first Swarm is used, because
-compiled functions are kept by specification.
+Known limit: add components before the first Swarm is used. Compiled functions are kept by specification, so later ones
+would be missing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from entropy_env.types import GLOBAL_STATE, OBSERVATION, Component, SwarmParams,
 
 
 def lidar(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """Range readings, 0 touching and 1 nothing in range; ray k points at heading + 2 pi k / num_rays."""
+    """Range readings: 0 touching, 1 nothing in range. Ray k points at heading + 2 pi k / num_rays."""
     return scan(state.position, state.heading, state.active, state.layout, params, spec)
 
 
 def velocity(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """Forward speed and turn rate over their maxima, or with `velocity_frame="world"` vx and vy (m/s)."""
+    """Forward speed and turn rate, each over its maximum. With `velocity_frame="world"`, vx and vy (m/s)."""
     cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
     if spec.drive == "force":
         vx, vy, turn_rate = state.velocity[:, 0], state.velocity[:, 1], state.angular_velocity
@@ -39,14 +39,14 @@ def velocity(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Arr
 
 
 def goal(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """Offset to the agent's goal over `goal_scale`: how far ahead, and how far to the left."""
+    """Offset to the agent's goal over `goal_scale`: how far it is ahead, and how far to the left."""
     cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
     offset = (state.goal - state.position) / params.goal_scale
     return jnp.stack([offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin], axis=-1)
 
 
 def motion(state: SwarmState, spec: SwarmSpec) -> jax.Array:
-    """vx, vy (m/s) and turn rate (rad/s) of the force drive; else forward speed and right minus left wheel (m/s)."""
+    """Forward speed and right minus left wheel speed (m/s); with the force drive vx, vy (m/s) and turn rate (rad/s)."""
     if spec.drive == "force":
         return jnp.concatenate([state.velocity, state.angular_velocity[:, None]], axis=-1)
     return jnp.stack([state.speed, state.wheel_speed[:, 1] - state.wheel_speed[:, 0]], axis=-1)
@@ -64,23 +64,23 @@ GLOBAL_STATE.update(
     goal=Component(2, lambda state, spec: state.goal),  # m
 )
 
-BUILT_IN = tuple(OBSERVATION.items()), tuple(GLOBAL_STATE.items())  # what the Numba engine has a mirror of
+BUILT_IN = tuple(OBSERVATION.items()), tuple(GLOBAL_STATE.items())  # what the Numba engine mirrors
 
 
 def observe(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
-    """(N, obs_dim) float32, of all agents, whether active or not."""
+    """Return the observations of all agents, active or not, (N, obs_dim) float32."""
     return _side_by_side(OBSERVATION, spec, state, params, spec)
 
 
 def describe(state: SwarmState, spec: SwarmSpec) -> jax.Array:
-    """(N, state_dim) float32, what the global state says of each agent."""
+    """Return what the global state says of each agent, (N, state_dim) float32."""
     return _side_by_side(GLOBAL_STATE, spec, state, spec)
 
 
 def _side_by_side(table: dict[str, Component], spec: SwarmSpec, *seen: Any) -> jax.Array:
-    """(N, width of all) float32: each component of a table, read from `seen`.
+    """Read each component of a table from `seen`, and put them side by side, (N, width of all) float32.
 
-    Raises ValueError if one has another shape than its row of the table says.
+    Raises ValueError if a reader gives another shape than its component says.
     """
     columns = []
     for name, component in table.items():

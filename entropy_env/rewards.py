@@ -1,11 +1,11 @@
-"""Named reward terms; the reward is their sum, each times its weight, the parameter `reward_<name>`.
+"""Reward terms. The reward is their sum, each times its weight, the parameter `reward_<name>`.
 
-A term is one function of what a step did to one agent, an `Outcome`, and of the parameters. Both engines compile this
-same function, so it keeps to what both compilers take: arithmetic, comparisons and `abs`. There is no `if`, `math` or
-`jnp`: write `(outcome.distance < 1) * 0.5` and `x**0.5`.
+A term is a function of what a step did to one agent, an `Outcome`, and of the parameters. Both engines compile it, so
+it may use only what both compilers take: arithmetic, comparisons and `abs`. Instead of `if`, `math` or `jnp` write
+`(outcome.distance < 1) * 0.5` and `x**0.5`.
 
-A new built-in term is a function, its name in TERMS and its default weight in `Weights`, all in this file. Users hand in
-their own: `Swarm(reward_terms={"smooth": smooth})`, weighted by `make_params(reward_smooth=0.1)`.
+A new built-in term is a function, its name in TERMS and its default weight in `Weights`, all in this file. Users hand
+in their own: `Swarm(reward_terms={"smooth": smooth})`, weighted by `make_params(reward_smooth=0.1)`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from entropy_env import checks
 
 
 class Outcome(NamedTuple):
-    """What one step did to one agent, towards the goal it had when the step began. Every field is a float32."""
+    """What one step did to one agent. The goal is the one it had when the step began. Every field is a float32."""
 
     distance_before: Any  # m to the goal
     distance: Any  # m to the goal
     reached: Any  # 1 if the goal is reached, else 0
     collision: Any  # 1 if the agent was in contact during the step, else 0
-    left: Any  # what the left motor did, in [-1, 1]
-    right: Any  # what the right motor did, in [-1, 1]
+    left: Any  # command of the left motor, in [-1, 1]
+    right: Any  # command of the right motor, in [-1, 1]
 
 
 Term = Callable[[Outcome, Any], Any]
@@ -42,12 +42,12 @@ NamedTerms = tuple[tuple[str, Term], ...]
 
 
 def distance(outcome: Outcome, params: Any) -> Any:
-    """Minus the way to the goal, in units of 10 m."""
+    """Minus the distance to the goal, in units of 10 m."""
     return -outcome.distance / 10
 
 
 def progress(outcome: Outcome, params: Any) -> Any:
-    """Metres gained."""
+    """Metres gained towards the goal."""
     return outcome.distance_before - outcome.distance
 
 
@@ -73,6 +73,7 @@ TERMS: dict[str, Term] = {
     "collision": collision,
     "time": time,
 }
+BUILT_IN = tuple(TERMS.items())  # what the Numba engine compiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +95,12 @@ RENAMED = {"seed": "v3"}
 
 
 def current_name(reward: str | None) -> str | None:
-    """The present name of a preset, which older files may call otherwise."""
+    """Return the present name of a preset, which may have another in older files."""
     return RENAMED.get(reward, reward) if reward else reward
 
 
 def preset_weights(reward: str) -> dict[str, float]:
-    """The weights of a preset, as parameters of every built-in term. Raises ValueError for an unknown preset."""
+    """Return the weights of a preset, as parameters of every built-in term. Raises ValueError for an unknown preset."""
     if reward in RENAMED:
         warnings.warn(f"reward={reward!r} is now called {RENAMED[reward]!r}", FutureWarning, stacklevel=3)
         reward = RENAMED[reward]
@@ -109,9 +110,10 @@ def preset_weights(reward: str) -> dict[str, float]:
 
 
 def as_terms(given: Mapping[str, Term | str] | NamedTerms) -> NamedTerms:
-    """A user's own terms by name, in the order of their names. Each is a function, or the import path of one.
+    """Return a user's own terms with their names, sorted by name. given: functions, or their import paths, by name.
 
-    Raises ValueError or TypeError, naming the term, for a name that cannot be used and for what is no function.
+    Raises ValueError for a name that cannot be used and for a path that leads nowhere, TypeError for what is not a
+    function. Both name the term.
     """
     pairs = isinstance(given, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)
     if not isinstance(given, Mapping) and not pairs:
@@ -128,9 +130,10 @@ def as_terms(given: Mapping[str, Term | str] | NamedTerms) -> NamedTerms:
 
 
 def resolve_term(term: Term | str, name: str = "") -> Term:
-    """The function at an import path "package.module:function"; a function as it is.
+    """Return the function at an import path "package.module:function", or the given function itself.
 
-    name: the term's, for errors. Raises ValueError for a path at which there is none, TypeError for what is no function.
+    name: the term's, for errors. Raises ValueError if the path leads nowhere, TypeError if what is there, or was given,
+    is not a function.
     """
     found: Any = term
     called = f"reward term {name!r}" if name else "a reward term"
@@ -155,9 +158,9 @@ _given_paths: weakref.WeakKeyDictionary[Term, str] = weakref.WeakKeyDictionary()
 
 
 def import_path(term: Term) -> str:
-    """Where a term can be imported from, "package.module:function", as configuration files and checkpoints keep it.
+    """Return the import path of a term, "package.module:function", which configuration files and checkpoints keep.
 
-    Raises ValueError for a function without such a place: a lambda, one made in a function, one of the main script.
+    Raises ValueError if there is none: for a lambda, a function made in a function, or one of the main script.
     """
     path = _given_paths.get(term, f"{term.__module__}:{term.__qualname__}")
     try:
@@ -173,7 +176,7 @@ def import_path(term: Term) -> str:
 
 
 def place_of(term: Term, error: BaseException | None = None) -> str:
-    """The file and line of a term, or the last one in that file that led to an error."""
+    """Return the file of a term, and its first line, or with an error the last line in that file that led to it."""
     code = term.__code__
     frames = traceback.extract_tb(error.__traceback__) if error else []
     lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
@@ -181,7 +184,7 @@ def place_of(term: Term, error: BaseException | None = None) -> str:
 
 
 def check_weights(terms: NamedTerms, weights: Mapping[str, Any]) -> None:
-    """Raises ValueError for one of a user's own terms without a weight, and for a weight without its term."""
+    """Raise ValueError if one of a user's own terms has no weight, or a weight has no term."""
     names = [name for name, _ in terms]
     for name in weights:
         if name not in names:
@@ -192,7 +195,7 @@ def check_weights(terms: NamedTerms, weights: Mapping[str, Any]) -> None:
 
 
 def check_term(name: str, term: Term, params: Any) -> None:
-    """Raises ValueError, saying where, for a user's own term that JAX cannot compile, or that gives no number.
+    """Raise ValueError, with file and line, if JAX cannot compile a user's own term, or if it does not give a number.
 
     params: SwarmParams of arrays, or of their shapes and types.
     """
@@ -210,7 +213,7 @@ def check_term(name: str, term: Term, params: Any) -> None:
 
 
 def weighted_terms(outcome: Outcome, params: Any, terms: Iterable[tuple[str, Term]]) -> dict[str, jax.Array]:
-    """(N,) each: what every term adds to the reward. outcome: of N agents. params: SwarmParams."""
+    """Return what every term adds to the reward, (N,) each. outcome: of N agents. params: SwarmParams."""
 
     def value_of(term: Term, one: Outcome) -> jax.Array:
         return jnp.asarray(term(one, params), jnp.float32)

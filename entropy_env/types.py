@@ -1,4 +1,4 @@
-"""The data that flows through the simulator: what is static, what is traced, what changes.
+"""The types of the simulator's data: specification (static), parameters (traced), layout and state.
 
 Shapes use N agents, G goals per agent, W walls, B boxes and D discs. Units are SI. The world frame has
 its origin at the bottom left of the arena, x to the right, y up, and angles counter-clockwise from x.
@@ -10,8 +10,9 @@ import builtins
 import dataclasses
 import importlib
 import math
+import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ class SwarmSpec:
     on_goal: OnGoal = "terminate"
     velocity_frame: VelocityFrame = "body"
     neighbour_search: NeighbourSearch = "auto"
-    reward_terms: NamedTerms = ()  # a user's own, by name; also given as a dict, and as import paths: `rewards.as_terms`
+    reward_terms: NamedTerms = ()  # a user's own by name; a dict or import paths are also taken: `rewards.as_terms`
     num_goals: int = None  # type: ignore[assignment]
     num_walls: int = None  # type: ignore[assignment]
     num_boxes: int = None  # type: ignore[assignment]
@@ -81,20 +82,23 @@ class SwarmSpec:
         return sum(component.width_in(self) for component in _listed(GLOBAL_STATE).values())
 
     def slice(self, name: str) -> builtins.slice:
-        """Where a component of the observation stands: `obs[..., spec.slice("goal")]`. ValueError for an unknown name."""
+        """Return the columns of a component of the observation: `obs[..., spec.slice("goal")]`.
+
+        Raises ValueError for an unknown name.
+        """
         return _columns(self, OBSERVATION, name)
 
     def state_slice(self, name: str) -> builtins.slice:
-        """As `slice`, for the numbers of one agent in `Swarm.global_state`."""
+        """Do as `slice`, for the numbers of one agent in `Swarm.global_state`."""
         return _columns(self, GLOBAL_STATE, name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """Columns of an observation, or of the global state, that belong together.
+    """Columns that belong together, of an observation or of the global state.
 
-    read: of an observation from (state, params, spec), of the global state from (state, spec), gives (N, width) float32.
-    low, high: between which all its numbers lie.
+    read: returns (N, width) float32, from (state, params, spec) for an observation, (state, spec) for the global state.
+    low, high: the bounds of all its numbers.
     """
 
     width: int | Callable[[SwarmSpec], int]
@@ -103,11 +107,12 @@ class Component:
     high: float = math.inf
 
     def width_in(self, spec: SwarmSpec) -> int:
-        """How many columns it has."""
+        """Return the number of columns."""
         return self.width if isinstance(self.width, int) else self.width(spec)
 
 
-# by name, in the order of the columns; `entropy_env.observations` fills them, because readers need what stands above
+# Components by name, in the order of their columns. `entropy_env.observations` fills these tables, because readers need
+# the types of this file.
 OBSERVATION: dict[str, Component] = {}
 GLOBAL_STATE: dict[str, Component] = {}
 
@@ -129,7 +134,7 @@ def _columns(spec: SwarmSpec, table: dict[str, Component], name: str) -> slice:
 
 
 class WorldParams(struct.PyTreeNode):
-    """What `SwarmParams` says of the world itself."""
+    """The parameters of the world itself."""
 
     dt: jax.Array | float = 0.1  # s, one control period
     max_steps: jax.Array | int = 200  # control periods until the world's time limit; checks.NEVER for none
@@ -140,10 +145,10 @@ class WorldParams(struct.PyTreeNode):
     max_wheel_speed: jax.Array | float = 1.0  # m/s, at full motor command
     wheel_base: jax.Array | float = 0.20  # m, between the wheels
     motor_tau: jax.Array | float = 0.0  # s, first-order motor lag, 0 for none
-    motor_force: jax.Array | float = 10.0  # N, of each motor at full command; this and the next six: force drive only
+    motor_force: jax.Array | float = 10.0  # N, of each motor at full command; force drive only, as the next six
     mass: jax.Array | float = 1.0  # kg, of a disc
-    damping: jax.Array | float = 0.5  # share of its velocity that a free agent has left after 1 s
-    restitution: jax.Array | float = 0.04  # separation over approach speed of two agents
+    damping: jax.Array | float = 0.5  # fraction of its velocity that a free agent keeps for 1 s
+    restitution: jax.Array | float = 0.04  # separation speed over approach speed, of two agents
     wall_restitution: jax.Array | float = 0.1  # of an agent and a fixed body
     friction: jax.Array | float = 0.49  # Coulomb's, of two agents
     wall_friction: jax.Array | float = 0.35  # of an agent and a fixed body
@@ -170,13 +175,32 @@ class SwarmParams(Weights, WorldParams):  # type: ignore[misc]
     own_weights: dict[str, jax.Array | float] = struct.field(default_factory=dict, hash=False)  # of a user's own terms
 
     def weight(self, term: str) -> jax.Array | float:
-        """The weight of a reward term, built-in or a user's own."""
+        """Return the weight of a reward term, built-in or a user's own."""
         return self.own_weights[term] if term in self.own_weights else getattr(self, f"reward_{term}")
 
     def by_keyword(self) -> dict[str, Any]:
-        """Every number, by the keyword of `Swarm.make_params` that sets it."""
+        """Return every number, by the keyword of `Swarm.make_params` that sets it."""
         own = {f"reward_{name}": weight for name, weight in self.own_weights.items()}
         return {name: getattr(self, name) for name in PARAM_NAMES} | own
+
+
+def replace_params(params: Any, **values: Any) -> Any:
+    """Return a copy with other values, by the keywords of `Swarm.make_params`.
+
+    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the
+    one that the simulator was made with.
+    Raises ValueError for an unknown name.
+    """
+    known = params.by_keyword()
+    for name in values:
+        if name not in known and name != "own_weights":
+            raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, known)}")
+    own = dict(values.pop("own_weights", params.own_weights))
+    own |= {name: values.pop(f"reward_{name}") for name in params.own_weights if f"reward_{name}" in values}
+    return dataclasses.replace(params, **values, own_weights=own)
+
+
+SwarmParams.replace = replace_params  # type: ignore[assignment]  # flax would overwrite a `replace` defined in the class
 
 
 NO_KEY = 2**32 - 1  # both words of the key of a layout that was not drawn
@@ -185,7 +209,7 @@ PARAM_NAMES = tuple(field.name for field in dataclasses.fields(SwarmParams) if f
 
 
 def cast_params(params: SwarmParams, as_array: Callable[..., Any] = jnp.asarray) -> SwarmParams:
-    """Every number as a strong float32 or int32 array, so that the kind of number given never retraces."""
+    """Cast every number to a float32 or int32 array of a strong type, so that no kind of number retraces."""
     numbers = {
         name: as_array(getattr(params, name), np.int32 if name in INT_PARAMS else np.float32) for name in PARAM_NAMES
     }
@@ -194,9 +218,22 @@ def cast_params(params: SwarmParams, as_array: Callable[..., Any] = jnp.asarray)
 
 
 def narrow(tree: Tree) -> Tree:
-    """Every float in a tree of arrays as float32, every int as int32, which JAX does itself unless JAX_ENABLE_X64 is set."""
+    """Cast every float in a tree of arrays to float32, every int to int32.
+
+    JAX does so itself, unless JAX_ENABLE_X64 is set.
+    """
     kinds = {"f": jnp.float32, "i": jnp.int32}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, kinds.get(jnp.result_type(leaf).kind)), tree)
+
+
+def old_name(old: str, new: str) -> Any:
+    """Return a property that reads the attribute `new` by its `old` name, with a FutureWarning."""
+
+    def read(self: Any) -> Any:
+        warnings.warn(f"{type(self).__name__}.{old} is now called {new}", FutureWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(read)
 
 
 class Layout(struct.PyTreeNode):
@@ -215,62 +252,79 @@ class Layout(struct.PyTreeNode):
     key: jax.Array  # (2,) uint32, what it was drawn from; NO_KEY for a map given by hand
 
 
+N = -1  # in the shape of a field: the number of agents
+
+
+class Rest(NamedTuple):
+    """What a field of SwarmState holds when an agent, or the world, starts anew."""
+
+    shape: tuple[int, ...]  # (N, ...) of the agents, () of the world
+    value: float | int | bool  # also gives the type: float32, int32 or bool
+    lasting: bool = False  # whether an agent that respawns keeps what it has
+
+    def array(self, num_agents: int) -> jax.Array:
+        """Return the field of a new world."""
+        kind = {float: jnp.float32, int: jnp.int32, bool: jnp.bool_}[type(self.value)]
+        if not self.shape:
+            return jnp.array(self.value, kind)
+        return jnp.full((num_agents, *self.shape[1:]), self.value, kind)
+
+
+def _rest(*rest: Any, **options: Any) -> Any:
+    return struct.field(metadata={"rest": Rest(*rest, **options)})
+
+
 class SwarmState(struct.PyTreeNode):
-    """One world."""
+    """One world. A new field is a line here: `at_rest` and the records of the Numba engine follow."""
 
     layout: Layout
     position: jax.Array  # (N, 2) m, world frame
     heading: jax.Array  # (N,) rad in (-pi, pi]
-    wheel_speed: jax.Array  # (N, 2) m/s, left and right, after the motor lag; zero with the force drive
-    velocity: jax.Array  # (N, 2) m/s, world frame; this and the next two are zero with the kinematic drive
-    angular_velocity: jax.Array  # (N,) rad/s, counter-clockwise
-    rounding: jax.Array  # (N, 6) what float32 leaves out of position, heading, velocity and angular velocity
-    penetration: jax.Array  # (N, 2) m, from the position to where the force drive wants it; up to r / 2
-    active: jax.Array  # (N,) bool; False once terminated or while waiting for a clear spawn
-    goal_index: jax.Array  # (N,) int32, column of layout.goals
-    goals_reached: jax.Array  # (N,) int32, since the world's reset
-    collided: jax.Array  # (N,) bool, in contact during the last step
-    step: jax.Array  # () int32, control periods since the reset
-    done: jax.Array  # () bool, the world is over
+    wheel_speed: jax.Array = _rest((N, 2), 0.0)  # m/s, left and right, after the motor lag; zero with the force drive
+    velocity: jax.Array = _rest(
+        (N, 2), 0.0
+    )  # m/s, world frame; this and the next two are zero with the kinematic drive
+    angular_velocity: jax.Array = _rest((N,), 0.0)  # rad/s, counter-clockwise
+    rounding: jax.Array = _rest((N, 6), 0.0)  # what float32 omits of position, heading, velocity, angular velocity
+    penetration: jax.Array = _rest((N, 2), 0.0)  # m, from the position to where the force drive wants it; up to r / 2
+    active: jax.Array = _rest((N,), True)  # False once terminated or while waiting for a clear spawn
+    goal_index: jax.Array  # type: ignore[misc]  # (N,) int32, column of layout.goals
+    goals_reached: jax.Array = _rest((N,), 0, lasting=True)  # since the world's reset
+    collided: jax.Array = _rest((N,), False)  # in contact during the last step
+    step: jax.Array = _rest((), 0)  # control periods since the reset
+    over: jax.Array = _rest((), False)  # whether the world is over
+
+    done = old_name("done", "over")
 
     @classmethod
     def at_rest(cls, layout: Layout, pose: jax.Array, goal_index: jax.Array) -> SwarmState:
-        """A new world, with all agents at rest at a pose (N, 3) m, m, rad and bound for the goal `goal_index` (N,).
+        """Return a new world.
 
-        This is where a new field gets its shape, its type and the value that an agent has which starts anew.
+        All agents are at rest at a pose (N, 3) m, m, rad and bound for the goal `goal_index` (N,) int32.
         """
-        num_agents = pose.shape[0]
-        return cls(
-            layout=layout,
-            position=pose[:, :2],
-            heading=pose[:, 2],
-            wheel_speed=jnp.zeros((num_agents, 2), jnp.float32),
-            velocity=jnp.zeros((num_agents, 2), jnp.float32),
-            angular_velocity=jnp.zeros(num_agents, jnp.float32),
-            rounding=jnp.zeros((num_agents, 6), jnp.float32),
-            penetration=jnp.zeros((num_agents, 2), jnp.float32),
-            active=jnp.ones(num_agents, bool),
-            goal_index=goal_index,
-            goals_reached=jnp.zeros(num_agents, jnp.int32),
-            collided=jnp.zeros(num_agents, bool),
-            step=jnp.array(0, jnp.int32),
-            done=jnp.array(False),
-        )
+        position, heading = pose[:, :2], pose[:, 2]
+        rest = {name: rest.array(len(pose)) for name, rest in AT_REST.items()}
+        return cls(layout=layout, position=position, heading=heading, goal_index=goal_index, **rest)
 
     @property
     def goal(self) -> jax.Array:
-        """(N, 2) m, each agent's current goal, world frame."""
+        """Each agent's current goal, (N, 2) m, world frame."""
         return jnp.take_along_axis(self.layout.goals, self.goal_index[:, None, None], axis=1)[:, 0]
 
     @property
     def speed(self) -> jax.Array:
-        """(N,) m/s, forward, from wheel odometry: of the kinematic drive."""
+        """Forward speed from wheel odometry, (N,) m/s; kinematic drive only."""
         return (self.wheel_speed[:, 0] + self.wheel_speed[:, 1]) / 2
 
     def turn_rate(self, params: SwarmParams) -> jax.Array:
-        """(N,) rad/s, counter-clockwise, from wheel odometry: of the kinematic drive."""
+        """Return the turn rate from wheel odometry, (N,) rad/s counter-clockwise; kinematic drive only."""
         return (self.wheel_speed[:, 1] - self.wheel_speed[:, 0]) / params.wheel_base
 
 
-OLD_FIELDS = {"penetration": "sunk"}  # fields of SwarmState by the names that older files have for them
-LASTING = frozenset({"layout", "goals_reached", "step", "done"})  # fields that an agent's new start leaves alone
+OLD_FIELDS = {"penetration": "sunk", "over": "done"}  # fields of SwarmState, with their names in older files
+AT_REST: dict[str, Rest] = {
+    field.name: field.metadata["rest"] for field in dataclasses.fields(SwarmState) if "rest" in field.metadata
+}
+LASTING = frozenset(
+    {"layout", *(name for name, rest in AT_REST.items() if rest.lasting or not rest.shape)}
+)  # at a respawn

@@ -139,7 +139,7 @@ class VectorSwarm:
             "acted": acted,
         }
 
-        over = worlds.done
+        over = worlds.over
         changed = jnp.zeros_like(over)
         if self.fresh_rows and self.env.rows_run_out:
             used_up = jax.vmap(self.env.uses_up_row, (0, 0, axes))(worlds, info["reached"], params)

@@ -57,12 +57,12 @@ def main(scenario: str = "open", difficulty: int = 1, num_agents: int = 8, seed:
 
     for key in map(jax.random.key, itertools.count(seed)):
         obs, state = reset(key, params)
-        while not (state.done or renderer.closed or pygame.key.get_pressed()[pygame.K_ESCAPE]):
+        while not (state.over or renderer.closed or pygame.key.get_pressed()[pygame.K_ESCAPE]):
             action = go_to_goal(obs[:, spec.slice("goal")]).at[YOU].set(read_keys())
             obs, state, *_ = step(key, state, action, params)
             lidar = jnp.where(others, unseen, obs[:, spec.slice("lidar")])
             renderer.draw(state, params, lidar, labels, title="arrow keys or WASD")
-        if not state.done:
+        if not state.over:
             break
     renderer.close()
 

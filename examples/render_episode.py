@@ -66,7 +66,7 @@ def main(
         while True:
             lidar = obs[:, env.spec.slice("lidar")]
             yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
-            if state.done:
+            if state.over:
                 break
             key, k_act, k_step = jax.random.split(key, 3)
             action, memory = act(obs, memory, k_act)

@@ -19,20 +19,20 @@ from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.render.video import write_video
 from entropy_env.types import SwarmParams
-from trainers.evaluation.play import Moment, episode_key, live
+from trainers.evaluation.play import TimeStep, episode_key, live
 from trainers.policies import load_policy
 
 TRAIL = 40  # positions drawn behind each robot
 COLUMNS = 2  # of worlds in the picture
 
 
-def play(run_dir: Path, episodes: int) -> tuple[Swarm, SwarmParams, list[Moment]]:
+def play(run_dir: Path, episodes: int) -> tuple[Swarm, SwarmParams, list[TimeStep]]:
     """Play some episodes and return the best: the one in which most robots arrive, and of those the quickest."""
     policy = load_policy(run_dir)
     env, params = policy.task.make("terminate")
     begin = live(policy, env, params)
     played = (list(begin(episode_key(0, index), True)) for index in range(episodes))
-    best = min(played, key=lambda moments: (moments[-1].state.active.sum(), len(moments)))
+    best = min(played, key=lambda time_steps: (time_steps[-1].state.active.sum(), len(time_steps)))
     print(
         f"{run_dir}: {(~best[-1].state.active).sum()} of {policy.task.num_agents} robots arrived in {len(best)} steps"
     )
@@ -55,14 +55,14 @@ def main(
     renderer = Renderer(max_size=size, show_lidar=True, trails=TRAIL)
 
     def tile(index: int, step: int) -> np.ndarray:
-        env, params, moments = worlds[index]
-        renderer.retrace(moment.state for moment in moments[max(0, step - TRAIL) : step])
-        state, obs, _ = moments[min(step, len(moments) - 1)]
+        env, params, time_steps = worlds[index]
+        renderer.retrace(time_step.state for time_step in time_steps[max(0, step - TRAIL) : step])
+        state, obs, _ = time_steps[min(step, len(time_steps) - 1)]
         lidar = obs[:, env.spec.slice("lidar")] if index < lidars else None
         return np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
 
     def frames() -> Iterator[np.ndarray]:
-        for step in range(0, max(len(moments) for _, _, moments in worlds), speed):
+        for step in range(0, max(len(time_steps) for _, _, time_steps in worlds), speed):
             tiles = [tile(index, step) for index in range(len(worlds))]
             tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
             rows = [tiles[first : first + COLUMNS] for first in range(0, len(tiles), COLUMNS)]

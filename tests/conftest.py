@@ -1,9 +1,14 @@
 import gc
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and child processes inherit it, so each compiles less
+    COMPILED = tempfile.TemporaryDirectory(prefix="entropy_env_tests_")  # removed as the process that made it ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest

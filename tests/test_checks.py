@@ -194,7 +194,7 @@ def refused(kind, call, message):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_refusal_of_an_engine_changes_nothing(engine):
     """Both step on, over the ends of episodes, exactly as if nobody had asked."""
-    env = Swarm(SwarmSpec(num_agents=3, num_rays=4), "obstacles")
+    env = Swarm(SwarmSpec(num_agents=3, num_rays=4, on_goal="respawn"), "obstacles")
     worlds, alone = make(engine, env), make(engine, env)
     action = np.random.default_rng(0).uniform(-1, 1, (12, 2, 3, 2))
     for t in range(12):
@@ -361,10 +361,15 @@ def test_of_many_starts_the_two_that_overlap_are_found():
         check_layout(make_layout((11, 11), spawns=starts, goals=grid), params)
 
 
+def on_a_map(layout):
+    """Three robots in a world that is as the layout has it, and draws none."""
+    return Swarm(spec_for(layout, Swarm(SwarmSpec(3, num_rays=4)).spec), Custom())
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
     layout = make_layout(**MAP | {"goals": [[1.3, 1], [7, 3], [6, 2]]})
-    env = Swarm(spec_for(layout, Swarm(SwarmSpec(3, num_rays=4)).spec), Custom())
+    env = on_a_map(layout)
     other = layout.replace(spawns=layout.spawns + np.float32([0.5, 0.5, 0]))
     both = jax.tree.map(lambda *leaves: np.stack(leaves), layout, other)
     worlds = make_engine(env, 2, env.resolve_params(max_steps=5), engine, autoreset=True)
@@ -375,8 +380,8 @@ def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
     assert all(np.array_equal(worlds.snapshot()[name], before[name]) for name in before)
     for t in range(1, 13):
         transition = worlds.step(np.ones((2, 3, 2)))
-        assert transition.done.all() == (t % 5 == 0)
-        if transition.done.all():
+        assert transition.over.all() == (t % 5 == 0)
+        if transition.over.all():
             np.testing.assert_allclose(transition.obs, first, atol=1e-6)
             np.testing.assert_array_equal(worlds.state.layout.spawns, both.spawns)
     # on the map of a state that is taken over, and after a copy
@@ -385,7 +390,7 @@ def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
     for taker in (worlds, fresh):
         taker.state = swapped
         taken = copy.deepcopy(taker) if engine == "numba" else taker
-        while not taken.step(np.ones((2, 3, 2))).done.all():
+        while not taken.step(np.ones((2, 3, 2))).over.all():
             pass
         np.testing.assert_array_equal(taken.state.layout.spawns, both.spawns[::-1])
         np.testing.assert_array_equal(taken.state.position, both.spawns[::-1, :, 0, :2])
@@ -393,13 +398,12 @@ def test_a_world_on_a_map_given_by_hand_begins_again_on_it(engine):
 
 def test_a_map_used_again_by_intent_is_not_counted_as_short_of_layouts():
     layout = make_layout(**MAP)
-    env = Swarm(spec_for(layout, Swarm(SwarmSpec(3, num_rays=4)).spec), Custom())
-    worlds, params = vector.batch(env, 2), env.make_params(max_steps=1)
-    _, state = worlds.reset_to(jax.tree.map(lambda leaf: np.stack([leaf, leaf])[None], layout), params)
-    step = jax.jit(worlds.step)
+    env = on_a_map(layout)
+    worlds = make_engine(env, 2, env.resolve_params(max_steps=1), "jax")
+    worlds.reset_to(jax.tree.map(lambda leaf: np.stack([leaf, leaf]), layout))
     for _ in range(3):
-        state = step(jax.random.key(0), state, np.zeros((2, 3, 2), np.float32), params)[1]
-    assert not state.layout_reuses.any()
+        assert worlds.step(np.zeros((2, 3, 2))).done.all()
+    assert not worlds.snapshot()["layout_reuses"].any()
 
 
 @pytest.mark.parametrize("adapter", ["pettingzoo", "gymnasium"])
@@ -411,7 +415,7 @@ def test_an_adapter_without_the_map_it_needs_says_so(adapter):
 
 def test_an_action_of_nonsense_is_named_by_the_pure_functions_too():
     params = SMALL.make_params()
-    _, state = SMALL.reset(jax.random.key(0), params)
+    _, state = jax.eval_shape(SMALL.reset, jax.random.key(0), params)
     for action, message in bad_actions((3, 2)):
         refused(ValueError, lambda action=action: SMALL.step(jax.random.key(0), state, action, params), message)
 
@@ -444,7 +448,7 @@ def test_a_goal_that_is_none_is_refused(engine, goal):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_states_of_other_types_are_cast_and_damaged_snapshots_refused(engine):
-    worlds = make_engine(Swarm(SwarmSpec(num_agents=2)), 1, engine=engine)
+    worlds = make_engine(Swarm(SwarmSpec(num_agents=2, on_goal="respawn")), 1, engine=engine)
     worlds.reset(seed=0)
     state = worlds.state
     worlds.state = state.replace(active=state.active.astype(float), goal_index=state.goal_index.astype(float))

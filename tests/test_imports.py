@@ -1,14 +1,18 @@
 """Who may import whom.
 
 The simulator: checks <- rewards <- types <- geometry <- neighbours <- {physics, lidar, scenarios} <- observations <- env
-<- vector <- engines <- adapters. The trainers: rooms that know those in their row of `ROOMS` alone, and commands on top,
-which know no other command.
+<- vector <- {spread, engines}. Beside it: spaces and task, which describe worlds, and render, which knows states alone.
+On top: adapters, which know no other adapter, and swarm_v0. The trainers: rooms that know those in their row of `ROOMS`
+alone, and commands on top, which know no other command.
 """
 
 import ast
+import functools
+import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -25,7 +29,21 @@ BELOW |= {"observations": ("checks", "types", "geometry", "neighbours", *SIDE_BY
 BELOW |= {"env": (*BELOW["observations"], "rewards", "observations")}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 BELOW |= {"spread": (*BELOW["vector"], "vector")}
+CORE = tuple(BELOW)
+BELOW |= {"cache": (), "engines": (*BELOW["spread"], "cache")}
+BELOW |= {"spaces": ("types", "observations"), "task": (*BELOW["env"], "env")}
+BELOW |= {"render": ("checks", "types"), "video": ("render",)}
+BELOW |= {"adapters": (*BELOW["engines"], "engines", "spaces", "task", "render"), "swarm_v0": ("adapters",)}
+BELOW |= {"__init__": tuple(BELOW)}
 LIBRARIES = {"jax", "flax", "numpy"}
+OTHERS = {  # libraries that a room needs beside those
+    "engines": {"numba", "llvmlite"},
+    "spaces": {"gymnasium"},
+    "render": {"pygame", "imageio_ffmpeg"},
+    "adapters": {"gymnasium", "pettingzoo", "stable_baselines3", "gymnax", "jaxmarl"},
+    "swarm_v0": {"pettingzoo"},
+    "__init__": {"gymnasium"},
+}
 
 
 def name_of(path):
@@ -34,8 +52,13 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def imports_of(path):
     """Absolute dotted names of everything a file imports, anywhere in it."""
+    return tuple(_imports_of(path))
+
+
+def _imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -50,22 +73,32 @@ def files_of(name):
     return [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").exists() else sorted((PACKAGE / name).rglob("*.py"))
 
 
-CORE = [(name, path) for name in BELOW for path in files_of(name)]
+MODULES = [(name, path) for name in BELOW for path in files_of(name)]
 
 
-@pytest.mark.parametrize(("name", "path"), CORE, ids=[name_of(path) for _, path in CORE])
-def test_core_modules_import_only_what_is_below_them(name, path):
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name_of(path) for _, path in MODULES])
+def test_modules_import_only_what_is_below_them(name, path):
     for imported in imports_of(path):
         root, *rest = imported.split(".")
         if root == "entropy_env":
             assert rest[0] in (*BELOW[name], name), imported
         else:
-            assert root in LIBRARIES | sys.stdlib_module_names, imported
+            assert root in LIBRARIES | OTHERS.get(name, set()) | sys.stdlib_module_names, imported
         assert root != "flax" or imported.startswith("flax.struct"), imported
 
 
-def test_the_whole_core_is_looked_at():
-    assert all(files_of(name) for name in BELOW)
+def test_every_module_is_in_the_table():
+    assert {path for _, path in MODULES} == {*PACKAGE.rglob("*.py")}
+
+
+SHARED = {"world", "functional"}  # among the adapters
+
+
+@pytest.mark.parametrize("path", files_of("adapters"), ids=name_of)
+def test_adapters_know_no_other_adapter(path):
+    for imported in imports_of(path):
+        if imported.startswith("entropy_env.adapters."):
+            assert imported.split(".")[2] in SHARED, imported
 
 
 PHYSICS = {"double": (), "contacts": (), "kinematic": ("contacts",), "force": ("contacts", "double")}
@@ -84,17 +117,24 @@ def test_every_room_of_physics_is_in_the_table():
     assert {*PHYSICS, "__init__"} == {path.stem for path in PHYSICS_ROOMS}
 
 
-ENGINES = files_of("engines")
+PROJECT = tomllib.loads((TRAINERS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OPTIONAL = {re.split(r"[<>=\[]", need)[0] for name in EXTRAS.keys() - {"cuda", "all"} for need in EXTRAS[name]}
+OPTIONAL = {
+    {"pillow": "PIL"}.get(name, name.replace("-", "_")) for name in OPTIONAL - {"entropy-env"}
+}  # as Python imports them
+OPTIONAL |= {"gymnax", "jaxmarl", "pygame", "imageio_ffmpeg", "tensorboardX"}  # or loaded when first needed
 
 
-@pytest.mark.parametrize("path", ENGINES, ids=name_of)
-def test_engines_import_the_core_and_each_other_alone(path):
-    for imported in imports_of(path):
-        root, *rest = imported.split(".")
-        if root == "entropy_env":
-            assert rest[0] in (*BELOW["vector"], "vector", "cache", "engines"), imported
-        else:
-            assert root in LIBRARIES | {"numba", "llvmlite"} | sys.stdlib_module_names, imported
+@pytest.mark.parametrize("package", [PACKAGE, TRAINERS], ids=["simulator", "trainers"])
+def test_each_optional_library_is_known_in_one_place(package):
+    """A file, or the room `trainers.sb3`."""
+    places = defaultdict(set)
+    for path in package.rglob("*.py"):
+        for library in OPTIONAL & {imported.split(".")[0] for imported in imports_of(path)}:
+            places[library].add("trainers.sb3" if path.parent == TRAINERS / "sb3" else name_of(path))
+    assert places
+    assert not {library: users for library, users in places.items() if len(users) > 1}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
@@ -131,6 +171,7 @@ ROOMS = {  # or modules, and the rooms or modules that they may know beside thei
     "networks": (),
     "run.files": (),
     "run.terminal": (),
+    "track.__main__": ("track", "run"),  # a command
     "track": ("run.files", "run.terminal"),
     "run": ("track",),
     "policies": ("learn", "networks", "run"),
@@ -172,15 +213,6 @@ def test_torch_is_imported_where_it_is_needed_alone(path):
             assert not any(f"{imported}.".startswith(f"{module}.") for module in needed), imported
 
 
-def test_gymnax_is_known_to_its_adapter_alone():
-    users = [
-        name_of(path)
-        for path in TRAINERS.rglob("*.py")
-        if any(f"{name}.".startswith("gymnax.") for name in imports_of(path))
-    ]
-    assert users == ["trainers.envs.gymnax"]
-
-
 def run(code):
     """What a fresh interpreter prints."""
     command = [sys.executable, "-c", code]
@@ -190,7 +222,7 @@ def run(code):
 
 
 def test_importing_the_core_starts_no_device_and_no_computation():
-    modules = ", ".join(sorted({name_of(path) for _, path in CORE}))
+    modules = ", ".join(sorted(name_of(path) for name in CORE for path in files_of(name)))
     started = run(f"import {modules}; from jax._src import xla_bridge; print(len(xla_bridge._backends))")
     assert started == ["0"]
     begun = run(
@@ -220,9 +252,6 @@ def test_public_names_are_there_and_come_when_asked_for():
 
 
 def test_all_extras_are_for_any_machine():
-    extras = tomllib.loads((TRAINERS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-    (everything,) = extras["all"]
+    (everything,) = EXTRAS["all"]
     named = everything.removeprefix("entropy-env[").removesuffix("]").split(",")
-    assert {*named} == extras.keys() - {"all", "cuda", "gymnax"}
+    assert {*named} == EXTRAS.keys() - {"all", "cuda", "gymnax"}

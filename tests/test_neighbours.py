@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.worlds import KEY, Lanes, make_world, stack
+from helpers.worlds import KEY, Lanes, make_world, quick_jit, stack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,10 +75,14 @@ def test_all_within_reach_are_candidates_once(seed, size, reach, spread):
 def rounds(num_agents, size, position):
     """Most candidates of an agent for contacts and for lidar."""
     env = Swarm(SwarmSpec(num_agents, neighbour_search="grid", num_goals=1), Custom())
-    state, params = make_world(env, position, size=size), env.make_params()
+    return tuple(map(int, _rounds(env.spec, make_world(env, position, size=size), env.make_params())))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rounds(spec, state, params):
     position, size = (state.position[:, 0], state.position[:, 1]), state.layout.size
-    seen = find_neighbours(env.spec, position, position, state.active, size, params.lidar_range + 2 * RADIUS)
-    return int(touching_neighbours(state, params, env.spec).rounds), int(seen.rounds)
+    seen = find_neighbours(spec, position, position, state.active, size, params.lidar_range + 2 * RADIUS)
+    return touching_neighbours(state, params, spec).rounds, seen.rounds
 
 
 def test_at_constant_density_an_agent_has_as_many_candidates_in_a_swarm_of_any_size():
@@ -133,6 +137,11 @@ def stepper(env):
     return jax.jit(jax.vmap(functools.partial(env.step, KEY(0))))
 
 
+@functools.cache
+def scanner(env):
+    return jax.jit(jax.vmap(env.lidar))
+
+
 def random_params(env, rng):
     """Other numbers for each world."""
     ranges = {"agent_radius": (0.05, 0.12), "max_wheel_speed": (0.2, 3), "lidar_range": (0.2, 6), "dt": (0.02, 0.2)}
@@ -147,7 +156,7 @@ def check_equal(grid, dense):
         np.testing.assert_allclose(found, expected, atol=1e-5 if found.dtype == jnp.float32 else 0)
 
 
-@pytest.mark.parametrize("num_agents", [1, 2, 36])
+@pytest.mark.parametrize("num_agents", [1, pytest.param(2, marks=pytest.mark.slow), 36])
 @given(seed=seeds)
 def test_grid_equals_dense(num_agents, seed):
     """From the same states, at every step; in all worlds parameters differ."""
@@ -161,7 +170,7 @@ def test_grid_equals_dense(num_agents, seed):
         )
         for i, place in enumerate(PLACES)
     ])  # fmt: skip
-    scans = [jax.jit(jax.vmap(env.lidar))(state, params) for env in (grid, dense)]
+    scans = [scanner(env)(state, params) for env in (grid, dense)]
     np.testing.assert_allclose(*scans, atol=1e-6)
     collisions = 0
     for _ in range(4):
@@ -177,20 +186,24 @@ def test_grid_equals_dense(num_agents, seed):
 def worlds(on_goal):
     """Reset and step of a batch, dense and grid."""
     batches = [vector.batch(env, WORLDS) for env in both(8, Lanes(difficulty=4), on_goal=on_goal)]
-    return batches[0].env, [(jax.jit(batch.reset), jax.jit(batch.step)) for batch in batches]
+    return batches[0].env, [(quick_jit(batch.reset), jax.jit(batch.step)) for batch in batches]
 
 
-@pytest.mark.parametrize("on_goal", ["terminate", "respawn", "next_goal"])
-@given(seed=seeds)
-def test_grid_equals_dense_in_a_batch_with_parameters_of_each_world(on_goal, seed):
-    rng = np.random.default_rng(seed)
-    env, ((reset, dense), (_, grid)) = worlds(on_goal)
-    params = env.make_params(
+def params_of_each_world(env, rng):
+    return env.make_params(
         max_wheel_speed=rng.uniform(0.5, 3, WORLDS),
         agent_radius=rng.uniform(0.05, 0.2, WORLDS),
         lidar_range=rng.uniform(0.2, 6, WORLDS),
         difficulty=rng.integers(1, 5, WORLDS),
     )
+
+
+@pytest.mark.parametrize("on_goal", ["terminate", "respawn", pytest.param("next_goal", marks=pytest.mark.slow)])
+@given(seed=seeds)
+def test_grid_equals_dense_in_a_batch_with_parameters_of_each_world(on_goal, seed):
+    rng = np.random.default_rng(seed)
+    env, ((reset, dense), (_, grid)) = worlds(on_goal)
+    params = params_of_each_world(env, rng)
     _, state = reset(KEY(seed), params)
     ended, came_back = 0, 0
     for t in range(20):
@@ -205,10 +218,9 @@ def test_grid_equals_dense_in_a_batch_with_parameters_of_each_world(on_goal, see
 
 
 def test_no_value_of_a_parameter_recompiles():
-    _, grid = both(8, Lanes(), on_goal="respawn")
-    batch = vector.batch(grid, WORLDS)
-    step, params = jax.jit(batch.step), [grid.make_params(lidar_range=r, agent_radius=r / 30) for r in (3.0, 0.5, 6)]
-    _, state = jax.jit(batch.reset)(KEY(0), params[0])
+    env, ((reset, _), (_, step)) = worlds("respawn")
+    params = [params_of_each_world(env, np.random.default_rng(seed)) for seed in range(3)]
+    _, state = reset(KEY(0), params[0])
     for some in params:
         _, state, *_ = step(KEY(1), state, jnp.ones((WORLDS, 8, 2), jnp.float32), some)
     assert step._cache_size() == 1
@@ -222,8 +234,9 @@ def test_worlds_of_a_batch_share_their_rounds():
     def rounds(x):
         return find_neighbours(spec, (x, x), (x, x), present, size, 0.1).rounds
 
+    alone = jax.jit(rounds)
     most = jax.jit(jax.vmap(rounds, out_axes=None))(x)
-    assert most == max(rounds(world) for world in x)
+    assert most == max(alone(world) for world in x)
 
 
 def test_auto_takes_the_grid_for_large_swarms():

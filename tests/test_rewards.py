@@ -98,12 +98,40 @@ def test_both_engines_give_what_a_users_terms_say():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_own_terms_leave_the_built_in_ones_as_they_are(engine):
-    plain, own = begun(engine, Swarm(SMALL)), begun(engine, Swarm(SMALL, reward_terms=OWN), **WEIGHTS)
+    plain = begun(engine, Swarm(SMALL, "circle"))
+    own = begun(engine, Swarm(SMALL, "circle", reward_terms=OWN), **WEIGHTS)
     for _ in range(20):
         action = np.ones((2, 8, 2), np.float32)
         before, after = plain.step(action), own.step(action)
         np.testing.assert_array_equal(after.reward_terms[..., : len(TERMS)], before.reward_terms)
         np.testing.assert_array_equal(after.obs, before.obs)
+
+
+def test_replace_takes_the_keywords_of_make_params():
+    params = Swarm(SMALL, reward_terms=OWN).make_params(**WEIGHTS)
+    other = params.replace(reward_smooth=2.5, reward_time=0.5)
+    assert (other.weight("smooth"), other.weight("time")) == (2.5, 0.5)
+    assert other.weight("near") == params.weight("near") and params.weight("smooth") == WEIGHTS["reward_smooth"]
+    assert other.replace(own_weights={**other.own_weights, "near": 4.0}).weight("near") == 4.0
+    assert jax.tree.structure(other) == jax.tree.structure(params)
+    with pytest.raises(ValueError, match="unknown parameter 'reward_smoth'; did you mean 'reward_smooth'"):
+        params.replace(reward_smoth=1.0)
+    with pytest.raises(ValueError, match="unknown parameter 'max_wheel_sped'; did you mean 'max_wheel_speed'"):
+        Swarm(SMALL).make_params().replace(max_wheel_sped=1.0)
+
+
+def test_a_term_that_is_defined_again_is_compiled_again():
+    """Both functions have one name, file and line."""
+    pays = [eval(f"lambda outcome, params: {value}.0") for value in (3, 5)]
+    for value, term in zip((3, 5), pays, strict=True):
+        worlds = begun("numba", Swarm(SMALL, reward_terms={"pay": term}), reward_pay=1.0)
+        assert np.all(worlds.step(np.zeros((2, 8, 2))).reward_terms[..., -1] == value)
+
+
+def test_the_numba_engine_refuses_a_changed_table_of_built_in_terms(monkeypatch):
+    monkeypatch.setitem(rewards.TERMS, "time", nothing)
+    with pytest.raises(ValueError, match=r"rewards.TERMS has other terms .*reward_terms="):
+        make_engine(Swarm(SMALL), 1, engine="numba")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -202,7 +230,7 @@ def test_terms_and_weights_go_together():
             make_engine(plain, 1, params, engine)
         with pytest.raises(ValueError, match="'smooth' has no weight"):
             make_engine(env, 1, plain.make_params(), engine)
-    _, state = plain.reset(jax.random.key(0), plain.make_params())
+    _, state = jax.eval_shape(plain.reset, jax.random.key(0), plain.make_params())
     with pytest.raises(ValueError, match="'smooth' has no weight"):
         env.step(jax.random.key(0), state, jnp.zeros((8, 2)), plain.make_params())
 

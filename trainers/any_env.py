@@ -36,7 +36,7 @@ from trainers.policies.jax import ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import DeviceOptions, make_mesh, prepare_jax
-from trainers.run.loop import Hook
+from trainers.run.hooks import Hook
 from trainers.run.options import RunOptions
 from trainers.run.training import run_command, train_in_folder
 
@@ -111,7 +111,7 @@ def train_policy(
     env_factory: returns a Swarm or VectorSwarm, an environment of gymnax or the pair of `gymnax.make`, any batched
     environment that is an `OpenEnv`, or an environment of Gymnasium or PettingZoo. Or a name, as `AnyEnvConfig.env`.
     num_iterations: of 2,048 environment steps each, rounded up to whole updates. hooks: called after every update, see
-    `trainers.run.loop.Moment`. options: of `AnyEnvConfig`, such as run_dir, seed, preset, learning_rate or resume.
+    `trainers.run.hooks.Moment`. options: of `AnyEnvConfig`, such as run_dir, seed, preset, learning_rate or resume.
     `load_policy` loads the policy, and `evaluation.json` holds its return over the episodes.
     Raises ValueError for a wrong option, or an environment or action space that cannot be trained in, ModuleNotFoundError
     naming the extra to install, and the errors of `trainers.jax_ppo.train`.

@@ -28,7 +28,7 @@ from trainers.run.devices import (
     tell,
     update_memory,
 )
-from trainers.run.loop import Hook, Moment
+from trainers.run.hooks import Hook, Moment
 from trainers.run.options import RunOptions, WorldOptions
 from trainers.run.terminal import say
 from trainers.run.training import run_command, train_in_folder
@@ -112,10 +112,11 @@ def fill_memory(config: PPOConfig) -> PPOConfig:
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     """Train to `config.total_steps` and return the run folder. Turns on JAX's persistent compilation cache.
 
-    hooks: called after every update, see `trainers.run.loop.Moment`.
+    hooks: called after every update, see `trainers.run.hooks.Moment`.
     Raises ValueError for an impossible swarm, or for a resumed run with other options, OSError if the run folder cannot
-    be used, CheckpointError if it does not hold this run, TrainingDivergedError as soon as a loss or the weights are not
-    finite. After Ctrl-C it saves the run and raises KeyboardInterrupt.
+    be used, CheckpointError if it does not hold this run, ModuleNotFoundError for a tracker that is not installed,
+    TrainingDivergedError as soon as a loss or the weights are not finite, and the errors of hooks once the run is saved.
+    After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
     prepare_jax(config)
     if config.auto_batch and not config.resume:

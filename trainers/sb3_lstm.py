@@ -11,11 +11,8 @@ next free number, the checkpoint is deleted, and the model is evaluated on fresh
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import signal
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trainers.run.checkpoint import CheckpointError
@@ -23,7 +20,7 @@ from trainers.run.config import parse_config
 from trainers.run.curriculum import HARDEST
 from trainers.run.loop import TrainingDivergedError
 from trainers.run.terminal import say, warnings_as_lines
-from trainers.track.wandb import Tracker
+from trainers.track.tracking import check_installed
 
 try:
     import trainers.sb3  # noqa: F401 - says which extra is missing
@@ -42,9 +39,10 @@ def train(config: LstmConfig) -> Path:
     """Train to `config.total_steps`, and return the path of the model. Goes on from a checkpoint in the folder, if any.
 
     Raises ValueError for an impossible swarm, or for a checkpoint with other options, CheckpointError for a damaged one,
-    OSError if the folder cannot be used, TrainingDivergedError as soon as a loss or the weights are not finite. After
-    Ctrl-C it saves the training and raises KeyboardInterrupt.
+    OSError if the folder cannot be used, ModuleNotFoundError for a tracker that is not installed, TrainingDivergedError as
+    soon as a loss or the weights are not finite. After Ctrl-C it saves the training and raises KeyboardInterrupt.
     """
+    check_installed(config.trackers)
     if config.base_model and not config.base_model.is_file():
         raise FileNotFoundError(f"no base model {config.base_model}")
     for level in range(config.difficulty, (HARDEST if config.curriculum else config.difficulty) + 1):
@@ -52,32 +50,20 @@ def train(config: LstmConfig) -> Path:
     with open_workspace(config.folder) as workspace:
         training = Training(config, workspace)
         training.begin()
-        with training_tracker(training) as tracker:
+        with training.track() as tracking:
             if config.videos and training.model.num_timesteps == 0:
-                training.film("start", tracker)
-            training.learn(tracker)
+                training.film("start")
+            training.learn(tracking)
             path = training.finish()
             try:
                 if config.videos:
-                    training.film("end", tracker)
+                    training.film("end")
                 if config.eval_episodes:
                     report(path, config.eval_episodes)
             except KeyboardInterrupt:
                 say(f"Stopped. The model is whole; evaluate it with: python -m trainers.evaluate {path}")
                 raise
     return path
-
-
-def training_tracker(training: Training) -> AbstractContextManager[Tracker | None]:
-    """Return a W&B tracker if the options ask for one, else a context of None."""
-    config = training.config
-    if not config.wandb:
-        return contextlib.nullcontext()
-    tracker = Tracker(
-        config.folder, config.wandb_project, f"{training.name}-{training.track_id}", dataclasses.asdict(config)
-    )
-    say(f"W&B: {tracker.where}")
-    return tracker
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,6 @@ obs, state, reward, terminated, truncated, info = env.step(key, state, action, p
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from entropy_env import spaces
 from entropy_env.adapters import functional
 from entropy_env.adapters.world import check_keywords, check_single
 from entropy_env.scenarios import Scenario
-from entropy_env.types import OnGoal, SwarmParams, SwarmState
+from entropy_env.types import OnGoal, SwarmParams, SwarmState, replace_params
 
 SIX_RESULTS = hasattr(Environment, "is_truncated")  # gymnax 1.0 and later; 0.0.9 has a single `done`
 
@@ -41,14 +40,10 @@ class GymnaxParams(SwarmParams):  # type: ignore[misc]
 
 
 def _replace(self: GymnaxParams, **values: Any) -> GymnaxParams:
-    """Return a copy with other values, also of `max_steps_in_episode`.
-
-    Known limit: values are not checked, as `Swarm.make_params` would. For example, a difficulty must not be above the one
-    that the environment was made with.
-    """
+    """Do as `SwarmParams.replace`, which does not know `max_steps_in_episode`."""
     if "max_steps_in_episode" in values:
         values["max_steps"] = values.pop("max_steps_in_episode")
-    return dataclasses.replace(self, **values)
+    return replace_params(self, **values)
 
 
 GymnaxParams.replace = _replace  # type: ignore[assignment]  # flax would overwrite a `replace` defined in the class

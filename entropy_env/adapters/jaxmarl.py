@@ -39,7 +39,7 @@ MOTORS = (  # left and right motor of each discrete action: stop, ahead, wide an
     (0.5, -0.5),
     (-1.0, -1.0),
 )
-TOLD = ("reached", "collision", "goals_reached")
+IN_INFOS = ("reached", "collision", "goals_reached")  # entries of the info of `Swarm.step`
 PerAgent = dict[str, jax.Array]
 
 
@@ -130,7 +130,7 @@ class JaxMARLSwarm(MultiAgentEnv):
         )
         dones = self._by_agent(terminated | truncated | ~transition["active"])
         dones["__all__"] = transition["over"]
-        infos = {name: transition[name] for name in TOLD} | {"terminated": terminated, "truncated": truncated}
+        infos = {name: transition[name] for name in IN_INFOS} | {"terminated": terminated, "truncated": truncated}
         return self._by_agent(obs), state, self._by_agent(reward), dones, infos
 
     def get_obs(self, state: SwarmState) -> PerAgent:

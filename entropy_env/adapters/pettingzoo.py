@@ -137,7 +137,7 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
             self._check_names(actions)
             return {}, {}, {}, {}, {}
         transition = self._world.step(self._stack(actions))
-        over, agents = bool(transition.done[0]), self.agents
+        over, agents = bool(transition.over[0]), self.agents
         stays = self._world.swarm.spec.on_goal != "terminate" and not over
         obs, rewards, infos = (
             transition.obs[0].copy(),

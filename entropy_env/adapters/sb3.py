@@ -138,9 +138,9 @@ class SwarmVecEnv(Adapter, VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for lane in dones.nonzero()[0].tolist():
             infos[lane] = self._describe_end(transition, divmod(lane, self.num_agents))
-        if self._respawns and transition.done.any():
+        if self._respawns and transition.over.any():
             for world, agent in np.argwhere(
-                transition.done[:, None] & ~transition.terminated & ~transition.truncated
+                transition.over[:, None] & ~transition.terminated & ~transition.truncated
             ).tolist():
                 infos[world * self.num_agents + agent] = {"is_success": transition.goals_reached.item(world, agent) > 0}
         if self._level_changed:
@@ -159,7 +159,7 @@ class SwarmVecEnv(Adapter, VecEnv):
                 "t": age,
             },
         }
-        if self._respawns and not transition.done.item(at[0]):
+        if self._respawns and not transition.over.item(at[0]):
             return info
         return info | {"is_success": transition.goals_reached.item(at) > 0}
 

@@ -227,7 +227,7 @@ class World(_Simulator):
         The results are views of the engine's arrays.
         """
         transition = self.engine.step(action[None])
-        self._running = not transition.done[0]
+        self._running = not transition.over[0]
         self._show()
         return transition
 
@@ -312,7 +312,7 @@ class Worlds(_Simulator):
         """Step all worlds by one control period. action: (E, N, 2), finite. The results are views of the engine's arrays."""
         self.check_begun()
         transition = self.engine.step(action)
-        if transition.done.any():
+        if transition.over.any():
             self._check_valid()
         return transition
 

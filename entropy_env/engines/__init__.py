@@ -75,7 +75,7 @@ def on_cpu() -> bool:
 def _numba_works(required: bool) -> bool:
     """Load the compiled step, compiling it the first time. Where that fails, a warning, or RuntimeError if required."""
     try:
-        from entropy_env.engines.numba_engine.engine import load_kernels
+        from entropy_env.engines.numba_engine.kernels import load_kernels
 
         load_kernels()
     except Warning:  # where warnings are errors

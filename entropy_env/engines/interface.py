@@ -15,7 +15,7 @@ import numpy as np
 
 from entropy_env import checks
 from entropy_env.scenarios.base import empty_layout
-from entropy_env.types import SwarmState, cast_params
+from entropy_env.types import SwarmState, cast_params, old_name
 
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
@@ -36,7 +36,7 @@ class Transition:
     reward: np.ndarray  # (E, N) float32
     terminated: np.ndarray  # (E, N) bool
     truncated: np.ndarray  # (E, N) bool
-    done: np.ndarray  # (E,) bool, the world is over
+    over: np.ndarray  # (E,) bool, the world is over
     acted: np.ndarray  # (E, N) bool, the agent took part in this step
     active: np.ndarray  # (E, N) bool, the agent is in the world after the step, before any reset
     reached: np.ndarray  # (E, N) bool
@@ -46,6 +46,8 @@ class Transition:
     episode_return: np.ndarray  # (E, N) float32, this step included
     episode_length: np.ndarray  # (E, N) int32, this step included
     reward_terms: np.ndarray  # (E, N, terms) float32, in the order of `Swarm.terms`
+
+    done = old_name("done", "over")
 
 
 class Engine(Protocol):

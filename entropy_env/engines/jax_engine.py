@@ -36,7 +36,7 @@ from entropy_env.scenarios.base import empty_layout
 from entropy_env.types import OLD_FIELDS, Layout, SwarmParams, SwarmState, cast_params
 from entropy_env.vector import VectorState, VectorSwarm, param_axes
 
-FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success")
+FLAGS = ("terminated", "truncated", "over", "acted", "active", "reached", "collision", "success")
 COUNTS = ("goals_reached", "episode_length")
 NUMBERS = ("reward", "episode_return")
 
@@ -221,7 +221,7 @@ def _step(
         "reward": reward,
         "terminated": terminated,
         "truncated": truncated,
-        "done": jnp.broadcast_to(info["over"][:, None], reward.shape),
+        "over": jnp.broadcast_to(info["over"][:, None], reward.shape),
     }
     columns = [transition[name] for name in FLAGS + COUNTS + NUMBERS] + [
         info["reward_terms"][name] for name in batch.env.terms
@@ -235,7 +235,7 @@ def _unpack(obs: np.ndarray, table: np.ndarray) -> Transition:
     first = obs.shape[-1]
     kinds: dict[str, Any] = dict.fromkeys(FLAGS, np.bool_) | dict.fromkeys(COUNTS, np.int32)
     transition = {name: table[..., first + i].astype(kinds.get(name, np.float32)) for i, name in enumerate(names)}
-    transition["done"] = transition["done"][:, 0].copy()
+    transition["over"] = transition["over"][:, 0].copy()
     return Transition(
         obs=obs, final_obs=table[..., :first].copy(), reward_terms=table[..., first + len(names) :].copy(), **transition
     )

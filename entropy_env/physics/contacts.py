@@ -203,16 +203,23 @@ def shortened(dx: jax.Array, dy: jax.Array, longest: jax.Array) -> tuple[jax.Arr
     return dx * scale, dy * scale
 
 
+class Contacts(NamedTuple):
+    """What contacts allow in a substep."""
+
+    dx: jax.Array  # (N,) m, the displacement that is safe
+    dy: jax.Array
+    collided: jax.Array  # (N,) bool, who would have overlapped something
+    piled: jax.Array  # (N,) bool, who overlaps something too deep at the substep's start
+
+
 def resolve_contacts(
     x: jax.Array, y: jax.Array, dx: jax.Array, dy: jax.Array, active: jax.Array, near: Neighbours,
     layout: Layout, h: jax.Array | float, params: SwarmParams, spec: SwarmSpec,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
+) -> Contacts:  # fmt: skip
     """Find the displacement that is safe to make.
 
     x, y: (N,) m at the substep's start. dx, dy: (N,) m, the displacement wanted. active: (N,) bool. near: from
     `touching_neighbours`, not older than a control period. h: () s, the substep.
-    Returns the safe displacement, two (N,) m; who would have overlapped something, (N,) bool; and who overlaps
-    something too deep at the substep's start, (N,) bool.
 
     With the force drive, two agents share the gap between them by what they want. Half of it each would hold back a
     fast agent before it touches the other.
@@ -264,4 +271,6 @@ def resolve_contacts(
     scale, departure = visit(bodies, limit, (jnp.minimum(1.0, longest / length), jnp.full_like(x, FAR)))
     departs = scale * (departure - ROUNDING * length) > settling(side, spec.drive == "force")
     scale = jnp.where(departs, scale, 0.0)
-    return (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents], piled[:num_agents]
+    return Contacts(
+        (dx * scale)[:num_agents], (dy * scale)[:num_agents], (collided & active)[:num_agents], piled[:num_agents]
+    )

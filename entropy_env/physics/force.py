@@ -7,14 +7,14 @@ Chipmunk lets robots sink into each other and parts them over some substeps, in 
 here has two places: its own, which overlaps nothing, and the one that Chipmunk would give it, which is `penetration` away.
 Contacts are found at the second one, and the agent heads for it. So no contact is missed or invented up to 3 m/s.
 
-Known limit: after passing closer than 1 cm at 2 to 3 m/s, a robot may trail Chipmunk by a few millimetres for a moment,
-because the normal at the substep's start has held it back.
+Known limit: a robot that passes another closer than 1 cm at 1.5 to 3 m/s may trail Chipmunk by up to 5 mm for a moment,
+because the normal at the substep's start holds it back. Then it is where Chipmunk has it.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ from entropy_env.neighbours import Neighbours
 from entropy_env.physics.contacts import (
     Bodies,
     Body,
+    Contacts,
     bodies_around,
     longest_move,
     padded,
-    resolve_contacts,
     shortened,
     visit,
 )
@@ -44,47 +44,88 @@ Motion = tuple[jax.Array, jax.Array, jax.Array]  # vx, vy in m/s and the turn ra
 ExactMotion = tuple[Double, Double, Double]
 
 
-def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """Move everybody for a control period. Sums are `Double`s, for an accuracy of 1e-5 m."""
-    active, layout, h = state.active, state.layout, Double(params.dt) / float(spec.substeps)
-    loss = -lost_by_decay(jnp.asarray(params.damping), h)
-    longest = longest_move(h.high, params, spec)
+class Agents(NamedTuple):
+    """N agents within a control period."""
 
-    def substep(carry: tuple, _: None) -> tuple[tuple, None]:
-        (x, y, heading), motion, penetration, gain, collided = carry
-        before = motion[0].high, motion[1].high
-        aim = shortened(before[0] * h.high + penetration[0], before[1] * h.high + penetration[1], longest)
-        new_heading, (vx, vy, turn_rate) = glide(heading, motion, gain, loss, h)
-        after: Any = vx.high, vy.high, turn_rate.high
-        here = x.high, y.high
-        there = here[0] + aim[0], here[1] + aim[1]
-        change, apart, touched = resolve_impulses(there, before, after, active, near, layout, h.high, params)
-        new_motion = vx + change[0], vy + change[1], turn_rate + change[2]
-        dx, dy, _overlaps, piled = resolve_contacts(*here, *aim, active, near, layout, h.high, params, spec)
-        new_penetration = sink(aim, (dx, dy), apart, piled, params)
-        new = (x + dx, y + dy, new_heading), new_motion, new_penetration
-        pose, motion, penetration = jax.tree.map(partial(jnp.where, active), new, carry[:3])
-        no_gain = jax.tree.map(jnp.zeros_like, gain)  # forces last one substep
-        return (pose, motion, penetration, no_gain, collided | touched), None
+    pose: tuple[Double, Double, Double]  # x and y in m, heading in rad, (N,) each
+    motion: ExactMotion
+    penetration: Vector  # m
+    gain: ExactMotion  # what the motors add in the next substep
+    collided: jax.Array  # (N,) bool, in this control period
 
-    numbers = jnp.concatenate(
-        [state.position, state.heading[:, None], state.velocity, state.angular_velocity[:, None]], axis=-1
-    )
-    doubles = [Double(numbers[:, k], state.rounding[:, k]) for k in range(6)]
-    penetration = state.penetration[:, 0], state.penetration[:, 1]
-    gain = thrust(doubles[2], motors, h, params)
-    carry = tuple(doubles[:3]), tuple(doubles[3:]), penetration, gain, jnp.zeros_like(active)
-    (pose, motion, penetration, _, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
-    x, y, heading, vx, vy, turn_rate = doubles = [*pose, *motion]
-    return state.replace(
-        position=jnp.stack([x.high, y.high], axis=-1),
-        heading=heading.high,
-        velocity=jnp.stack([vx.high, vy.high], axis=-1),
-        angular_velocity=turn_rate.high,
-        rounding=jnp.stack([number.low for number in doubles], axis=-1),
-        penetration=jnp.stack(penetration, axis=-1),
-        collided=collided,
-    )
+    @property
+    def here(self) -> Any:
+        """The position, two (N,) m."""
+        return self.pose[0].high, self.pose[1].high
+
+
+class Change(NamedTuple):
+    """What a substep changes beside the position."""
+
+    heading: Double
+    motion: ExactMotion
+    aim: Vector  # m, the displacement wanted
+    apart: Vector  # m, by what contacts part
+    touched: jax.Array  # (N,) bool
+
+
+class ForceDrive:
+    """`entropy_env.physics.Drive` of motors that push and turn discs. Sums are `Double`s, for an accuracy of 1e-5 m."""
+
+    def __init__(self, state: SwarmState, motors: jax.Array, params: SwarmParams, spec: SwarmSpec) -> None:
+        self.exact_h = Double(params.dt) / float(spec.substeps)
+        self.h = self.exact_h.high
+        self.loss = -lost_by_decay(jnp.asarray(params.damping), self.exact_h)
+        self.longest = longest_move(self.h, params, spec)
+        self.active, self.layout, self.motors, self.params = state.active, state.layout, motors, params
+
+    def begin(self, state: SwarmState) -> Agents:
+        """See `Drive`."""
+        numbers = jnp.concatenate(
+            [state.position, state.heading[:, None], state.velocity, state.angular_velocity[:, None]], axis=-1
+        )
+        x, y, heading, vx, vy, turn_rate = (Double(numbers[:, k], state.rounding[:, k]) for k in range(6))
+        penetration = state.penetration[:, 0], state.penetration[:, 1]
+        gain = thrust(heading, self.motors, self.exact_h, self.params)
+        return Agents((x, y, heading), (vx, vy, turn_rate), penetration, gain, jnp.zeros_like(self.active))
+
+    def aim(self, agents: Agents, near: Neighbours) -> tuple[Vector, Change]:
+        """See `Drive`."""
+        (x, y), penetration, h = agents.here, agents.penetration, self.h
+        vx, vy, _ = agents.motion
+        aim = shortened(vx.high * h + penetration[0], vy.high * h + penetration[1], self.longest)
+        heading, motion = glide(agents.pose[2], agents.motion, agents.gain, self.loss, self.exact_h)
+        there = x + aim[0], y + aim[1]
+        before: Any = vx.high, vy.high
+        after: Any = tuple(rate.high for rate in motion)
+        impulses, apart, touched = resolve_impulses(
+            there, before, after, self.active, near, self.layout, h, self.params
+        )
+        vx, vy, turn_rate = (rate + more for rate, more in zip(motion, impulses, strict=True))
+        return aim, Change(heading, (vx, vy, turn_rate), aim, apart, touched)
+
+    def move(self, agents: Agents, change: Change, safe: Contacts) -> Agents:
+        """See `Drive`."""
+        penetration = sink(change.aim, (safe.dx, safe.dy), change.apart, safe.piled, self.params)
+        x, y, _ = agents.pose
+        new = (x + safe.dx, y + safe.dy, change.heading), change.motion, penetration
+        old = agents.pose, agents.motion, agents.penetration
+        pose, motion, penetration = jax.tree.map(partial(jnp.where, self.active), new, old)
+        no_gain = jax.tree.map(jnp.zeros_like, agents.gain)  # forces last one substep
+        return Agents(pose, motion, penetration, no_gain, agents.collided | change.touched)
+
+    def end(self, state: SwarmState, agents: Agents) -> SwarmState:
+        """See `Drive`."""
+        x, y, heading, vx, vy, turn_rate = numbers = [*agents.pose, *agents.motion]
+        return state.replace(
+            position=jnp.stack([x.high, y.high], axis=-1),
+            heading=heading.high,
+            velocity=jnp.stack([vx.high, vy.high], axis=-1),
+            angular_velocity=turn_rate.high,
+            rounding=jnp.stack([number.low for number in numbers], axis=-1),
+            penetration=jnp.stack(agents.penetration, axis=-1),
+            collided=agents.collided,
+        )
 
 
 def thrust(heading: Double, motors: jax.Array, h: Double, params: SwarmParams) -> ExactMotion:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from entropy_env.geometry import TINY, wrap_angle
 from entropy_env.neighbours import Neighbours
-from entropy_env.physics.contacts import resolve_contacts
+from entropy_env.physics.contacts import Contacts
 from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 
 
@@ -29,24 +31,54 @@ def follow_arc(
     return chord * jnp.cos(middle), chord * jnp.sin(middle), wrap_angle(middle + half_turn), wheel_speed
 
 
-def drive(state: SwarmState, motors: jax.Array, near: Neighbours, params: SwarmParams, spec: SwarmSpec) -> SwarmState:
-    """Move everybody for a control period."""
-    command, h, active = motors * params.max_wheel_speed, params.dt / spec.substeps, state.active
+class Agents(NamedTuple):
+    """N agents within a control period."""
 
-    def substep(carry: tuple, _: None) -> tuple[tuple, None]:
-        x, y, heading, wheel_speed, collided = carry
-        dx, dy, new_heading, new_wheel_speed = follow_arc(heading, wheel_speed, command, h, params)
-        dx, dy, touched, _piled = resolve_contacts(x, y, dx, dy, active, near, state.layout, h, params, spec)
-        return (
-            jnp.where(active, x + dx, x),
-            jnp.where(active, y + dy, y),
-            jnp.where(active, new_heading, heading),
-            jnp.where(active[:, None], new_wheel_speed, wheel_speed),
-            collided | touched,
-        ), None
+    x: jax.Array  # (N,) m
+    y: jax.Array
+    heading: jax.Array  # (N,) rad
+    wheel_speed: jax.Array  # (N, 2) m/s
+    collided: jax.Array  # (N,) bool, in this control period
 
-    carry = (state.position[:, 0], state.position[:, 1], state.heading, state.wheel_speed, jnp.zeros_like(active))
-    (x, y, heading, wheel_speed, collided), _ = jax.lax.scan(substep, carry, None, length=spec.substeps)
-    return state.replace(
-        position=jnp.stack([x, y], axis=-1), heading=heading, wheel_speed=wheel_speed, collided=collided
-    )
+    @property
+    def here(self) -> tuple[jax.Array, jax.Array]:
+        """The position, two (N,) m."""
+        return self.x, self.y
+
+
+class KinematicDrive:
+    """`entropy_env.physics.Drive` of wheels that roll as they are told."""
+
+    def __init__(self, state: SwarmState, motors: jax.Array, params: SwarmParams, spec: SwarmSpec) -> None:
+        self.command, self.h = motors * params.max_wheel_speed, params.dt / spec.substeps
+        self.active, self.params = state.active, params
+
+    def begin(self, state: SwarmState) -> Agents:
+        """See `Drive`."""
+        x, y = state.position[:, 0], state.position[:, 1]
+        return Agents(x, y, state.heading, state.wheel_speed, jnp.zeros_like(self.active))
+
+    def aim(self, agents: Agents, near: Neighbours) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        """See `Drive`."""
+        dx, dy, *change = follow_arc(agents.heading, agents.wheel_speed, self.command, self.h, self.params)
+        return (dx, dy), change
+
+    def move(self, agents: Agents, change: Any, safe: Contacts) -> Agents:
+        """See `Drive`."""
+        heading, wheel_speed = change
+        return Agents(
+            x=jnp.where(self.active, agents.x + safe.dx, agents.x),
+            y=jnp.where(self.active, agents.y + safe.dy, agents.y),
+            heading=jnp.where(self.active, heading, agents.heading),
+            wheel_speed=jnp.where(self.active[:, None], wheel_speed, agents.wheel_speed),
+            collided=agents.collided | safe.collided,
+        )
+
+    def end(self, state: SwarmState, agents: Agents) -> SwarmState:
+        """See `Drive`."""
+        return state.replace(
+            position=jnp.stack(agents.here, axis=-1),
+            heading=agents.heading,
+            wheel_speed=agents.wheel_speed,
+            collided=agents.collided,
+        )

@@ -1,5 +1,5 @@
 """Pictures of worlds: frames, windows and videos."""
 
-from entropy_env.render.scene import Renderer
+from entropy_env.render.renderer import Renderer
 
 __all__ = ["Renderer"]

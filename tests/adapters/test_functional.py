@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.worlds import KEY, Lanes, numpy_tree, take
+from helpers.worlds import KEY, Lanes, numpy_tree, quick_jit, take
 
 from entropy_env import vector
 from entropy_env.adapters import functional
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
 
-N, WORLDS, STEPS = 3, 5, 24
+N, WORLDS, STEPS = 3, 6, 24
 DRAWN = collections.Counter()
 
 
@@ -31,21 +31,26 @@ def make(on_goal="terminate", lanes=Lanes):
     return env, env.make_params(max_steps=9)
 
 
-def rollout(step, state, num_worlds, params, seed=0):
+def rollout(step, state, params, seed=0):
     """What (E, N, ...) every step told."""
 
     def body(state, inputs):
         key, action = inputs
-        transition = step(jax.random.split(key, num_worlds), state, action, params)
+        transition = step(jax.random.split(key, WORLDS), state, action, params)
         return transition[1], transition
 
-    noise = np.random.default_rng(seed).normal(0.7, 0.5, (STEPS, num_worlds, N, 2))
+    noise = np.random.default_rng(seed).normal(0.7, 0.5, (STEPS, WORLDS, N, 2))
     inputs = jax.random.split(KEY(seed), STEPS), jnp.asarray(np.clip(noise, -1, 1), jnp.float32)
     return numpy_tree(jax.jit(functools.partial(jax.lax.scan, body))(state, inputs)[1])
 
 
-def worlds_of(env, params, num_worlds=WORLDS):
-    return jax.vmap(env.reset, (0, None))(jax.random.split(KEY(1), num_worlds), params)[1]
+@functools.cache
+def compiled_reset(env):
+    return quick_jit(env.reset), quick_jit(jax.vmap(env.reset, (0, None)))
+
+
+def worlds_of(env, params):
+    return compiled_reset(env)[1](jax.random.split(KEY(1), WORLDS), params)[1]
 
 
 def lone(env, autoreset=True):
@@ -68,8 +73,8 @@ def test_worlds_under_vmap_do_what_a_reset_in_every_step_would(on_goal):
         return pick(fresh_obs, obs), jax.tree.map(pick, fresh, state), *rest
 
     state = worlds_of(env, params).replace(step=jnp.arange(WORLDS, dtype=jnp.int32))
-    transition = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state, WORLDS, params)
-    expected = rollout(jax.vmap(slow, (0, 0, 0, None)), state, WORLDS, params)
+    transition = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state, params)
+    expected = rollout(jax.vmap(slow, (0, 0, 0, None)), state, params)
     same(transition, expected)
     assert transition[5]["over"].sum(axis=0).min() >= 2
     assert np.ptp(transition[5]["over"].argmax(axis=0)) > 0
@@ -80,9 +85,9 @@ def test_worlds_under_vmap_do_what_a_reset_in_every_step_would(on_goal):
 def test_a_world_is_as_in_a_batch_until_it_is_over(on_goal):
     env, params = make(on_goal)
     batch = vector.batch(env, WORLDS)
-    _, state = batch.reset(KEY(1), params)
-    transition = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state.worlds, WORLDS, params)
-    expected = rollout(lambda keys, *rest: batch.step(keys[0], *rest), state, WORLDS, params)
+    _, state = quick_jit(batch.reset)(KEY(1), params)
+    transition = rollout(jax.vmap(lone(env), (0, 0, 0, None)), state.worlds, params)
+    expected = rollout(lambda keys, *rest: batch.step(keys[0], *rest), state, params)
     first = (
         np.cumsum(transition[5]["over"], axis=0) - transition[5]["over"] == 0
     )  # up to the step that ends the first episode
@@ -97,13 +102,13 @@ def test_a_world_is_as_in_a_batch_until_it_is_over(on_goal):
 
 def test_only_worlds_that_are_over_draw():
     env, _ = make(lanes=CountedLanes)
-    limits = np.array([3, 9, 4, 5, 7])
+    limits = np.array([3, 9, 4, 5, 7, 6])
     params = env.make_params(max_steps=limits)
     each = jax.tree.map(lambda leaf: 0 if leaf.ndim else None, params)
     state = worlds_of(env, env.make_params())
     jax.effects_barrier()
     DRAWN.clear()
-    transition = rollout(jax.vmap(lone(env), (0, 0, 0, each)), state, WORLDS, params)
+    transition = rollout(jax.vmap(lone(env), (0, 0, 0, each)), state, params)
     jax.effects_barrier()
     np.testing.assert_array_equal(transition[5]["over"].sum(axis=0) >= STEPS // limits, True)
     assert DRAWN.total() == transition[5]["over"].sum()
@@ -111,16 +116,16 @@ def test_only_worlds_that_are_over_draw():
 
 def test_seeds_of_worlds_are_one_batch_and_independent():
     env, params = make()
-    state = worlds_of(env, params, 6)
+    state = worlds_of(env, params)
     step = jax.vmap(lone(env), (0, 0, 0, None))
-    expected = rollout(step, state, 6, params)
+    expected = rollout(step, state, params)
 
     def nested(keys, state, action, params):
-        split = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]))
+        split = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(2, WORLDS // 2, *leaf.shape[1:]))
         transition = jax.vmap(step, (0, 0, 0, None))(*split((keys, state, action)), params)
-        return jax.tree.map(lambda leaf: leaf.reshape(6, *leaf.shape[2:]), transition)
+        return jax.tree.map(lambda leaf: leaf.reshape(WORLDS, *leaf.shape[2:]), transition)
 
-    same(rollout(nested, state, 6, params), expected)
+    same(rollout(nested, state, params), expected)
 
 
 def test_params_may_differ_by_seed_by_world_or_both():
@@ -133,11 +138,11 @@ def test_params_may_differ_by_seed_by_world_or_both():
         step = lone(env)
         for axis in reversed(axes):
             step = jax.vmap(step, axis)
-        return step(keys, state, action, one.replace(max_steps=jnp.asarray(limits)))[5]["over"]
+        return quick_jit(step)(keys, state, action, one.replace(max_steps=jnp.asarray(limits)))[5]["over"]
 
     params_axis = jax.tree.map(lambda _: None, one).replace(max_steps=0)
     by_world, by_seed, neither = (0, 0, 0, params_axis), (None, None, None, params_axis), (0, 0, 0, None)
-    limits = np.array([1, 9, 1, 9, 1])
+    limits = np.array([1, 9, 1, 9, 1, 9])
     np.testing.assert_array_equal(moved(limits, by_world), limits == 1)
     np.testing.assert_array_equal(moved([1, 9], by_seed, neither), [[True] * WORLDS, [False] * WORLDS])
     both = np.stack([limits, np.full(WORLDS, 9)])
@@ -149,7 +154,7 @@ def test_a_world_alone_begins_again():
     state = take(worlds_of(env, params), 0).replace(step=jnp.array(8, jnp.int32))
     key, action = jax.random.key(3), jnp.zeros((N, 2))
     obs, state, _, _, truncated, info = jax.jit(lone(env))(key, state, action, params)
-    fresh_obs, fresh = env.reset(jax.random.split(key)[1], params)
+    fresh_obs, fresh = compiled_reset(env)[0](jax.random.split(key)[1], params)
     assert truncated.all() and info["over"]
     same((obs, state), (fresh_obs, fresh))
 

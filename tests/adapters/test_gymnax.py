@@ -36,6 +36,10 @@ def rollout(env, step, params=None, steps=STEPS):
     return jax.jit(functools.partial(jax.lax.scan, body))(state, jax.random.split(KEY(2), steps))[1]
 
 
+def still(outcome, params):
+    return 1.0
+
+
 @pytest.mark.parametrize("on_goal", ["terminate", "next_goal"])
 def test_it_resets_as_gymnax_itself_would(on_goal):
     env = make(on_goal=on_goal)
@@ -127,6 +131,14 @@ def test_gymnasium_and_rollout_wrappers_run():
     assert obs.shape == many.step(many.action_space.sample())[0].shape == (3, 8)
     obs, *_, total = RolloutWrapper(env=make()).batch_rollout(jax.random.split(KEY(0), 3), None)
     assert obs.shape == (3, 9, 8) and total.shape == (3, 1)
+
+
+def test_the_weight_of_a_users_own_term_may_change_under_its_name():
+    env = make(reward_terms={"still": still}, reward_still=1.0)
+    doubled = env.default_params.replace(reward_still=2.0, max_steps_in_episode=4)
+    assert (doubled.weight("still"), doubled.max_steps) == (2.0, 4)
+    gained = [np.asarray(rollout(env, env.step, params, 3)[2]) for params in (env.default_params, doubled)]
+    np.testing.assert_allclose(gained[1] - gained[0], 1.0, atol=1e-5)
 
 
 @FROM_1_0

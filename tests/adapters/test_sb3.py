@@ -181,13 +181,13 @@ def test_lanes_match_a_plain_account_of_every_robot(on_goal, engine, num_agents,
                     else:
                         assert infos[lane][name] == info[name], name
                 np.testing.assert_array_equal(obs[lane], transition.obs[at])
-                waits = not transition.active[at] and not transition.done[e]
+                waits = not transition.active[at] and not transition.over[e]
                 assert np.any(obs[lane]) != waits
                 seen["waiting"] += waits
                 seen["untold"] += done and "is_success" not in info
                 ends |= {info["TimeLimit.truncated"]} if done else set()
             seen["both"] += len(ends) == 2
-            if transition.done[e]:
+            if transition.over[e]:
                 clock[e] = 0
                 for i in range(num_agents):
                     lanes[e * num_agents + i].begin_world()

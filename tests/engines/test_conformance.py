@@ -30,7 +30,7 @@ MODES = {
     "next_goal": (dataclasses.replace(COMMON, num_rays=1, substeps=1, on_goal="next_goal"), False),
     "force": (dataclasses.replace(COMMON, num_rays=5, substeps=3, on_goal="respawn", drive="force"), True),
 }
-FLAGS = ("terminated", "truncated", "done", "acted", "active", "reached", "collision", "success", "goals_reached")
+FLAGS = ("terminated", "truncated", "over", "acted", "active", "reached", "collision", "success", "goals_reached")
 seeds = st.integers(0, 2**16)
 
 
@@ -220,7 +220,7 @@ def compare_flags(ours, theirs, nudge):
         low, high = nudge()
         doubtful = (low.collision != high.collision) | (low.reached != high.reached)
         for name, flag in differs.items():
-            allowed = doubtful.any(axis=1) if name == "done" else doubtful
+            allowed = doubtful.any(axis=1) if name == "over" else doubtful
             allowed = doubtful.any(axis=1, keepdims=True) if name == "active" else allowed
             assert not np.any(flag & ~allowed), f"{name} differs at {np.argwhere(flag & ~allowed)}"
     return same
@@ -232,7 +232,7 @@ def compare_states(ends, before, going, params, drive):
     Returns how far agents are apart (E, N) m, and who goes on at another speed (E, N) bool: one who touches several bodies
     may meet them in another order.
     """
-    for field in ("active", "goal_index", "goals_reached", "collided", "step", "done"):
+    for field in ("active", "goal_index", "goals_reached", "collided", "step", "over"):
         np.testing.assert_array_equal(getattr(ends[0], field)[going], getattr(ends[1], field)[going], field)
     np.testing.assert_allclose(ends[0].wheel_speed[going], ends[1].wheel_speed[going], atol=TOLERANCE)
     apart = np.where(going[:, None], np.linalg.norm(ends[0].position - ends[1].position, axis=-1), 0)
@@ -290,7 +290,7 @@ def test_one_step_from_a_common_state_is_the_same_in_both_engines(name, mode, se
         np.testing.assert_array_equal(ours.obs, compiled.observe())
 
         same = compare_flags(ours, theirs, functools.partial(nudged_flags, slow, state, action))
-        going = same & ~(ours.done & compiled.autoreset)
+        going = same & ~(ours.over & compiled.autoreset)
         apart, other_speed = compare_states(ends, state, going, params, spec.drive)
         # where a reset or respawn took the place of where somebody had come, rewards alone tell of a crush
         hidden = ~going | np.any(ours.terminated & ours.active, axis=1)
@@ -318,7 +318,7 @@ def crowd_engines():
     where, crowds = rng.uniform(0, 1, (WORLDS, 1, 2)) * [8, 6], []
     for _ in range(60):
         state = both[0].state
-        both[0].step(towards(np, state, where))
+        both[0].step(towards(state, where))
         crowds.append((state, where))
     return both, crowds
 
@@ -332,7 +332,7 @@ def test_a_step_of_a_hundred_in_a_crush_is_the_same_in_both_engines(speed):
         params = per_world(both[0].env, WORLDS, max_wheel_speed=speed, max_steps=1000)
         for engine in both:
             engine.params, engine.state = params, state
-        action = towards(np, state, where)
+        action = towards(state, where)
         ours, theirs = (copied(engine.step(action)) for engine in both)
         ends = [engine.state for engine in both]
         same = compare_flags(ours, theirs, functools.partial(nudged_flags, both[1], state, action))
@@ -458,13 +458,13 @@ class Recount:
                 assert transition.active[e, i] == (acted and not terminated)
         np.testing.assert_allclose(transition.reward, transition.reward_terms.sum(axis=-1), atol=1e-6)
         nobody = ~transition.active.any(axis=1) if on_goal == "terminate" else np.zeros(WORLDS, bool)
-        np.testing.assert_array_equal(transition.done, (self.clock >= max_steps) | nobody)
+        np.testing.assert_array_equal(transition.over, (self.clock >= max_steps) | nobody)
         state = engine.state
         if engine.autoreset:
-            assert np.all(state.active[transition.done])
-            self.begin(transition.done)
+            assert np.all(state.active[transition.over])
+            self.begin(transition.over)
         np.testing.assert_array_equal(state.step, self.clock)
-        np.testing.assert_array_equal(state.active[~transition.done], transition.active[~transition.done])
+        np.testing.assert_array_equal(state.active[~transition.over], transition.active[~transition.over])
         assert not np.any(transition.obs[~state.active])
         self.active = state.active
         return transition
@@ -485,7 +485,7 @@ def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
             np.sum(transition.success & (transition.terminated | transition.truncated)),
             transition.truncated.sum(),
         ]
-        resets += transition.done.sum()
+        resets += transition.over.sum()
         if t in (13, 29):
             some = np.arange(WORLDS) % 2 == t % 4 // 2
             engine.reset(SEED + np.uint32(t), some)
@@ -494,6 +494,24 @@ def test_statistics_of_episodes_are_what_a_slow_recount_gives(mode, engine):
             assert np.all(recount.active[some])
     assert resets > WORLDS
     assert np.all(ended > 20)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_agents_respawn_and_start_at_rest(engine):
+    """With the force drive, whose robots otherwise keep their speed from step to step."""
+    engine = engines("force")[engine == "jax"]
+    engine.params = per_world(engine.env, WORLDS, dt=0.05, goal_radius=0.5, max_steps=60)
+    engine.reset(SEED)
+    rng, respawned, resets = np.random.default_rng(0), 0, 0
+    for _ in range(190):
+        transition = engine.step(rng.uniform(0.2, 1, (WORLDS, N, 2)))
+        came_back = transition.active & (transition.terminated | ~transition.acted)
+        fresh, state = transition.over[:, None] | came_back, engine.state
+        for name in ("velocity", "angular_velocity", "rounding"):
+            assert not np.any(getattr(state, name)[fresh])
+        assert np.all(np.any(state.velocity[~fresh & transition.active], axis=-1))
+        respawned, resets = respawned + fresh.sum(), resets + transition.over.sum()
+    assert respawned > 80 and resets >= 24
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -511,14 +529,14 @@ def test_an_episode_goes_on_in_the_other_engine_and_back(mode):
             if t and here is not route[t - 1]:
                 here.state = route[t - 1].state
             transition = copied(here.step(action))
-            if transition.done.any():
+            if transition.over.any():
                 break
         ends.append((t, transition, here.state))
     for t, transition, state in ends[1:]:
         assert t == ends[0][0]
         for name in FLAGS:
             np.testing.assert_array_equal(getattr(transition, name), getattr(ends[0][1], name), name)
-        going = ~transition.done
+        going = ~transition.over
         np.testing.assert_allclose(state.position[going], ends[0][2].position[going], atol=1e-4)
         np.testing.assert_allclose(transition.obs[going], ends[0][1].obs[going], atol=1e-4)
     assert ends[0][2].goals_reached.sum() > 5

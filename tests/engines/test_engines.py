@@ -1,11 +1,11 @@
 """The choice of an engine, and what goes wrong around it: caches, processes, missing or broken Numba."""
 
 import copy
+import inspect
 import itertools
 import multiprocessing
 import os
 import pickle
-import re
 import subprocess
 import sys
 import threading
@@ -22,7 +22,7 @@ from helpers.worlds import ENGINES
 from entropy_env import engines, swarm_v0
 from entropy_env.engines import interface, make_engine
 from entropy_env.engines.jax_engine import JaxEngine
-from entropy_env.engines.numba_engine import compilation, engine, threads
+from entropy_env.engines.numba_engine import compilation, kernels, step, threads
 from entropy_env.engines.numba_engine.engine import NumbaEngine
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
@@ -109,7 +109,7 @@ def broken(monkeypatch):
         def fail():
             raise error
 
-        monkeypatch.setattr(engine, "load_kernels", fail)
+        monkeypatch.setattr(kernels, "load_kernels", fail)
 
     return with_error
 
@@ -225,18 +225,28 @@ def test_the_cache_folder_follows_from_the_text_of_the_engine(monkeypatch, tmp_p
     assert compilation.cache_folder.__wrapped__()[0] != here
 
 
+def called(function, known):
+    """A compiled function and all that it calls."""
+    function = getattr(function, "py_func", function)
+    if inspect.isfunction(function) and function.__module__.startswith("entropy_env") and function not in known:
+        known.add(function)
+        names = inspect.getclosurevars(function)
+        for value in (*names.globals.values(), *names.nonlocals.values()):
+            called(value, known)
+    return known
+
+
 def test_the_cache_folder_follows_from_every_file_with_compiled_functions(monkeypatch, tmp_path):
     read = []
     monkeypatch.setattr(compilation.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compilation.Path, "read_bytes", lambda path: read.append(path) or b"")
     compilation.cache_folder.__wrapped__()
     folder = Path(compilation.__file__).parent
-    compiled = [
-        path for path in folder.rglob("*.py") if re.search("^@(inlined|kernel)$", path.read_text(), re.MULTILINE)
-    ]
-    formulas = [folder.parents[1] / "physics" / name for name in ("contacts.py", "force.py")]
-    assert folder / "physics" / "force.py" in compiled
-    assert {*compiled, *formulas} <= {*read}
+    roots = step.run, step.start, step.copy_rows
+    compiled = {Path(inspect.getsourcefile(function)) for root in roots for function in called(root, set())}
+    package = folder.parents[1]
+    assert {package / "rewards.py", package / "physics" / "contacts.py", folder / "lidar.py"} <= compiled
+    assert {*compiled, package / "physics" / "force.py"} <= {*read}
 
 
 def worker(queue, env):
@@ -340,6 +350,25 @@ def test_a_snapshot_of_something_else_is_refused(name):
         worlds.restore(snapshot | {"other": np.zeros(1)})
     with pytest.raises(ValueError, match=r"has shape .*expected"):
         make(name, num_envs=3).restore(snapshot)
+
+
+def test_a_snapshot_with_a_field_that_has_been_renamed_is_read():
+    worlds = make("jax")
+    worlds.reset(SEED)
+    snapshot = worlds.snapshot()
+    older = snapshot | {"worlds/done": ~snapshot["worlds/over"], "worlds/sunk": snapshot["worlds/penetration"]}
+    del older["worlds/over"], older["worlds/penetration"]
+    worlds.restore(older)
+    np.testing.assert_array_equal(worlds.state.over, older["worlds/done"])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_old_name_of_a_world_that_is_over_warns_of_the_new_one(name):
+    worlds = make(name)
+    worlds.reset(SEED)
+    for result in (worlds.step(np.zeros((2, 3, 2))), worlds.state):
+        with pytest.warns(FutureWarning, match=r"\.done is now called over"):
+            assert result.done is result.over
 
 
 def test_a_snapshot_with_goals_that_do_not_exist_is_refused():

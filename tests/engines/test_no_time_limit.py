@@ -6,15 +6,19 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers.worlds import ENGINES
+from helpers.worlds import ENGINES, quick_jit
 
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout, swarm_v0
 from entropy_env.checks import NEVER
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.scenarios.custom import check_layout
-from entropy_env.types import Layout
+from entropy_env.types import Layout, SwarmState
 
 BODIES = ("size", "walls", "wall_mask", "boxes", "box_mask", "discs", "disc_mask", "key")
+
+
+def in_rooms(on_goal="respawn"):
+    return Swarm(SwarmSpec(3, num_rays=4, on_goal=on_goal), "rooms")
 
 
 def fresh_layout(env: Swarm, layout: Layout, goals_reached: int, params) -> Layout:
@@ -28,9 +32,12 @@ def arrive(worlds, times):
     """Bring everybody to its goal, so many times."""
     for _ in range(times):
         state = worlds.state
-        worlds.state = state.replace(position=np.asarray(jax.vmap(type(state).goal.fget)(state)))
+        worlds.state = state.replace(position=np.asarray(_goals(state)))
         obs = worlds.step(np.zeros((*state.heading.shape, 2))).obs.copy()
         np.testing.assert_allclose(obs, worlds.observe(), atol=1e-6, err_msg="other goals are seen than there are")
+
+
+_goals = jax.jit(jax.vmap(SwarmState.goal.fget))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -41,9 +48,10 @@ def _fresh_rows(env, layout, agents, goals_reached, params):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_fresh_rows_stand_clear_of_the_walls_there_are(scenario):
     env = Swarm(SwarmSpec(6, num_rays=1, on_goal="respawn"), scenario, difficulty=3)
+    generate = quick_jit(env.generate)
     for level in (1, 2, 3):
         params = env.make_params(difficulty=level)
-        layout = jax.device_get(env.generate(jax.random.key(level), params))
+        layout = jax.device_get(generate(jax.random.key(level), params))
         seen = [layout]
         for turn in (1, 2):
             fresh = fresh_layout(env, layout, turn * env.spec.num_goals, params)
@@ -59,7 +67,7 @@ def test_fresh_rows_stand_clear_of_the_walls_there_are(scenario):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("on_goal", ["respawn", "next_goal"])
 def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal):
-    env = Swarm(SwarmSpec(3, num_rays=4, on_goal=on_goal), "rooms")
+    env = in_rooms(on_goal)
     params = env.make_params(max_steps="never")
     worlds = make_engine(env, 2, params, engine)
     worlds.reset(0)
@@ -104,11 +112,11 @@ def test_goals_given_by_hand_come_again(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_copies_and_snapshots_draw_the_same_rows(engine):
-    env = Swarm(SwarmSpec(2, num_rays=4, on_goal="respawn"), "obstacles")
-    worlds = make_engine(env, 1, env.make_params(max_steps="never"), engine)
+    env = in_rooms()
+    worlds = make_engine(env, 2, env.make_params(max_steps="never"), engine)
     worlds.reset(0)
     arrive(worlds, 3)
-    others = [copy.deepcopy(worlds), make_engine(env, 1, worlds.params, engine)]
+    others = [copy.deepcopy(worlds), make_engine(env, 2, worlds.params, engine)]
     others[1].restore(worlds.snapshot())
     arrive(worlds, env.spec.num_goals)
     for other in others:
@@ -130,13 +138,13 @@ def test_other_parameters_leave_rows_that_would_not_fit(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_clock_of_a_world_without_a_limit_does_not_run_over(engine):
-    env = Swarm(SwarmSpec(2, num_rays=4, on_goal="respawn"))
-    worlds = make_engine(env, 1, env.make_params(max_steps="never"), engine)
+    env = in_rooms()
+    worlds = make_engine(env, 2, env.make_params(max_steps="never"), engine)
     worlds.reset(0)
-    worlds.state = worlds.state.replace(step=np.full(1, 2**31 - 3, np.int32))
+    worlds.state = worlds.state.replace(step=np.full(2, 2**31 - 3, np.int32))
     for _ in range(4):
-        assert not worlds.step(np.zeros((1, 2, 2))).truncated.any()
-    assert worlds.state.step == 2**31 - 2
+        assert not worlds.step(np.zeros((2, 3, 2))).truncated.any()
+    np.testing.assert_array_equal(worlds.state.step, 2**31 - 2)
 
 
 def test_a_loop_that_never_resets_goes_on_with_v2s_preset():

@@ -312,10 +312,10 @@ def test_a_world_that_is_over_can_be_looked_at():
     """As it stands, also by an engine that would reset it in the step in which it ends."""
     engine = small_engine()
     state = engine.state
-    turned = state.replace(heading=state.heading + np.float32(1), done=np.array([True, False]))
+    turned = state.replace(heading=state.heading + np.float32(1), over=np.array([True, False]))
     engine.state = turned
     seen = engine.observe().copy()
-    engine.state = turned.replace(done=np.zeros(2, bool))
+    engine.state = turned.replace(over=np.zeros(2, bool))
     np.testing.assert_array_equal(engine.observe(), seen)
 
 
@@ -324,9 +324,9 @@ def test_only_the_worlds_that_are_over_are_reset():
     engine.params = engine.params.replace(max_steps=np.array([3, 5]))
     clocks = []
     for _ in range(10):
-        done = engine.step(np.zeros((2, 3, 2))).done.copy()
+        over = engine.step(np.zeros((2, 3, 2))).over.copy()
         clocks.append(engine.state.step)
-        np.testing.assert_array_equal(done, clocks[-1] == 0)
+        np.testing.assert_array_equal(over, clocks[-1] == 0)
     np.testing.assert_array_equal(clocks, [[(t + 1) % 3, (t + 1) % 5] for t in range(10)])
 
 

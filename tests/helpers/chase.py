@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from helpers.worlds import KEY
 
@@ -20,14 +19,14 @@ def engine_at(env, state, num_threads=1, **params):
     return engine
 
 
-def towards(xp, state, target, drive="kinematic"):
-    """Motors (..., N, 2) at full speed to a target (..., 1, 2) m. xp: numpy or jax.numpy."""
-    offset = target - state.position
-    angle = xp.arctan2(offset[..., 1], offset[..., 0]) - state.heading
-    turn = 3 * xp.arctan2(xp.sin(angle), xp.cos(angle))
+def towards(state, target, drive="kinematic"):
+    """Motors (..., N, 2) at full speed to a target (..., 1, 2) m."""
+    offset = target - np.asarray(state.position)
+    angle = np.arctan2(offset[..., 1], offset[..., 0]) - np.asarray(state.heading)
+    turn = 3 * np.arctan2(np.sin(angle), np.cos(angle))
     if drive == "force":  # whose left motor turns the robot left, and ever faster
-        turn = (state.angular_velocity - turn) / 10
-    return xp.clip(1 + xp.stack([-turn, turn], axis=-1), -1, 1)
+        turn = (np.asarray(state.angular_velocity) - turn) / 10
+    return np.clip(1 + np.stack([-turn, turn], axis=-1), -1, 1)
 
 
 def speeds(drive, factor):
@@ -41,43 +40,31 @@ def chase(engine, env, state, where, wild=0.0, seed=0, steps=40, **params):
     where: (2,) or (WORLDS, 2), the point over the arena's size. wild: the probability of random motors, in every step.
     """
     target = (np.asarray(where, np.float32) * np.asarray(state.layout.size))[:, None]
-    last, history = {"numba": _chase_in_numba, "jax": _chase_in_jax}[engine](
-        env, state, target, wild, seed, steps, params
-    )
-    return last, np.concatenate([np.asarray(state.position)[None], history]).astype(np.float64)
-
-
-def _chase_in_numba(env, state, target, wild, seed, steps, params):
-    worlds, rng, history = engine_at(env, state, **params), np.random.default_rng(seed), []
+    advance = {"numba": _in_numba, "jax": _in_jax}[engine](env, state, params)
+    rng, history = np.random.default_rng(seed), [np.asarray(state.position)]
     for _ in range(steps):
-        state = worlds.state
         motors = rng.uniform(-2, 2, (*state.heading.shape, 2))
         chosen = rng.random(state.heading.shape)[..., None] < wild
-        worlds.step(np.where(chosen, motors, towards(np, state, target, env.spec.drive)))
-        history.append(worlds.state.position)
-    return worlds.state, np.stack(history)
+        state = advance(state, np.where(chosen, motors, towards(state, target, env.spec.drive)).astype(np.float32))
+        history.append(np.asarray(state.position))
+    return state, np.stack(history).astype(np.float64)
 
 
-def _chase_in_jax(env, state, target, wild, seed, steps, params):
-    return _chaser(env, steps)(state, seed, jnp.asarray(target), jnp.float32(wild), env.make_params(**params))
+def _in_numba(env, state, params):
+    """A function from a state, here always the last one, and motors to the next state."""
+    worlds = engine_at(env, state, **params)
+
+    def advance(state, motors):
+        worlds.step(motors)
+        return worlds.state
+
+    return advance
 
 
-@functools.cache
-def _chaser(env, steps):
-    def step(state, key, target, wild, params):
-        k_wild, k_motors = jax.random.split(key)
-        motors = jax.random.uniform(k_motors, (env.spec.num_agents, 2), jnp.float32, -2, 2)
-        chosen = jax.random.uniform(k_wild, (env.spec.num_agents, 1), jnp.float32) < wild
-        return env.step(key, state, jnp.where(chosen, motors, towards(jnp, state, target, env.spec.drive)), params)[1]
-
-    def run(state, seed, target, wild, params):
-        def advance(state, key):
-            state = jax.vmap(step, (0, 0, 0, None, None))(state, jax.random.split(key, WORLDS), target, wild, params)
-            return state, state.position
-
-        return jax.lax.scan(advance, state, jax.random.split(KEY(seed), steps))
-
-    return jax.jit(run)
+def _in_jax(env, state, params):
+    """The same in JAX, from any state."""
+    step, params = _stepper(env), env.make_params(**params)
+    return lambda state, motors: step(state, motors, params)[1]
 
 
 @functools.cache

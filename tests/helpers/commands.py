@@ -18,7 +18,19 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-OTHER_PROGRAMS = {"cd", "git", "pytest", "ruff", "mypy", "tensorboard", "source", "nvidia-smi"}
+OTHER_PROGRAMS = {
+    "cd",
+    "git",
+    "pytest",
+    "ruff",
+    "mypy",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
+    "source",
+    "nvidia-smi",
+}
 
 
 def code_blocks(text, *languages):

@@ -37,7 +37,7 @@ def world(positions, goals=None, size=(8, 6), walls=(), boxes=(), discs=(), **fi
         goals_reached=np.zeros(n, np.int32),
         collided=np.zeros(n, bool),
         step=np.array(0, np.int32),
-        done=np.array(False),
+        over=np.array(False),
     )
     return state.replace(**{name: np.asarray(value) for name, value in fields.items()})
 

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import reference
 
+from entropy_env import engines
 from entropy_env.env import Swarm
 from entropy_env.scenarios import LEVELS, SCENARIOS
 from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
-ENGINES = ("numba", "jax")
+ENGINES = tuple(engines.ENGINES)
 KEY = jax.random.PRNGKey
 RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
 SLOTS = {
@@ -59,13 +60,18 @@ def make_world(env, position, heading=0.0, *, goal=None, size=(8.0, 6.0), walls=
         valid=jnp.array(True),
         key=jnp.zeros(2, jnp.uint32),
     )
-    state = env.start(layout)
+    state = _start(env, layout)
     return state.replace(**{name: jnp.asarray(value, getattr(state, name).dtype) for name, value in fields.items()})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(env, layout):
+    return env.start(layout)
 
 
 def stack(states):
     """One batched state of several."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *states)  # NumPy has nothing to compile
 
 
 def numpy_tree(tree):
@@ -107,6 +113,11 @@ class Lanes(Scenario):
         return layout.replace(spawns=jnp.stack([x, y, heading], -1), goals=jnp.stack([goal_x, y], -1))
 
 
+def quick_jit(function):
+    """Compile in half the time. Layouts keep their bits, as a test of the scenarios shows."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.cache
 def generator(spec, name, num_envs):
     """Starts of worlds of a scenario, of all difficulties; where `spec` has SLOTS, one compiled step serves them
@@ -118,7 +129,7 @@ def generator(spec, name, num_envs):
     def start(key, level):
         return env.start(env.generate(key, env.make_params(difficulty=level)))
 
-    return jax.jit(lambda seed: jax.vmap(start)(jax.random.split(KEY(seed), num_envs), levels))
+    return quick_jit(lambda seed: jax.vmap(start)(jax.random.split(KEY(seed), num_envs), levels))
 
 
 def random_world(env, rng):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers.frames import locate, near, world
 
-from entropy_env.render.scene import ALERT, FLOOR, OBSTACLE, SHADE, WALL, Renderer, agent_colours
+from entropy_env.render import Renderer
+from entropy_env.render.scene import ALERT, FLOOR, OBSTACLE, SHADE, WALL, agent_colours
 from entropy_env.render.video import check_video_path, side_by_side, write_video
 from entropy_env.types import SwarmParams
 

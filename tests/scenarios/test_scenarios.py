@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.reference import agent_gap, fixed_gap, world
+from helpers.worlds import quick_jit
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
@@ -59,11 +60,6 @@ def drawer(family, num_agents=10, difficulty=HARD, on_goal="respawn"):
         return env.scenario.generate(key, spec, params)
 
     return quick_jit(jax.vmap(draw))
-
-
-def quick_jit(function):
-    """Compiled in half the time."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def layouts(draw, seed, levels, radius=ROBOT, half_thickness=0.05):
@@ -536,25 +532,29 @@ def test_code_that_is_compiled_for_speed_draws_the_same_bits(family):
         assert all(map(np.array_equal, *(jax.tree.leaves(each(keys, params)) for each in (fast, quick))))
 
 
+SHAPES = {Purpose.ARENA: (2,), Purpose.CELLS: (3, 4), Purpose.SPAWNS: (2, 3, 2)}
+some_uniforms, threefry = jax.jit(functools.partial(uniforms, shapes=SHAPES)), jax.jit(threefry_2x32)
+
+
 @given(seed=SEEDS)
 def test_a_random_number_follows_from_key_purpose_and_place(seed):
     """The rule written out, one number at a time."""
     key = jax.random.key(seed, impl="threefry2x32")
-    shapes = {Purpose.ARENA: (2,), Purpose.CELLS: (3, 4), Purpose.SPAWNS: (2, 3, 2)}
-    found = uniforms(key, shapes)
-    assert list(found) == list(shapes)
-    for purpose, shape in shapes.items():
+    words, found = tuple(np.asarray(jax.random.key_data(key))), some_uniforms(key)
+    assert found.keys() == SHAPES.keys()
+    for purpose, shape in SHAPES.items():
         for place in np.ndindex(shape):
             i, j, k = (*place, 0, 0)[:3]
-            counter = jnp.array([(purpose << 24) + i, (j << 8) + k], jnp.uint32)
-            word = int(threefry_2x32(tuple(jax.random.key_data(key)), counter)[0])
-            assert found[purpose][place] == (word >> 9) / 2**23
+            counter = np.array([(purpose << 24) + i, (j << 8) + k], np.uint32)
+            word = int(np.asarray(threefry(words, counter))[0])
+            assert np.asarray(found[purpose])[place] == (word >> 9) / 2**23
 
 
 def test_random_numbers_are_uniform_and_independent_of_each_other():
     shapes = dict.fromkeys(Purpose, (30, 20, 5))
     keys = jax.random.split(jax.random.key(23), 4)
-    columns = np.stack([np.asarray(u).ravel() for key in keys for u in uniforms(key, shapes).values()])
+    drawn = jax.jit(jax.vmap(lambda key: uniforms(key, shapes)))(keys)
+    columns = np.concatenate([np.asarray(u).reshape(len(keys), -1) for u in drawn.values()])
     assert all(stats.kstest(column, "uniform").pvalue > 1e-4 for column in columns)
     assert np.abs(np.corrcoef(columns) - np.eye(len(columns))).max() < 5 / np.sqrt(columns.shape[1])
 
@@ -562,7 +562,7 @@ def test_random_numbers_are_uniform_and_independent_of_each_other():
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_keys_of_every_generator_draw_worlds_of_their_own(impl):
     keys = jax.random.split(jax.random.key(24, impl=impl), 50)
-    drawn = jax.vmap(lambda key: uniforms(key, {Purpose.CELLS: (2, 2)})[Purpose.CELLS])(keys)
+    drawn = jax.jit(jax.vmap(lambda key: uniforms(key, {Purpose.CELLS: (2, 2)})[Purpose.CELLS]))(keys)
     assert len(np.unique(drawn)) == drawn.size
 
 
@@ -570,8 +570,9 @@ def test_an_open_world_follows_from_its_numbers():
     """Cells in the order of their numbers, spawns in the first of them and goals half of all cells on."""
     env = Swarm(SwarmSpec(5), "open", HARD)
     key, params = jax.random.key(25), env.make_params(difficulty=2)
-    layout = env.generate(key, params)
-    u = uniforms(key, {Purpose.CELLS: (18, 14), Purpose.SPAWNS: (1, 5, 2), Purpose.GOALS: (1, 5, 2)})
+    layout = quick_jit(env.generate)(key, params)
+    shapes = {Purpose.CELLS: (18, 14), Purpose.SPAWNS: (1, 5, 2), Purpose.GOALS: (1, 5, 2)}
+    u = jax.jit(lambda key: uniforms(key, shapes))(key)
     cells = np.argsort(np.asarray(u[Purpose.CELLS]).ravel())
     for points, first, purpose in ((layout.spawns, 0, Purpose.SPAWNS), (layout.goals, 126, Purpose.GOALS)):
         column, row = np.divmod(cells[first : first + 5], 14)

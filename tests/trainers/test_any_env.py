@@ -17,7 +17,7 @@ from trainers import train_policy
 from trainers.any_env import AnyEnvConfig, main
 from trainers.evaluate import evaluate
 from trainers.policies import load_policy
-from trainers.run.loop import Moment
+from trainers.run.hooks import Moment
 
 HOSTED = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 TINY: dict[str, Any] = {"num_envs": 8, "num_steps": 16, "num_minibatches": 2, "hidden_sizes": (16,), "episodes": 32}

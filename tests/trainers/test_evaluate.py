@@ -150,11 +150,11 @@ def test_an_episode_watched_step_by_step_is_the_one_that_is_evaluated(sampled):
     policy = driver(Task.of(num_agents=2, num_rays=1, substeps=1), forward=1.0)
     env, params = make_env(policy)
     evaluated = jax.jit(play, static_argnums=0)(env, policy, params, episode_key(0, 3), sampled)
-    moments = list(live(policy, env, params)(episode_key(0, 3), sampled))
-    assert [int(moment.state.step) for moment in moments] == list(range(len(moments)))
-    assert len(moments) == 1 + max(evaluated.steps) and moments[-1].state.done
-    np.testing.assert_allclose(moments[-1].total_reward, evaluated.total_reward, rtol=1e-3)  # compiled apart
-    np.testing.assert_allclose(moments[5].obs, jax.jit(env.observe)(moments[5].state, params), atol=1e-5)
+    time_steps = list(live(policy, env, params)(episode_key(0, 3), sampled))
+    assert [int(time_step.state.step) for time_step in time_steps] == list(range(len(time_steps)))
+    assert len(time_steps) == 1 + max(evaluated.steps) and time_steps[-1].state.over
+    np.testing.assert_allclose(time_steps[-1].total_reward, evaluated.total_reward, rtol=1e-3)  # compiled apart
+    np.testing.assert_allclose(time_steps[5].obs, jax.jit(env.observe)(time_steps[5].state, params), atol=1e-5)
 
 
 def test_a_robot_that_stands_still_arrives_nowhere_and_has_no_steps_to_the_goal():

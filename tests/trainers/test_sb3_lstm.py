@@ -817,8 +817,6 @@ def test_the_model_is_made_as_the_options_say():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--gamma", "2"], ["gamma=2", "0 to 1"]),
-        (["--learning-rate", "-1"], ["learning_rate=-1", "above 0"]),
         (["--ent-coef", "-1"], ["ent_coef=-1"]),
         (["--ent-coef-final", "-1"], ["ent_coef_final=-1"]),
         (["--clip-range", "nan"], ["clip_range=nan", "finite"]),
@@ -826,9 +824,7 @@ def test_the_model_is_made_as_the_options_say():
         (["--batch-size", "100000"], ["batch_size=100000", "40960"]),
         (["--batch-size", "1"], ["batch_size=1"]),
         (["--batch-size", "13653"], ["batch_size=13653", "40960", "one step"]),
-        (["--seed", "-1"], ["seed=-1"]),
         (["--preset", "double"], ["double", "multi"]),
-        (["--learning-rat", "1"], ["--learning-rate"]),
     ],
 )
 def test_a_wrong_option_is_named(flags, words, capsys, tmp_path, monkeypatch):
@@ -837,26 +833,6 @@ def test_a_wrong_option_is_named(flags, words, capsys, tmp_path, monkeypatch):
         main(flags)
     printed = capsys.readouterr()
     assert all(word in printed.err + printed.out for word in words)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--scenario", "romms"], ["romms", "rooms"]),
-        (["--difficulty", "5"], ["difficulty=5"]),
-        (["--num-agents", "100000"], ["100000", "at most"]),
-        (["--env-params", "max_wheel_sped", "1"], ["max_wheel_sped", "max_wheel_speed"]),
-        (["--env-params", "num_rays", "8"], ["num_rays"]),
-        (["--env-params", "difficulty", "2"], ["difficulty"]),
-        (["--env-params", "num_agents", "3"], ["num_agents"]),
-        (["--reward", "spicy"], ["spicy", "shaped"]),
-    ],
-)
-def test_an_impossible_swarm_is_named_and_leaves_no_folder(flags, words, tmp_path, capsys):
-    assert main([*flags, "--folder", str(tmp_path / "new")]) == 2
-    error = capsys.readouterr().err
-    assert all(word in error for word in words)
-    assert not (tmp_path / "new").exists()
 
 
 def test_options_come_from_a_file_and_flags_override_it(tmp_path, capsys):
@@ -947,14 +923,14 @@ def test_w_and_b_without_a_key_keeps_the_run_on_disk_and_disturbs_nothing(traine
     config = dataclasses.replace(TINY, folder=tmp_path, wandb=True)
     stop(config, after=3.5)
     train(config)
-    assert capsys.readouterr().out.count(f"W&B: offline, in {tmp_path}/wandb") == 2
-    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 2
+    assert capsys.readouterr().out.count(f"W&B: offline, in {tmp_path}/runs/swarm_1/wandb") == 2
+    assert len(list(tmp_path.glob("runs/swarm_1/wandb/offline-run-*/*.wandb"))) == 2
     assert_same(tmp_path, trained)
 
 
 def test_without_wandb_the_extra_is_named_before_anything_is_trained(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "entropy-env[tracking]" in refused(tmp_path, capsys, "--wandb")
+    assert "entropy-env[wandb]" in refused(tmp_path, capsys, "--wandb")
     assert not (tmp_path / "runs" / "swarm_1").exists()
 
 
@@ -1023,7 +999,7 @@ def by_hand(policy, episodes, seed, sampled=False):
         key, _ = jax.random.split(episode_key(seed, index))
         obs, state = reset(key, params)
         memory, k_actions = None, jax.random.split(episode_key(seed, index))[1]
-        while not state.done:
+        while not state.over:
             k_act, _ = jax.random.split(jax.random.fold_in(k_actions, state.step))
             actions, memory = policy(np.array(obs), memory, k_act if sampled else None)
             before = state
@@ -1055,12 +1031,12 @@ def test_episodes_watched_in_turn_are_those_that_are_evaluated(trained):
     in_turn = zip(*(watched(key, True) for key in keys), strict=True)
     *_, last = in_turn
     _, reward, _, _ = by_hand(policy, 2, 0, sampled=True)
-    for index, (key, moment) in enumerate(zip(keys, last, strict=True)):
+    for index, (key, time_step) in enumerate(zip(keys, last, strict=True)):
         evaluated = jax.jit(play, static_argnums=0)(env, policy, params, key, True)
-        np.testing.assert_allclose(moment.total_reward, evaluated.total_reward, atol=1e-4)  # compiled apart
-        np.testing.assert_allclose(moment.total_reward, reward[index], atol=1e-4)
-        assert moment.state.done and moment.state.step == evaluated.steps.max() > 1
-        np.testing.assert_allclose(moment.obs, jax.jit(env.observe)(moment.state, params), atol=1e-5)
+        np.testing.assert_allclose(time_step.total_reward, evaluated.total_reward, atol=1e-4)  # compiled apart
+        np.testing.assert_allclose(time_step.total_reward, reward[index], atol=1e-4)
+        assert time_step.state.over and time_step.state.step == evaluated.steps.max() > 1
+        np.testing.assert_allclose(time_step.obs, jax.jit(env.observe)(time_step.state, params), atol=1e-5)
 
 
 def test_the_evaluate_command_takes_a_model(trained, tmp_path, capsys):

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 UPPER = 0.975  # a 95 % interval leaves out 2.5 % at either end
-PRIOR = 0.1  # episodes with share 0, and as many with share 1, added so that the spread is never 0
+PRIOR = 0.1  # weight of two made-up episodes, one with share 0 and one with share 1, which keep the spread above 0
 
 Interval = dict[str, float | None]  # mean, low, high
 

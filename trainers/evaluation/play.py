@@ -31,7 +31,7 @@ class Episode(struct.PyTreeNode):
     total_reward: Array  # (N,)
 
 
-class Moment(NamedTuple):
+class TimeStep(NamedTuple):
     """One world at one step of an episode, NumPy."""
 
     state: SwarmState
@@ -39,7 +39,7 @@ class Moment(NamedTuple):
     total_reward: np.ndarray  # (N,), so far
 
 
-Live = Callable[[jax.Array, bool], Iterator[Moment]]  # plays the episode of a key, with sampled or mean actions
+Live = Callable[[jax.Array, bool], Iterator[TimeStep]]  # plays the episode of a key, with sampled or mean actions
 
 
 def episode_key(seed: int, index: int | jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ def play(env: Swarm, policy: Policy, params: SwarmParams, key: jax.Array, sample
     episode = Episode(state.layout, zero > 0, zero, zero, zero.astype(jnp.float32), zero.astype(jnp.float32))
 
     def going(carry):
-        return ~carry[1].done
+        return ~carry[1].over
 
     def step(carry):
         obs, before, memory, episode = carry
@@ -107,23 +107,23 @@ def player(
 
 
 def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
-    """Return a function that plays an episode step by step, and yields its moments from the first to the last."""
+    """Return a function that plays an episode step by step, and yields its time steps from the first to the last."""
     reset, step = jax.jit(env.reset), jax.jit(partial(act_and_step, env))
 
-    def moments(key: jax.Array, sampled: bool) -> Iterator[Moment]:
+    def time_steps(key: jax.Array, sampled: bool) -> Iterator[TimeStep]:
         k_world, k_actions = jax.random.split(key)
         obs, state = reset(k_world, params)
         memory = policy.begin(env.spec.num_agents)
         total_reward = np.zeros(env.spec.num_agents, np.float32)
-        yield jax.device_get(Moment(state, obs, total_reward))
-        while not state.done:
+        yield jax.device_get(TimeStep(state, obs, total_reward))
+        while not state.over:
             obs, state, memory, reward, *_ = step(policy, params, k_actions, obs, state, memory, sampled)
             total_reward = total_reward + np.asarray(reward)
-            yield jax.device_get(Moment(state, obs, total_reward))
+            yield jax.device_get(TimeStep(state, obs, total_reward))
 
-    return moments
+    return time_steps
 
 
 def film(policy: Policy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:
     """Play one episode, and return its states, NumPy."""
-    return [moment.state for moment in live(policy, env, params)(key, sampled)]
+    return [time_step.state for time_step in live(policy, env, params)(key, sampled)]

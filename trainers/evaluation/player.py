@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE, Renderer
+from entropy_env.render import Renderer
+from entropy_env.render.scene import ALERT, CANVAS, INK, MUTED, SHADE
 from entropy_env.render.window import Window, import_pygame
 from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 from trainers.evaluation.film import TRAIL
-from trainers.evaluation.play import Live, Moment, episode_key
+from trainers.evaluation.play import Live, TimeStep, episode_key
 
 HELP = "space pause  ·  left/right step  ·  +/- speed  ·  R new world  ·  L lidar  ·  T trails  ·  click follow  ·  Esc end"
 HISTORY = 1000  # steps that one can go back
@@ -40,8 +41,8 @@ class Side:
 class Recording:
     """An episode that is played only as far as it has been watched. Its last HISTORY steps can be watched again."""
 
-    def __init__(self, moments: Iterator[Moment]) -> None:
-        self._coming, self._kept = moments, deque([next(moments)], maxlen=HISTORY + 1)
+    def __init__(self, time_steps: Iterator[TimeStep]) -> None:
+        self._coming, self._kept = time_steps, deque([next(time_steps)], maxlen=HISTORY + 1)
         self._played = 0  # steps so far
 
     @property
@@ -49,9 +50,9 @@ class Recording:
         """The first step that is still kept."""
         return self._played - len(self._kept) + 1
 
-    def at(self, step: int) -> Moment:
-        """Return the moment after this many steps, or the last moment if the episode ended before."""
-        while self._played < step and not self._kept[-1].state.done:
+    def at(self, step: int) -> TimeStep:
+        """Return the time step after this many steps, or the last one if the episode ended before."""
+        while self._played < step and not self._kept[-1].state.over:
             self._kept.append(next(self._coming))
             self._played += 1
         return self._kept[min(step, self._played) - self.oldest]
@@ -97,14 +98,14 @@ class Player:
         self._arrows = {key.K_RIGHT: 1, key.K_LEFT: -1}
 
     @property
-    def moments(self) -> list[Moment]:
-        """The moment that each side shows now."""
+    def time_steps(self) -> list[TimeStep]:
+        """The time step that each side shows now."""
         return [recording.at(self.step) for recording in self._recordings]
 
     @property
     def over(self) -> bool:
         """Whether the episode has ended on every side."""
-        return all(bool(moment.state.done) for moment in self.moments)
+        return all(bool(time_step.state.over) for time_step in self.time_steps)
 
     @property
     def speed(self) -> float:
@@ -189,7 +190,7 @@ class Player:
         key = episode_key(self.seed, self.world)
         self._recordings = [Recording(side.live(key, self.sampled)) for side in self.sides]
         self.step, self._due, self._rested, self._stale = 0, 0.0, 0.0, True
-        layouts = [moment.state.layout for moment in self.moments]
+        layouts = [time_step.state.layout for time_step in self.time_steps]
         if not all(layout.valid for layout in layouts):
             raise ValueError(f"world {self.world} of seed {self.seed} could not fit everything")
         if any(
@@ -201,16 +202,16 @@ class Player:
             )
 
     def draw(self) -> None:
-        """Draw the current moments into the window."""
+        """Draw the current time steps into the window."""
         pygame = self._pygame
         pygame.font.init()
         pictures = []
-        for side, recording, renderer, moment in zip(
-            self.sides, self._recordings, self._renderers, self.moments, strict=True
+        for side, recording, renderer, time_step in zip(
+            self.sides, self._recordings, self._renderers, self.time_steps, strict=True
         ):
             renderer.retrace(recording.before(self.step, TRAIL) if self.trails else [])
-            lidar = moment.obs[:, side.spec.slice("lidar")]
-            frame = renderer.draw(moment.state, side.params, lidar, title=side.title, focus=self.followed)
+            lidar = time_step.obs[:, side.spec.slice("lidar")]
+            frame = renderer.draw(time_step.state, side.params, lidar, title=side.title, focus=self.followed)
             assert frame is not None
             pictures.append(pygame.surfarray.make_surface(frame.swapaxes(0, 1)))
 
@@ -218,11 +219,11 @@ class Player:
         height = pictures[0].get_height()
         canvas = pygame.Surface((int(self._lefts[-1]), height + 4 * ROW + BOTTOM))
         canvas.fill(CANVAS)
-        for side, moment, picture, left in zip(self.sides, self.moments, pictures, self._lefts[:-1], strict=True):
+        for side, time_step, picture, left in zip(self.sides, self.time_steps, pictures, self._lefts[:-1], strict=True):
             canvas.blit(picture, (left, 0))
             row = pygame.Rect(left, height, picture.get_width(), ROW).inflate(-2 * MARGIN, 0)
             self._write(canvas, row, [(side.name, INK)])
-            self._write(canvas, row.move(0, ROW), _figures(moment))
+            self._write(canvas, row.move(0, ROW), _figures(time_step))
         row = pygame.Rect(0, height + 2 * ROW, canvas.get_width(), ROW).inflate(-2 * MARGIN, 0)
         pygame.draw.line(canvas, SHADE, row.topleft, row.topright)
         self._write(canvas, row, self._status())
@@ -257,12 +258,12 @@ class Player:
         return None
 
 
-def _figures(moment: Moment) -> list[tuple[str, Any]]:
-    state = moment.state
+def _figures(time_step: TimeStep) -> list[tuple[str, Any]]:
+    state = time_step.state
     figures = {
         "success": f"{np.mean(state.goals_reached > 0):.0%}",
         "steps": f"{state.step}",
-        "return": f"{moment.total_reward.mean():.2f}",
+        "return": f"{time_step.total_reward.mean():.2f}",
     }
     words = [part for name, value in figures.items() for part in ((f"{name}  ", MUTED), (f"{value}      ", INK))]
-    return words + [("ended", MUTED)] * bool(state.done)
+    return words + [("ended", MUTED)] * bool(state.over)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import warnings
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ from flax import struct
 
 from entropy_env.task import Task
 
-Memory = tuple[tuple[jax.Array, jax.Array], ...]  # for each layer: output and cell, (N, units) each
+Memory = tuple[tuple[jax.Array, jax.Array], ...]  # for each layer: output and cell, (..., units) each
 Dense = tuple[jax.Array, jax.Array]  # weight (out, in) and bias (out,), as in torch
 
 
@@ -22,7 +24,7 @@ class Cell(struct.PyTreeNode):
     recurrent: Dense  # (4 units, units)
 
     def __call__(self, x: jax.Array, memory: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Map x (N, in) and the memory before to the memory after."""
+        """Map x (..., in) and the memory before to the memory after."""
         output, cell = memory
         gates = _apply(self.inputs, x) + _apply(self.recurrent, output)
         enter, forget, new, leave = jnp.split(gates, 4, axis=-1)
@@ -36,7 +38,7 @@ class LSTMPolicy(struct.PyTreeNode):
     >>> policy = load_policy("models/swarm_1.zip")
     >>> actions, memory = policy(obs, memory)
 
-    Each agent has one row in obs (N, obs_dim) and in the memory. Pass None as the memory when episodes begin.
+    Pass None as the memory when episodes begin.
     """
 
     cells: tuple[Cell, ...]
@@ -55,10 +57,11 @@ class LSTMPolicy(struct.PyTreeNode):
 
     def begin(self, num_agents: int) -> Memory:
         """See `Policy`."""
-        return tuple(
-            (jnp.zeros((num_agents, units), jnp.float32),) * 2
-            for units in (cell.recurrent[0].shape[-1] for cell in self.cells)
-        )
+        return self._blank(num_agents)
+
+    def _blank(self, *lanes: int) -> Memory:
+        sizes = [cell.recurrent[0].shape[-1] for cell in self.cells]
+        return tuple((jnp.zeros((*lanes, units), jnp.float32),) * 2 for units in sizes)
 
     def act(self, obs: jax.Array, memory: Memory, key: jax.Array | None = None) -> tuple[jax.Array, Memory]:
         """See `Policy`."""
@@ -75,19 +78,32 @@ class LSTMPolicy(struct.PyTreeNode):
         return jnp.clip(action, -1.0, 1.0), tuple(new)
 
     def __call__(
-        self, obs: np.ndarray, memory: Memory | None = None, key: jax.Array | None = None
-    ) -> tuple[np.ndarray, Memory]:
-        """Do as `act`, compiled, on NumPy arrays. Raises ValueError for observations of another size."""
-        if np.ndim(obs) != 2 or np.shape(obs)[-1] != self.obs_dim:
-            raise ValueError(f"obs has shape {np.shape(obs)}, this policy expects (N, {self.obs_dim})")
-        memory = self.begin(len(obs)) if memory is None else memory
-        action, memory = _act(self, jnp.asarray(obs, jnp.float32), memory, key)
-        return np.array(action), memory
+        self,
+        obs: jax.Array | np.ndarray,
+        memory: Memory | None = None,
+        key: jax.Array | None = None,
+        *,
+        sampled: bool | None = None,
+    ) -> tuple[jax.Array | np.ndarray, Memory]:
+        """Map obs (..., obs_dim) to actions (..., action_dim) in [-1, 1], mean ones or with a key sampled ones.
+
+        memory: what the call before returned. Returns actions and the new memory. Actions are a JAX array for JAX arrays,
+        else a NumPy array, which the caller may change. Raises ValueError for obs of another size.
+        sampled: deprecated. True samples with a random key.
+        """
+        shape = np.shape(obs)
+        if shape[-1:] != (self.obs_dim,):
+            raise ValueError(f"obs has shape {shape}, this policy expects (..., {self.obs_dim})")
+        if sampled is not None:
+            warnings.warn("sampled=True is now key=jax.random.key(SEED)", DeprecationWarning, stacklevel=2)
+            key = jax.random.key(secrets.randbits(32)) if sampled and key is None else key
+        action, memory = _act(self, obs, self._blank(*shape[:-1]) if memory is None else memory, key)
+        return action if isinstance(obs, jax.Array) else np.array(action), memory
 
 
 @jax.jit
-def _act(policy: LSTMPolicy, obs: jax.Array, memory: Memory, key: Any) -> tuple[jax.Array, Memory]:
-    return policy.act(obs, memory, key)
+def _act(policy: LSTMPolicy, obs: Any, memory: Memory, key: jax.Array | None) -> tuple[jax.Array, Memory]:
+    return policy.act(jnp.asarray(obs, jnp.float32), memory, key)
 
 
 def _apply(layer: Dense, x: jax.Array) -> jax.Array:

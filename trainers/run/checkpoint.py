@@ -69,11 +69,14 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: str | os.PathLike[str], like: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+def load_checkpoint(
+    path: str | os.PathLike[str], like: Any, *, partial: bool = False, optional: str | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Load a file, or the newest undamaged one in a folder. Returns the tree, and the metadata with `step` and `version`.
 
     like: the tree to fill, of arrays or ShapeDtypeStructs. Leaves that are NumPy arrays or Python numbers in it are so
     in the result too. With `partial` it may be a part of the saved tree: `{"params": ...}` loads `params` alone.
+    optional: the top-level name of a part of which any leaf may be missing in the file; it is then taken from `like`.
     Warns of damaged files and skips them. Raises FileNotFoundError if there is no checkpoint, CheckpointError if all are
     damaged or a leaf does not fit.
     """
@@ -90,7 +93,7 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, *, partial: bool = 
             continue
         if damage:
             warnings.warn(f"{'; '.join(damage)}; falling back to {candidate}", stacklevel=2)
-        return _fill(like, arrays, candidate, partial), metadata
+        return _fill(like, arrays, candidate, partial, optional), metadata
     raise CheckpointError(f"no whole checkpoint in {path}: {'; '.join(damage)}")
 
 
@@ -124,22 +127,25 @@ def _steps(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for path in folder.glob("step_*") if (match := FILE_NAME.fullmatch(path.name))}
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by their names in checkpoints. Raises ValueError if two leaves have the same name."""
+    leaves: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in leaves or name == "__metadata__":
+            raise ValueError(f"the leaf name {name!r} is already taken")
+        leaves[name] = leaf
+    return leaves
 
 
 def _to_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the leaves by name, and the types of PRNG keys by name. Keys are saved as their raw data."""
-    leaves: dict[str, Any] = {}
+    leaves = leaves_by_name(tree)
     key_types: dict[str, str] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = _name(path)
-        if name in leaves or name == "__metadata__":
-            raise ValueError(f"the leaf name {name!r} is already taken")
+    for name, leaf in leaves.items():
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             key_types[name] = str(jax.random.key_impl(leaf))
-            leaf = jax.random.key_data(leaf)
-        leaves[name] = leaf
+            leaves[name] = jax.random.key_data(leaf)
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in jax.device_get(leaves).items()}
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:
@@ -150,35 +156,38 @@ def _to_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def _digest(info: str, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(info.encode())
     for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {_describe(array)}".encode())
+        digest.update(f"{name} {describe(array)}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _describe(leaf: Any) -> str:
+def describe(leaf: Any) -> str:
+    """Return the dtype and the shape of a leaf: `float32[2, 3]`."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return f"{leaf.dtype.name}{list(leaf.shape)}"
 
 
-def _fill(like: Any, arrays: dict[str, Any], path: Path, partial: bool) -> Any:
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    expected = {_name(leaf_path): leaf for leaf_path, leaf in leaves}
-    arrays = dict(arrays)
+def _fill(like: Any, arrays: dict[str, Any], path: Path, partial: bool, optional: str | None) -> Any:
+    expected, arrays, filled = leaves_by_name(like), dict(arrays), []
     for name, leaf in expected.items():
         old = "/".join(OLD_FIELDS.get(part, part) for part in name.split("/"))
         if name not in arrays and old in arrays:
             arrays[name] = arrays.pop(old)
+        if name not in arrays and name.split("/")[0] == optional:
+            filled.append(leaf)
+            continue
         if name not in arrays:
-            raise CheckpointError(f"{path} has no leaf {name!r}, expected {_describe(leaf)}")
-        if _describe(arrays[name]) != _describe(leaf):
+            raise CheckpointError(f"{path} has no leaf {name!r}, expected {describe(leaf)}")
+        if describe(arrays[name]) != describe(leaf):
             raise CheckpointError(
-                f"{path}: leaf {name!r} was saved as {_describe(arrays[name])}, expected {_describe(leaf)}"
+                f"{path}: leaf {name!r} was saved as {describe(arrays[name])}, expected {describe(leaf)}"
             )
+        filled.append(_as_kind_of(leaf, arrays[name]))
     unexpected = sorted(arrays.keys() - expected.keys())
     if unexpected and not partial:
         name = unexpected[0]
-        raise CheckpointError(f"{path} has a leaf {name!r}, {_describe(arrays[name])}, that was not expected")
-    return jax.tree.unflatten(structure, [_as_kind_of(leaf, arrays[name]) for name, leaf in expected.items()])
+        raise CheckpointError(f"{path} has a leaf {name!r}, {describe(arrays[name])}, that was not expected")
+    return jax.tree.unflatten(jax.tree.structure(like), filled)
 
 
 def _as_kind_of(leaf: Any, array: Any) -> Any:

@@ -140,7 +140,7 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], *, whole: bool 
 def check_same_run(
     kept: Mapping[str, Any], config: Any, may_change: Collection[str], run: str, advice: str = ""
 ) -> None:
-    """Raise ValueError if an option differs that must not change when a run is resumed.
+    """Raise ValueError if a resumed run has another value of an option that must stay the same.
 
     kept: the options that the run was begun with. may_change: names of the options that may differ. run: the name of the
     run in the message. advice: the end of the message.
@@ -148,7 +148,7 @@ def check_same_run(
     before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
     for values in (before, now):
         values["reward"] = current_name(values.get("reward"))
-    unknown = getattr(config, "NEW", frozenset()) - before.keys()  # to the version that began the run: off
+    unknown = getattr(config, "NEW", frozenset()) - before.keys()  # the version that began the run did not have them
     for name, value in now.items():
         if name not in may_change and value != before.get(name) and (value or name not in unknown):
             raise ValueError(f"{name}={value!r} is not what {run} was begun with, {before.get(name)!r}{advice}")

@@ -106,7 +106,8 @@ class SpreadUpdate:
         """Do one update on all devices of all processes."""
         if self._alone:
             return self._compiled(*map(jax.device_put, (state, inputs), self._shardings))
-        order = GO + STATE * (state is not self._given[0]) + INPUTS * (inputs is not self._given[1])
+        fresh = (not _same(*pair) for pair in zip((state, inputs), self._given, strict=True))
+        order = GO + sum(what for what, new in zip((STATE, INPUTS), fresh, strict=True) if new)
         tell(order)
         return self._together(order, (state, inputs))
 
@@ -144,6 +145,12 @@ def everywhere(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(spread, tree, sent, shardings)
 
 
+def _same(tree: Any, other: Any) -> bool:
+    """Whether two trees have the very same arrays."""
+    leaves, others = jax.tree.leaves(tree), jax.tree.leaves(other)
+    return len(leaves) == len(others) and all(leaf is before for leaf, before in zip(leaves, others, strict=True))
+
+
 def _raw(x: Any) -> np.ndarray:
     """Return an array as plain numbers, or zeros for a ShapeDtypeStruct."""
     if isinstance(x, jax.ShapeDtypeStruct):
@@ -163,17 +170,21 @@ def follow(learner: Any, inputs: Any, seed: int) -> None:
         SpreadUpdate(learner, state, jax.tree.map(jax.numpy.asarray, inputs)).follow()
 
 
-def load_state(learner: Any, folder: Path, state: Any) -> tuple[Any, dict[str, Any]]:
-    """Do as `load_checkpoint`. If the run was saved on another number of devices, its worlds begin anew, with a note."""
+def load_leaves(learner: Any, folder: Path, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do as `load_checkpoint` for the leaves of a run by name, of which those of `inputs` may be missing.
+
+    If the run was saved on another number of devices, its worlds begin anew, with a note.
+    """
     now = _count(learner)
     before = load_checkpoint(folder, {}, partial=True)[1].get("devices", 1)
     with warnings.catch_warnings(action="ignore"):  # the first load has already warned
         if before == now:
-            return load_checkpoint(folder, state)
+            return load_checkpoint(folder, like, optional="inputs")
         say(f"This run was saved on {before} devices and goes on on {now}: its worlds begin anew")
-        kept = {name: leaf for name, leaf in vars(state).items() if name not in learner.WORLDS}
-        tree, about = load_checkpoint(folder, kept, partial=True)
-    return state.replace(**tree), about
+        fresh = {name: leaf for name, leaf in like.items() if name.split("/")[0] in learner.WORLDS}
+        kept = {name: leaf for name, leaf in like.items() if name not in fresh}
+        tree, about = load_checkpoint(folder, kept, partial=True, optional="inputs")
+    return tree | fresh, about
 
 
 def about_devices(learner: Any) -> dict[str, int]:

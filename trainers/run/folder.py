@@ -15,7 +15,7 @@ from typing import Self
 from trainers.run.checkpoint import latest_step
 
 LOCK_FILE = ".lock"
-# The files that a run leaves which died before its first checkpoint.
+# Files that a run may leave behind if it dies before its first checkpoint.
 BARE = re.compile(r"\.lock|config\.yaml|\.config\.yaml\.\d+\.tmp|checkpoints/\.step_\d+\.safetensors\.\d+\.tmp")
 
 

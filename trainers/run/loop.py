@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 
-from trainers.run.checkpoint import TRY_AGAIN, latest_step, save_checkpoint
+from trainers.run.checkpoint import TRY_AGAIN, latest_step, leaves_by_name, save_checkpoint
 from trainers.run.config import check_same_run, load_config, save_config
-from trainers.run.devices import SpreadUpdate, load_state
+from trainers.run.devices import SpreadUpdate, load_leaves
 from trainers.run.files import Patience
 from trainers.run.folder import RunFolder
+from trainers.run.hooks import Hook, Hooks, Moment
 from trainers.run.interrupt import Interrupt
 from trainers.run.options import RunOptions
 from trainers.run.terminal import say
-from trainers.track.loggers import MetricsLogger
 from trainers.track.progress import Progress
 from trainers.track.system import system_metrics
+from trainers.track.tracking import Tracking, check_installed
 
 State = TypeVar("State")
 WATCHED = "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, if the learner reports them
@@ -55,22 +57,35 @@ class Learner(Protocol[State]):
         """
 
 
-@dataclasses.dataclass
-class Moment:
-    """The run after an update, as hooks see it."""
+class Keeper:
+    """Writes and reads the checkpoints of a run: the learner's state, inputs that hooks have replaced, hooks' states.
 
-    step: int  # agent steps done
-    state: Any  # the learner's; the next update reuses its memory, so copy what you keep
-    inputs: Any  # of the next update; a hook may replace it by another of the same shapes, which no checkpoint keeps
-    metrics: dict[str, float]  # a hook may add figures; later hooks see them, and the files get them
-    stopped: str | None = None  # why the run ends here, or None
+    Inputs that no hook has replaced are not kept: the options of the run make them again.
+    """
 
-    def stop(self, why: str) -> None:
-        """End the run after this update, once it is saved."""
-        self.stopped = why
+    def __init__(self, folder: Path, metadata: Mapping[str, Any], inputs: Any, hooks: Hooks) -> None:
+        self.folder, self._metadata, self._hooks = folder, metadata, hooks
+        self._inputs = leaves_by_name(inputs)
+
+    def save(self, moment: Moment) -> None:
+        """Write a checkpoint. Raises OSError."""
+        inputs = leaves_by_name(moment.inputs).items()
+        tree = leaves_by_name(moment.state)
+        tree["inputs"] = {name: leaf for name, leaf in inputs if leaf is not self._inputs[name]}
+        states = {"hooks": self._hooks.states} if self._hooks.states else {}
+        save_checkpoint(self.folder, tree, moment.step, {**self._metadata, **states})
+
+    def load(self, learner: Learner, state: Any, inputs: Any) -> Moment:
+        """Return the moment of the newest checkpoint, and restore the hooks. state, inputs: those of a new run."""
+        like = leaves_by_name(state) | {"inputs": leaves_by_name(inputs)}
+        tree, about = load_leaves(learner, self.folder, like)
+        self._hooks.restore(about.get("hooks", {}))
+        return Moment(about["step"], _refill(state, tree), _refill(inputs, tree["inputs"]), {})
 
 
-Hook = Callable[[Moment], None]
+def _refill(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    """Return a tree with other leaves, given by name."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in leaves_by_name(tree)])
 
 
 def fit(
@@ -81,31 +96,34 @@ def fit(
 
     metadata: describes the policy in the checkpoints. hooks: called in this order after every update, before its figures
     go to the files and the terminal. Returns the last moment. Its `stopped` says why a run ended early.
-    Raises the errors of `check_same_run`, `load_checkpoint` and the hooks, OSError if the last checkpoint cannot be
-    written, TrainingDivergedError as soon as a loss or the weights are not finite.
+    Raises the errors of `check_same_run`, `load_checkpoint` and, once the run is saved, of the hooks, OSError if the last
+    checkpoint cannot be written, TrainingDivergedError as soon as a loss or the weights are not finite,
+    ModuleNotFoundError for a tracker that is not installed.
     """
+    check_installed(options.trackers)
     per_update = learner.steps_per_update
     total = -(-options.total_steps // per_update) * per_update
     with jax.enable_x64(False), Interrupt() as interrupt:  # with 64 bits, optax would compute other numbers
-        state, done = _begin(learner, inputs, options, folder, metadata)
-        say(f"{'Resuming' if options.resume else 'Training'} {folder.path} on {jax.devices()[0].device_kind}, {done:,} "
-            f"of {total:,} agent steps done")  # fmt: skip
-        moment = Moment(done, state, inputs, {})
-        if done >= total:
+        inputs = jax.tree.map(jnp.asarray, inputs)  # nobody can write into them, so a replaced one is another object
+        calls = Hooks(hooks)
+        keeper = Keeper(folder.checkpoints, metadata, inputs, calls)
+        moment = _begin(learner, inputs, options, folder, keeper)
+        say(f"{'Resuming' if options.resume else 'Training'} {folder.path} on {jax.devices()[0].device_kind}, "
+            f"{moment.step:,} of {total:,} agent steps done")  # fmt: skip
+        if moment.step >= total:
             say("Nothing left to train; more --total-steps would go on from here.")
             return moment
-        update, seconds = compile_update(learner, state, inputs)
+        resumed_from = moment.step if options.resume else None
+        # Trackers begin while the update compiles.
+        tracking = Tracking(folder.path, options.trackers, options.track_project, resumed_from)
+        update, seconds = compile_update(learner, moment.state, moment.inputs)
         say(f"Compiled in {seconds:.1f} s")
-        saved, patience = done, Patience()
-        with (
-            MetricsLogger(folder.path, done if options.resume else None) as lines,
-            Progress(total, done) as bar,
-        ):
+        saved, patience = moment.step, Patience()
+        with tracking, Progress(total, moment.step) as bar:
             while moment.step < total and moment.stopped is None:
                 moment = _advance(update, moment, per_update, folder.checkpoints)
-                for hook in hooks:
-                    hook(moment)
-                lines.log(moment.step, moment.metrics)
+                failure = calls.call(moment)
+                tracking.log(moment.step, moment.metrics)
                 bar.update(
                     moment.step,
                     fps=moment.metrics["train/fps"],
@@ -114,29 +132,27 @@ def fit(
                 )
                 if interrupt.asked and moment.step < total and moment.stopped is None:
                     moment.stop("interrupted")
-                save = partial(save_checkpoint, folder.checkpoints, moment.state, moment.step, metadata)
-                if moment.step >= total or moment.stopped is not None:
-                    _save_last(save, folder.checkpoints)
+                if failure or moment.step >= total or moment.stopped is not None:
+                    _save_last(keeper, moment, failure)
                 elif moment.step - saved >= options.checkpoint_interval:
+                    save = partial(keeper.save, moment)
                     written = patience.try_to(save, f"the checkpoint at {moment.step:,} steps", TRY_AGAIN)
                     saved = moment.step if written else saved
+            tracking.converged = moment.stopped not in (None, "interrupted")  # a hook found that the run is done
     return moment
 
 
-def _begin(
-    learner: Learner[State], inputs: Any, options: RunOptions, folder: RunFolder, metadata: dict[str, Any]
-) -> tuple[State, int]:
-    """Return the state to begin with and the agent steps done. Writes the options, and a new run's first checkpoint."""
-    state, done = learner.init(jax.random.key(options.seed), inputs), 0
+def _begin(learner: Learner, inputs: Any, options: RunOptions, folder: RunFolder, keeper: Keeper) -> Moment:
+    """Return the moment to begin with. Writes the options, and a new run's first checkpoint."""
+    moment = Moment(0, learner.init(jax.random.key(options.seed), inputs), inputs, {})
     if options.resume:
         kept = load_config(type(options), folder.config, whole=True)
         check_same_run(dataclasses.asdict(kept), options, options.MAY_CHANGE, str(options.run_dir))
-        state, about = load_state(learner, folder.checkpoints, state)
-        done = about["step"]
+        moment = keeper.load(learner, moment.state, inputs)
     save_config(folder.config, dataclasses.replace(options, run_dir=folder.path, resume=False))
     if not options.resume:
-        save_checkpoint(folder.checkpoints, state, 0, metadata)
-    return state, done
+        keeper.save(moment)
+    return moment
 
 
 def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Path) -> Moment:
@@ -165,9 +181,17 @@ def compile_update(learner: Learner[State], state: State, inputs: Any) -> tuple[
     return compiled, time.perf_counter() - started
 
 
-def _save_last(save: Callable[[], object], checkpoints: Path) -> None:
-    """Write the last checkpoint of a process. Raises OSError that says from which step `--resume` would go on."""
+def _save_last(keeper: Keeper, moment: Moment, failure: Exception | None) -> None:
+    """Write the last checkpoint of a process. Then raises the failure of a hook, if there is one.
+
+    Otherwise raises OSError, saying from which step `--resume` would go on, if the checkpoint cannot be written.
+    """
     try:
-        save()
+        keeper.save(moment)
     except OSError as error:
-        raise OSError(f"{error}: not saved; --resume goes on from step {latest_step(checkpoints):,}") from error
+        lost = f"{error}: not saved; --resume goes on from step {latest_step(keeper.folder):,}"
+        if failure is None:
+            raise OSError(lost) from error
+        failure.add_note(lost)
+    if failure is not None:
+        raise failure

@@ -12,16 +12,21 @@ from entropy_env import checks
 from entropy_env.rewards import PRESETS
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.task import PARAM_FIELDS, Task
+from trainers.track.tracking import PROJECT, TRACKERS, check_trackers
 
 Scenario = Annotated[str, tyro.conf.arg(help=f"Family of layouts: {', '.join(SCENARIOS)}.")]
 Reward = Annotated[str, tyro.conf.arg(help=f"Preset of reward weights: {', '.join(PRESETS)}.")]
+Trackers = Annotated[
+    tuple[str, ...], tyro.conf.arg(help=f"Where figures and files go beside the run folder: {', '.join(TRACKERS)}.")
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldOptions:
     """The worlds to train in."""
 
-    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms"})  # what runs of older versions do not mention
+    # Options that configs of older versions lack.
+    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms", "track", "wandb", "track_project"})
 
     scenario: Scenario = "open"
     difficulty: int = 1
@@ -54,12 +59,34 @@ class WorldOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
+class TrackOptions:
+    """Who takes the figures and files of a run. A resumed run may name others."""
+
+    TRACK: ClassVar[frozenset[str]] = frozenset({"track", "wandb", "track_project"})
+
+    track: Trackers = ("tensorboard",)
+    wandb: bool = False
+    """The same as wandb in --track."""
+    track_project: str = PROJECT
+    """Project in Weights & Biases and trackio, experiment in MLflow."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "track", tuple(self.track))
+        check_trackers(self.track)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names of the trackers, each once."""
+        return tuple(dict.fromkeys((*self.track, *["wandb"] * self.wandb)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(TrackOptions):
     """How long to train, and where to keep the run."""
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(  # options that may differ when a run is resumed
-        {"total_steps", "run_dir", "resume", "checkpoint_interval", "deterministic"}
-    )
+    MAY_CHANGE: ClassVar[frozenset[str]] = TrackOptions.TRACK | {  # options that may differ when a run is resumed
+        "total_steps", "run_dir", "resume", "checkpoint_interval", "deterministic"
+    }  # fmt: skip
 
     total_steps: int = 5_000_000
     """Agent steps to train for, over all robots and worlds; rounded up to whole updates."""
@@ -75,5 +102,6 @@ class RunOptions:
     """Make results on a GPU repeat exactly, at some cost in speed. On a CPU they always do."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resume and self.run_dir is None:
             raise ValueError("resume needs run_dir, the folder of the run to continue")

@@ -14,7 +14,8 @@ from trainers.run.checkpoint import CheckpointError
 from trainers.run.config import parse_config
 from trainers.run.devices import END, about_devices, follow, tell
 from trainers.run.folder import RunFolder, begin_run_folder, prepare_run_folder
-from trainers.run.loop import Hook, Learner, TrainingDivergedError, fit
+from trainers.run.hooks import Hook
+from trainers.run.loop import Learner, TrainingDivergedError, fit
 from trainers.run.options import RunOptions
 from trainers.run.terminal import say, warnings_as_lines
 

@@ -34,14 +34,14 @@ from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.checkpoint import save_checkpoint
 from trainers.run.config import save_config
-from trainers.run.loop import Hook, Moment
+from trainers.run.hooks import Hook, Hooks, Moment
 from trainers.run.terminal import say
 from trainers.run.training import open_folder
 from trainers.sb3.callbacks import NAMES, BetweenUpdates, diverged
 from trainers.sb3.parallel import ParallelVecEnv, check_actions
-from trainers.track.loggers import MetricsLogger
 from trainers.track.progress import Progress
 from trainers.track.system import system_metrics
+from trainers.track.tracking import Tracking
 
 ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU, "elu": th.nn.ELU, "silu": th.nn.SiLU}
 
@@ -90,11 +90,13 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         save = partial(save_actor, model, folder.checkpoints, describe_policy(actor, None))
         save()
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
-        with MetricsLogger(folder.path) as lines, Progress(config.total_steps) as bar:
-            calls = Updates(hooks, lines, bar, save, config.checkpoint_interval)
+        tracking = Tracking(folder.path, config.trackers, config.track_project)
+        with tracking, Progress(config.total_steps) as bar:
+            calls = Updates(hooks, tracking, bar, save, config.checkpoint_interval)
             with contextlib.suppress(KeyboardInterrupt, Stopped):
                 model.learn(config.total_steps, calls, log_interval=sys.maxsize)
             save()
+            tracking.converged = calls.stopped is not None
         path = folder.path
         model.save(path / "model.zip")
     if calls.stopped is None and model.num_timesteps < config.total_steps:
@@ -114,10 +116,10 @@ class Updates(BetweenUpdates):
     """Calls the hooks after each update, writes its figures, and saves now and then."""
 
     def __init__(
-        self, hooks: Sequence[Hook], lines: MetricsLogger, bar: Progress, save: Callable[[], object], interval: int
+        self, hooks: Sequence[Hook], tracking: Tracking, bar: Progress, save: Callable[[], object], interval: int
     ) -> None:
         super().__init__()
-        self._hooks, self._lines, self._bar, self._save, self._interval = hooks, lines, bar, save, interval
+        self._hooks, self._tracking, self._bar, self._save, self._interval = Hooks(hooks), tracking, bar, save, interval
         self.stopped: str | None = None
 
     def _on_training_start(self) -> None:
@@ -138,14 +140,12 @@ class Updates(BetweenUpdates):
         fps = (step - self._steps) / (now - self._since)
         metrics |= {"train/fps": fps, "train/sps": 1 / (now - self._since), **system_metrics()}
         moment = Moment(step, self.model, None, metrics)
-        try:
-            for hook in self._hooks:
-                hook(moment)
-        except Exception:
-            self._save()
-            raise
-        self._lines.log(step, moment.metrics)
+        failure = self._hooks.call(moment)
+        self._tracking.log(step, moment.metrics)
         self._bar.update(step, fps=fps, episode_return=metrics["train/episode_return"])
+        if failure:
+            self._save()
+            raise failure
         if step - self._saved >= self._interval:
             self._save()
             self._saved = step

@@ -19,9 +19,8 @@ from trainers.run.files import Patience
 from trainers.run.loop import TrainingDivergedError
 from trainers.run.terminal import say
 from trainers.track.dashboard import Dashboard
-from trainers.track.loggers import MetricsLogger
 from trainers.track.system import system_metrics
-from trainers.track.wandb import Tracker
+from trainers.track.tracking import Tracking
 
 NAMES = {  # SB3's name of a figure, and our name
     "train/loss": "loss/total",
@@ -68,11 +67,11 @@ class BetweenUpdates(BaseCallback):
 
 
 class Figures(BetweenUpdates):
-    """Writes the figures of each rollout and update to the files, the dashboard and W&B."""
+    """Takes the figures of each rollout and update to the files, the trackers and the dashboard."""
 
-    def __init__(self, files: MetricsLogger, dashboard: Dashboard, tracker: Tracker | None) -> None:
+    def __init__(self, tracking: Tracking, dashboard: Dashboard) -> None:
         super().__init__()
-        self._files, self._dashboard, self._tracker = files, dashboard, tracker
+        self._tracking, self._dashboard = tracking, dashboard
         self._looked = 0.0
 
     def _on_training_start(self) -> None:
@@ -82,12 +81,9 @@ class Figures(BetweenUpdates):
 
     def _on_step(self) -> bool:
         if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
-            transition = zip(
-                self.locals["infos"], self.locals["dones"], strict=True
-            )  # SB3 itself counts lanes that are done
-            self.model.ep_success_buffer += [
-                i["is_success"] for i, done in transition if "is_success" in i and not done
-            ]
+            lanes = zip(self.locals["infos"], self.locals["dones"], strict=True)
+            counted = [info["is_success"] for info, done in lanes if "is_success" in info and not done]
+            self.model.ep_success_buffer += counted  # SB3 itself adds those of lanes that are done
         now = time.perf_counter()
         if now - self._looked > GLANCE:
             self._looked = now
@@ -103,9 +99,7 @@ class Figures(BetweenUpdates):
         if not all(weights.isfinite().all() for weights in self.model.policy.parameters()):
             raise diverged("the weights are no longer finite", self.model.num_timesteps)
         self._steps, self._since = self.model.num_timesteps, now
-        self._files.log(self.model.num_timesteps, figures)
-        if self._tracker:
-            self._tracker.log(self.model.num_timesteps, figures)
+        self._tracking.log(self.model.num_timesteps, figures)
         self._dashboard.show(figures)
         self._update_bar(now)
 

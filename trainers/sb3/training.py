@@ -26,7 +26,7 @@ from trainers.evaluation.film import write_film
 from trainers.evaluation.play import episode_key, film
 from trainers.policies.lstm import LSTMPolicy
 from trainers.run.checkpoint import CheckpointError
-from trainers.run.config import check_same_run
+from trainers.run.config import check_same_run, save_config
 from trainers.run.curriculum import Curriculum
 from trainers.run.files import to_json, write_atomic
 from trainers.run.terminal import say
@@ -47,8 +47,7 @@ from trainers.sb3.options import MAY_CHANGE, LstmConfig
 from trainers.sb3.policy import as_policy, load_zip
 from trainers.sb3.workspace import NAME, Workspace
 from trainers.track.dashboard import Dashboard
-from trainers.track.loggers import MetricsLogger
-from trainers.track.wandb import Tracker
+from trainers.track.tracking import Tracking
 
 
 class Training:
@@ -131,7 +130,14 @@ class Training:
         }
         return pack(self.model, about, arrays)
 
-    def learn(self, tracker: Tracker | None) -> None:
+    def track(self) -> Tracking:
+        """Begin or go on to track the training, in its folder below `runs/`."""
+        config, folder = self.config, self.workspace.run(self.name)
+        save_config(folder / "config.yaml", config)
+        id = f"{self.name}-{self.track_id}"
+        return Tracking(folder, config.trackers, config.track_project, self.model.num_timesteps, id)
+
+    def learn(self, tracking: Tracking) -> None:
         """Train to the end. After Ctrl-C it saves the state before the current rollout, and raises KeyboardInterrupt."""
         config, done = self.config, self.model.num_timesteps
         if done >= config.total_steps:
@@ -141,11 +147,8 @@ class Training:
         )
         title = f"{self.name}: {config.num_agents} robots in {config.num_worlds} worlds, {config.scenario}"
         try:
-            with (
-                MetricsLogger(self.workspace.run(self.name), done) as files,
-                Dashboard(config.whole_steps, done, title=title) as dashboard,
-            ):
-                callbacks: list[BaseCallback] = [Figures(files, dashboard, tracker), checkpoints]
+            with Dashboard(config.whole_steps, done, title=title) as dashboard:
+                callbacks: list[BaseCallback] = [Figures(tracking, dashboard), checkpoints]
                 callbacks += [Levels(self.curriculum)] if config.curriculum else []
                 if config.ent_coef_final is not None:
                     callbacks.append(EntropySchedule(config.ent_coef, config.ent_coef_final, config.whole_steps))
@@ -181,7 +184,7 @@ class Training:
         say(f"Trained {self.model.num_timesteps:,} agent steps: {path}")
         return path
 
-    def film(self, moment: Literal["start", "end"], tracker: Tracker | None) -> None:
+    def film(self, moment: Literal["start", "end"]) -> None:
         """Film an episode with the current model. At the end, also put the films of start and end side by side."""
         paths = {kind: self.workspace.videos / f"{self.name}_{kind}.gif" for kind in ("start", "end", "comparison")}
         try:
@@ -195,8 +198,6 @@ class Training:
             return
         for kind in made:
             say(f"Filmed {paths[kind]}")
-            if tracker:
-                tracker.log_video(f"video/{kind}", paths[kind])
 
     def player(self) -> LSTMPolicy:
         """Return the current model as a policy, with the task at its first level: start and end show the same world."""

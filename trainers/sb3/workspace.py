@@ -19,7 +19,7 @@ LEFTOVERS = ("checkpoints/.*.tmp", "checkpoints/.*.new", "models/.*.zip.*.tmp", 
 
 
 class Workspace(LockedFolder):
-    """A locked folder with the paths of its trainings, of which one runs at a time."""
+    """A locked folder for trainings, one at a time, and the paths of their files."""
 
     @property
     def checkpoint(self) -> Path:
@@ -28,7 +28,7 @@ class Workspace(LockedFolder):
 
     @property
     def previous(self) -> Path:
-        """The checkpoint before the newest, in case that is damaged."""
+        """The checkpoint before the newest, for when the newest is damaged."""
         return self.checkpoints / "previous.zip"
 
     @property

@@ -1,1 +1,1 @@
-"""Report the figures of a run: to files, to the terminal, to W&B."""
+"""Report the figures of a run: to files, to the terminal, to trackers."""

@@ -1,73 +1,76 @@
-"""Track a run with Weights & Biases. Any failure of it is only a warning: training goes on."""
+"""Track a run with Weights & Biases."""
 
 from __future__ import annotations
 
 import netrc
 import os
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+import numpy as np
+import wandb
+
+from trainers.run.terminal import say
+from trainers.track.tracker import Figure, Histogram, Run
 
 PATIENCE = 20  # s, longest wait for the server at the start
 
 
-class Tracker:
+class WandB:
     """A run of W&B: online if there is a key, else offline, in a folder that `wandb sync` can upload later.
 
-    The key is the one that `wandb login` has stored, or WANDB_API_KEY. WANDB_MODE overrides the choice.
+    The key is the one that `wandb login` has stored, or WANDB_API_KEY. WANDB_MODE overrides the choice. Films are media,
+    other files artifacts: the checkpoint of type `model`, the rest of type `report`.
     """
 
-    def __init__(self, folder: Path, project: str, name: str, config: Mapping[str, Any]) -> None:
-        """Begin the run. Raises ModuleNotFoundError naming the extra to install if wandb is missing."""
-        try:
-            import wandb
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"tracking needs wandb ({error}): pip install 'entropy-env[tracking]'") from error
-        self._wandb, self._run = wandb, None
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, run: Run) -> None:
+        """Begin the run or go on. Raises RuntimeError if that works neither online nor offline."""
         settings = wandb.Settings(init_timeout=PATIENCE, console="off", silent=True)
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-        given: dict[str, Any] = {
-            "project": project,
-            "name": name,
-            "config": dict(config),
-            "dir": str(folder),
-        }
+        given: dict[str, Any] = {"project": run.project, "name": run.name, "config": run.config, "dir": str(run.folder)}
         for choice in dict.fromkeys((mode, "offline")):
             try:
-                unique = name if choice == mode else f"{name}-{choice}"  # W&B still holds the id that failed
+                unique = run.id if choice == mode else f"{run.id}-{choice}"  # W&B still holds the id that failed
                 self._run = wandb.init(id=unique, mode=choice, settings=settings, resume="allow", **given)
                 break
             except Exception as error:  # noqa: BLE001 - for example no connection, a refused key, a full disk
                 warnings.warn(f"W&B does not work {choice} ({error})", stacklevel=2)
-        self.where = "not at all" if self._run is None else f"{choice}, in {folder / 'wandb'}"
+        else:
+            raise RuntimeError("W&B works neither online nor offline")
+        self._id = unique
+        # Online, the server ignores steps that it has. Offline, this file tells which one is the last.
+        self._last = run.folder / "wandb" / f"{unique}.last_step" if choice == "offline" else None
+        self._done = int(self._last.read_text() or -1) if self._last and self._last.exists() else -1
+        say(f"W&B: {choice}, in {run.folder / 'wandb'}")
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the figures of a step."""
-        self._try(lambda run: run.log(dict(metrics), step=step))
+    def log(self, step: int, figures: Mapping[str, Figure]) -> None:
+        if step > self._done:
+            self._run.log({name: _value(figure) for name, figure in figures.items()}, step=step)
+            self._done = step
+            if self._last:
+                self._last.write_text(str(step))
 
-    def log_video(self, name: str, path: Path) -> None:
-        """Record a GIF."""
-        self._try(lambda run: run.log({name: self._wandb.Video(str(path), format="gif")}))
-
-    def close(self) -> None:
-        self._try(lambda run: run.finish())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _try(self, act: Callable[[Any], Any]) -> None:
-        if self._run is None:
+    def file(self, name: str, path: Path) -> None:
+        if name.startswith("video/"):
+            kind: Any = path.suffix[1:]
+            self._run.log({name: wandb.Video(str(path), format=kind)})
             return
-        try:
-            act(self._run)
-        except Exception as error:  # noqa: BLE001 - training goes on
-            self._run = None
-            warnings.warn(f"W&B failed ({error}); nothing more is tracked", stacklevel=3)
+        kind = "model" if name == "checkpoint" else "report"
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._id}-{name}"), kind)
+        artifact.add_file(str(path), path.name)
+        self._run.log_artifact(artifact)
+
+    def close(self, converged: bool = False) -> None:
+        self._run.finish()
+
+
+def _value(figure: Figure) -> Any:
+    if isinstance(figure, Histogram):
+        return wandb.Histogram(np_histogram=(np.array(figure.counts), np.array(figure.edges)))
+    return figure
 
 
 def has_key() -> bool:

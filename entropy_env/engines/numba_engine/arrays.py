@@ -1,7 +1,7 @@
-"""What the kernels work on: E worlds of N agents as records and arrays, and their way from and to the JAX side's types.
+"""The records and arrays of E worlds of N agents that kernels work on, and their conversion from and to JAX's types.
 
-All that belongs to one agent lies together in one record, which is what a loop over agents wants, and one array costs
-less to hand to a kernel than thirty. The public arrays are views of one field each.
+All numbers of an agent lie side by side in one record, because loops go agent by agent. One array also costs less to hand
+to a kernel than thirty. The public arrays are views of one field each.
 """
 
 from __future__ import annotations
@@ -13,70 +13,85 @@ import numpy as np
 
 from entropy_env.engines.interface import state_shapes
 from entropy_env.engines.numba_engine.compilation import inlined
-from entropy_env.rewards import TERMS
-from entropy_env.types import INT_PARAMS, LASTING, OBSERVATION, PARAM_NAMES, Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.rewards import BUILT_IN
+from entropy_env.types import (
+    AT_REST,
+    INT_PARAMS,
+    LASTING,
+    OBSERVATION,
+    PARAM_NAMES,
+    Layout,
+    SwarmParams,
+    SwarmSpec,
+    SwarmState,
+)
 
 STATE = vars(state_shapes(SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0)))
 WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
-MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")  # what the force drive alone uses
+# What the force drive alone uses lies apart. A new field of the state works in either record.
+MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")
 AGENT_FIELDS = tuple(name for name in STATE if name not in ("layout", *WORLD_FIELDS, *MOTION_FIELDS))
-PLACED = ("position", "heading", "active", "goal_index")  # what is not zero in an agent at rest
+PLACED = ("position", "heading", "goal_index")  # without a value in AT_REST: `step.stand` and its callers set these
+if unset := STATE.keys() - AT_REST.keys() - {"layout", *PLACED}:
+    raise NotImplementedError(
+        f"SwarmState has fields without a value at rest that the Numba engine does not set: {unset}"
+    )
 
 
 def of_state(names: Iterable[str]) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
-    """Fields of SwarmState as those of a record, the widest numbers first."""
+    """Return fields of SwarmState as fields of a record, the widest numbers first."""
     fields = [(name, STATE[name].dtype, STATE[name].shape[1:]) for name in names]
     return sorted(fields, key=lambda field: -field[1].itemsize)
 
 
-def clearing(record: np.dtype, names: Sequence[str]) -> Any:
-    """A compiled function that sets these fields of a record to zero."""
-    name, rest = names[0], clearing(record, names[1:]) if names[1:] else None
-    length = record[name].shape[0] if record[name].shape else 0
+def resting(record: np.dtype, names: Sequence[str]) -> Any:
+    """Return a compiled function that sets these fields of a record to their values at rest."""
+    name, others = names[0], resting(record, names[1:]) if names[1:] else None
+    value, length = AT_REST[name].value, record[name].shape[0] if record[name].shape else 0
 
     @inlined
-    def clear(me):
+    def rest(me):
         if length:
             for k in range(length):
-                me[name][k] = 0
+                me[name][k] = value
         else:
-            me[name] = 0
-        if rest is not None:
-            rest(me)
+            me[name] = value
+        if others is not None:
+            others(me)
 
-    return clear
+    return rest
 
 
-LISTED = 24  # neighbours kept in a list; more have room only around robots several times faster than the default
+LISTED = 24  # longest list of neighbours; only robots several times faster than the default may have more
 
 AGENT = np.dtype(
     [
         *of_state(AGENT_FIELDS),
-        # what a step tells
-        ("acted", np.bool_),  # took part in it
-        ("remains", np.bool_),  # is in the world after it, before any reset
+        # the results of a step, some of which a reset changes in the state at once
+        ("acted", np.bool_),
+        ("active_before_reset", np.bool_),
         ("reached", np.bool_),
         ("collision", np.bool_),
         ("terminated", np.bool_),
         ("truncated", np.bool_),
         ("success", np.bool_),
         ("reward", np.float32),
-        ("reward_terms", np.float32, len(TERMS)),  # the built-in ones
+        ("reward_terms", np.float32, len(BUILT_IN)),  # the built-in ones
         ("episode_return", np.float32),  # this step included
         ("episode_length", np.int32),
-        ("total_reached", np.int32),  # goals, before any reset
-        # what one room of a step leaves for the next
+        ("goals_reached_before_reset", np.int32),
+        # what one stage of a step leaves for the next
         ("return_so_far", np.float32),
         ("length_so_far", np.int32),
-        ("goal", np.float32, 2),  # m, where it is bound for
-        ("distance", np.float32),  # m to the goal when the step began
+        ("goal", np.float32, 2),  # m, its goal when the step began
+        ("distance", np.float32),  # m to that goal when the step began
         ("command", np.float32, 2),  # m/s, wheel speeds wanted
-        ("wanted", np.float32, 2),  # m, where the drive alone would lead
+        ("wanted", np.float32, 2),  # m, the place that the drive alone would lead to
         ("move", np.float32, 2),  # m, the displacement that is safe
-        ("asked", np.int32),  # the column of the pose to respawn at, or -1
+        ("asked", np.int32),  # column of the pose that it asks to respawn at, or -1
         ("cell", np.int32),
-        ("num_near", np.int32),  # agents that may be touched in this step; above LISTED they are not listed
-        ("num_near_fixed", np.int32),
+        ("num_near", np.int32),  # agents that it may touch in this step; more than LISTED are not listed
+        ("num_near_fixed", np.int32),  # fixed bodies that it may touch in this step
         ("near", np.int32, LISTED),
     ],
     align=True,
@@ -84,45 +99,47 @@ AGENT = np.dtype(
 MOTION = np.dtype(  # of the force drive, for each agent
     [
         *of_state(MOTION_FIELDS),
-        # what one room of a step leaves for the next; three numbers are vx, vy and the turn rate
-        ("thrust", np.float64, 3),  # by the motors in the substep that comes
-        ("aim", np.float32, 2),  # m, the displacement that leads to where it wants to go, unrounded
+        # what one stage of a step leaves for the next; three numbers are vx, vy and the turn rate
+        ("thrust", np.float64, 3),  # what the motors add in the next substep
+        ("aim", np.float32, 2),  # m, the displacement that leads to the place wanted, unrounded
         ("before", np.float32, 2),  # vx and vy before damping and motors in this substep
-        ("apart", np.float32, 2),  # m, by which its contacts part where it wants to go
-        ("change", np.float32, 6),  # by contacts, the old and the new by turns
+        ("apart", np.float32, 2),  # m, by what its contacts part it at the place wanted
+        ("change", np.float32, 6),  # what contacts add: the old and the new round, by turns
         ("num_contacts", np.int32),
-        ("piled", np.bool_),  # overlaps something too deep
+        ("piled", np.bool_),  # whether it overlaps something too deep
     ],
     align=True,
 )
 WORLD = np.dtype(
     [
         *of_state(WORLD_FIELDS),
-        ("over", np.bool_),  # done, before any reset
-        ("longest", np.float32),  # m, which no displacement in a substep exceeds
-        ("settling", np.float32),  # m, the most by which storing a position changes it
-        ("clearance", np.float32),  # m, under which nobody approaches anything
-        ("apart", np.float32),  # m, between the centres of agents that hardly touch
-        ("too_deep", np.float32),  # m of overlap that no rounding explains
-        ("rest", np.float32),  # m, between bodies in a crush
-        ("reach", np.float32),  # m, how far off a body may matter to an agent in a control period
-        ("lost", np.float64),  # share of a velocity that damping takes in a substep
-        ("parted", np.float32),  # share of an overlap, above SLOP, that Chipmunk takes away in a substep
-        ("columns", np.int32),  # of the cells that agents were last sorted into
+        ("over_before_reset", np.bool_),
+        # what follows from the parameters: the functions of these names in `physics.contacts` explain most of them
+        ("longest", np.float32),  # m, the longest displacement in a substep
+        ("settling", np.float32),  # m, the largest change that storing a position makes to it
+        ("clearance", np.float32),  # m, the gap up to which nobody may approach
+        ("apart", np.float32),  # m, the least distance between the centres of agents that do not touch
+        ("too_deep", np.float32),  # m of overlap that rounding cannot explain
+        ("rest", np.float32),  # m, the gap kept in a crush
+        ("reach", np.float32),  # m, how far from its surface an agent may meet a body in a control period
+        ("lost", np.float64),  # fraction of a velocity that damping takes in a substep
+        ("parted", np.float32),  # fraction of an overlap, beyond SLOP, that Chipmunk takes away in a substep
+        # the cells that agents were last sorted into
+        ("columns", np.int32),
         ("rows", np.int32),
         ("side", np.float32),  # m
     ],
     align=True,
 )
 PARAMS = np.dtype([(name, np.int32 if name in INT_PARAMS else np.float32) for name in PARAM_NAMES], align=True)
-clear_world = clearing(WORLD, WORLD_FIELDS)
-clear_motion = clearing(MOTION, MOTION_FIELDS)
-clear_agent = clearing(AGENT, [name for name in AGENT_FIELDS if name not in (*LASTING, *PLACED)])
-clear_lasting = clearing(AGENT, [name for name in AGENT_FIELDS if name in LASTING])
+rest_world = resting(WORLD, WORLD_FIELDS)
+rest_motion = resting(MOTION, MOTION_FIELDS)
+rest_agent = resting(AGENT, [name for name in AGENT_FIELDS if name not in (*LASTING, *PLACED)])
+rest_lasting = resting(AGENT, [name for name in AGENT_FIELDS if name in LASTING])
 
 
 class Maps(NamedTuple):
-    """`Layout`, of E worlds."""
+    """The fields of `Layout`, for E worlds."""
 
     size: np.ndarray  # (E, 2) m
     walls: np.ndarray  # (E, W, 2, 2) m
@@ -145,31 +162,33 @@ class Swarms(NamedTuple):
     worlds: np.ndarray  # (E,) WORLD
     maps: Maps
     obs: np.ndarray  # (E, N, obs_dim) float32, to act on next
-    final_obs: np.ndarray  # (E, N, obs_dim) float32, of those who ended
+    final_obs: np.ndarray  # (E, N, obs_dim) float32, of the agents whose episode ended
     weights: np.ndarray  # (E, terms) float32, of all reward terms: the built-in ones, then a user's own
-    reward_terms: np.ndarray  # (E, N, terms) float32, all of them, where a user has own ones; else without columns
-    near_fixed: np.ndarray  # (E, N, K) int32, the first `num_near_fixed` fixed bodies may be touched in this step
-    contacts: np.ndarray  # (S, N + K, 5) of one agent, on S threads: gap (m), normal (2), share, which agent
+    reward_terms: np.ndarray  # (E, N, terms) float32, all terms; without columns if a user has no own ones
+    near_fixed: np.ndarray  # (E, N, K) int32; an agent may touch the first `num_near_fixed` in this step
+    contacts: np.ndarray  # (S, N + K, 5) of one agent, on S threads: gap (m), normal (2), share, other agent
     cell_end: np.ndarray  # (E, cells) int32, where each cell's agents end in the sorted order
     sorted_agent: np.ndarray  # (E, N) int32, active agents cell by cell
     sorted_x: np.ndarray  # (E, N) m
     sorted_y: np.ndarray  # (E, N) m
-    first_ray: np.ndarray  # (S, N) int32, of those that touch an agent of this run of cells, on S threads
-    ray_count: np.ndarray  # (S, N) int32
+    first_ray: np.ndarray  # (S, N) int32, on S threads: the first ray that may hit an agent of this run of cells
+    ray_count: np.ndarray  # (S, N) int32, how many rays may hit it
     rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
-    columns: np.ndarray  # (C, 2) int32, where each component of an observation begins and ends
+    columns: (
+        np.ndarray
+    )  # (C, 2) int32, the first column of each component of an observation, and the one after its last
 
 
 def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
-    """Zeros."""
+    """Return maps of zeros."""
     layout = vars(state_shapes(spec).layout)
     return Maps(**{name: np.zeros((num_envs, *leaf.shape), leaf.dtype) for name, leaf in layout.items()})
 
 
 def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
-    """Zeros, and the directions of the rays."""
+    """Return arrays of zeros, with the directions of the rays and the columns of observations filled in."""
     lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
-    num_terms = len(TERMS) + len(spec.reward_terms)
+    num_terms = len(BUILT_IN) + len(spec.reward_terms)
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
     columns = [(spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION]
     return Swarms(
@@ -195,7 +214,7 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
 
 
 def pack_params(params: SwarmParams, num_envs: int) -> np.ndarray:
-    """(E,) PARAMS, from scalars or one value a world."""
+    """Return (E,) PARAMS. Each parameter is a scalar, or has one value per world."""
     packed = np.empty(num_envs, PARAMS)
     for name in PARAMS.names or ():
         packed[name] = getattr(params, name)
@@ -203,24 +222,24 @@ def pack_params(params: SwarmParams, num_envs: int) -> np.ndarray:
 
 
 def pack_weights(weights: np.ndarray, params: SwarmParams, terms: Iterable[str]) -> None:
-    """Write the weights of reward terms into (E, terms), from scalars or one value a world."""
+    """Write the weights of reward terms into (E, terms). Each is a scalar, or has one value per world."""
     for column, name in enumerate(terms):
         weights[:, column] = params.weight(name)
 
 
 def map_bytes(maps: Maps) -> list[np.ndarray]:
-    """(E, ...) uint8 views of all that a map consists of."""
+    """Return the arrays of some maps as (E, ...) uint8 views."""
     return [array.reshape(len(array), -1).view(np.uint8) for array in maps if array.size]
 
 
 def write_maps(maps: Maps, layout: Layout, where: Any = slice(None)) -> None:
-    """Copy a Layout of as many worlds into the worlds at `where`."""
+    """Copy a Layout into the maps of the worlds at `where`, which are as many as the Layout has."""
     for name in Maps._fields:
         getattr(maps, name)[where] = getattr(layout, name)
 
 
 def write_state(swarms: Swarms, state: SwarmState) -> None:
-    """Copy a SwarmState of E worlds, which has been checked: the kernels look its goals up without asking."""
+    """Copy in a SwarmState of E worlds. It must have been checked, because kernels do not check goal indices."""
     write_maps(swarms.maps, state.layout)
     for name in AGENT_FIELDS:
         swarms.agents[name] = getattr(state, name)
@@ -231,7 +250,7 @@ def write_state(swarms: Swarms, state: SwarmState) -> None:
 
 
 def read_state(swarms: Swarms) -> SwarmState:
-    """A copy as SwarmState with NumPy leaves, of E worlds."""
+    """Return a copy, as the SwarmState of E worlds with NumPy leaves."""
     fields: dict[str, Any] = {name: swarms.agents[name].copy() for name in AGENT_FIELDS}
     fields |= {name: swarms.motions[name].copy() for name in MOTION_FIELDS}
     fields |= {name: swarms.worlds[name].copy() for name in WORLD_FIELDS}

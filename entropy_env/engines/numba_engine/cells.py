@@ -1,6 +1,6 @@
-"""Who is near whom: active agents sorted into square cells, so that a look at 3 x 3 of them misses nobody.
+"""Find who is near whom. Active agents are sorted into square cells; all neighbours of one are in the 3 x 3 around it.
 
-With a single cell everybody is near everybody, which is quickest for small swarms.
+With a single cell everybody is near everybody, which is fastest for small swarms.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import numpy as np
 from entropy_env.engines.numba_engine.compilation import inlined
 
 GROWTH = np.float32(1.1)
-ROOMY = np.float32(1.001)  # times the reach, so that rounding puts nobody a cell too far
+ROOMY = np.float32(
+    1.001
+)  # cells are wider than the reach by this factor, because rounding may shift an agent by a cell
 
 
 @inlined
 def lay_grid(w, e, reach):
-    """Choose the cells of world e, more than `reach` m wide.
-
-    Not more of them than there is room for in `cell_end`: larger cells are as right.
-    """
+    """Choose the cells of world e, each more than `reach` m wide, and at most as many as `cell_end` has room for."""
     world, width, height, most = w.worlds[e], w.maps.size[e, 0], w.maps.size[e, 1], w.cell_end.shape[1]
     world.columns, world.rows, world.side = 1, 1, reach
     if most == 1:
@@ -36,7 +35,7 @@ def lay_grid(w, e, reach):
 
 @inlined
 def line_of(value, side, count):
-    """Which of `count` columns or rows; those outside the arena belong to the outermost."""
+    """Find the column or row, of `count`, that a coordinate is in. The outermost ones also take what is outside."""
     return min(max(int(value / side), 0), count - 1)
 
 
@@ -68,7 +67,7 @@ def sort_into_cells(w, e, reach):
 
 @inlined
 def rows_around(w, e, y):
-    """First row and the row after the last, of the cells that may hold neighbours."""
+    """Return the first row of cells that may hold neighbours, and the one after the last."""
     rows = w.worlds[e].rows
     row = line_of(y, w.worlds[e].side, rows)
     return max(row - 1, 0), min(row + 1, rows - 1) + 1
@@ -76,7 +75,7 @@ def rows_around(w, e, y):
 
 @inlined
 def run_in_row(w, e, row, x):
-    """Start and end in the sorted order of a row's agents, in the cells that may hold neighbours."""
+    """Return the start and end, in the sorted order, of the agents of a row that may be neighbours."""
     columns = w.worlds[e].columns
     column = line_of(x, w.worlds[e].side, columns)
     first, last = row * columns + max(column - 1, 0), row * columns + min(column + 1, columns - 1)

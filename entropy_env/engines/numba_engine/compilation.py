@@ -1,7 +1,7 @@
-"""How this engine's functions are compiled, and where the compiled code is kept.
+"""Compile this engine's functions, and keep the machine code on disk.
 
-Numba keeps a function's machine code under the name and date of the function's own file, and would go on using it
-after a change in a file that it calls. So the folder is named after the text of all of them.
+Numba keeps the machine code of a function under the name and date of that function's file. It would go on using it
+after a change in another file, whose functions it calls. So the cache folder is named after the text of all these files.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract", "nsz", "arcp"},
 }
-# `_nrt`: without Numba's runtime a kernel cannot allocate, and counts no references, which took most of its time
-# files of the package that are in compiled code too: numbers, formulas, the order of a table
+# `_nrt`: without Numba's runtime a kernel cannot allocate, and does not count references, which took most of its time
+
+# Other files of the package that machine code depends on: numbers, formulas, the order of a table.
 COMPILED = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py", "rewards.py")
-NOT_COMPILED = {"__init__.py", "engine.py", "threads.py"}
+NOT_COMPILED = {"__init__.py", "engine.py", "kernels.py", "threads.py"}
 
 
 def inlined(function: Callable) -> Any:
-    """A compiled function that kernels call."""
+    """Compile a function that kernels call."""
     return numba.njit(forceinline=True, **OPTIONS)(function)
 
 
 def kernel(function: Callable) -> Any:
-    """A compiled function that Python calls, kept on disk."""
+    """Compile a function that Python calls, and keep it on disk."""
     folder, _ = cache_folder()
     if folder is None:
         return numba.njit(**OPTIONS)(function)
-    before, config.CACHE_DIR = config.CACHE_DIR, folder  # read once, by the decorator
+    before, config.CACHE_DIR = config.CACHE_DIR, folder  # the decorator reads it once
     try:
         return numba.njit(cache=True, **OPTIONS)(function)
     finally:
@@ -49,9 +50,9 @@ def kernel(function: Callable) -> Any:
 
 @functools.cache
 def cache_folder() -> tuple[str | None, str]:
-    """Where compiled code is kept: under NUMBA_CACHE_DIR if that is set, else in the user's cache folder.
+    """Return the folder for compiled code: in NUMBA_CACHE_DIR if that is set, else in the user's cache folder.
 
-    None where nothing can be written, and why.
+    If nothing can be written there, returns None and the reason.
     """
     here = Path(__file__).parent
     package = here.parents[1]

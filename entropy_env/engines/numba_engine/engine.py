@@ -1,15 +1,11 @@
-"""Many worlds on the cores of a CPU, in NumPy arrays."""
+"""The Numba engine: many worlds in NumPy arrays, stepped on the cores of a CPU."""
 
 from __future__ import annotations
 
 import functools
-import shutil
-import sys
 import threading
-import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numba
@@ -31,7 +27,6 @@ from entropy_env.engines.interface import (
     draw_rows,
     read_draws,
 )
-from entropy_env.engines.numba_engine import step
 from entropy_env.engines.numba_engine.arrays import (
     PARAMS,
     Swarms,
@@ -44,9 +39,9 @@ from entropy_env.engines.numba_engine.arrays import (
     write_maps,
     write_state,
 )
-from entropy_env.engines.numba_engine.compilation import OPTIONS, cache_folder, config
+from entropy_env.engines.numba_engine.kernels import load_kernels
 from entropy_env.engines.numba_engine.observations import check_components, global_state
-from entropy_env.engines.numba_engine.rewards import compile_terms
+from entropy_env.engines.numba_engine.rewards import check_built_in, compile_terms
 from entropy_env.engines.numba_engine.schedule import RETURN, SEE, SORT, WHOLE_WORLD, place_of
 from entropy_env.engines.numba_engine.step import Choices, make_choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
@@ -55,17 +50,17 @@ from entropy_env.neighbours import uses_grid
 from entropy_env.types import Layout, SwarmParams, SwarmState
 from entropy_env.vector import VectorSwarm
 
-CELLS_FROM = 64  # agents, under which all pairs are looked at sooner than cells
+CELLS_FROM = 64  # agents of a world from which cells are faster than looking at all pairs
 CELLS_PER_AGENT = 4
-TEAM_FROM = 4096  # agents of a world whose stages several threads share, where there are few worlds
-CHUNK = 64  # agents worth a call of a kernel: 20 us
-SHARED_FROM = 256  # agents of all worlds, whom one thread has moved before another would have woken up
+TEAM_FROM = 4096  # agents of a world from which several threads share its stages, if there are few worlds
+CHUNK = 64  # fewest agents worth a call of a kernel: they take 20 us
+SHARED_FROM = 256  # agents of all worlds from which other threads are woken; one moves fewer before another wakes up
 
 
 class NumbaEngine:
     """`entropy_env.engines.interface.Engine` in compiled loops, which allocate nothing.
 
-    Layouts come from the scenario, for all worlds at a time, and the next are being drawn while these are played.
+    The scenario draws layouts for all worlds at a time. The next ones are drawn while the present ones are played.
     """
 
     def __init__(
@@ -77,6 +72,7 @@ class NumbaEngine:
         num_threads: int | None = None,
     ) -> None:
         check_components()
+        check_built_in()
         self._kernels = load_kernels()
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = default_threads() if num_threads is None else num_threads
@@ -85,7 +81,7 @@ class NumbaEngine:
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
         self._next_maps = empty_maps(spec, num_envs)
         self._map_pairs = list(zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True))
-        self._spent = np.ones(num_envs, bool)  # worlds whose next map has been played
+        self._spent = np.ones(num_envs, bool)  # worlds whose next map has already been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
         self._own_terms = compile_terms(spec.reward_terms) if spec.reward_terms else None
@@ -93,9 +89,9 @@ class NumbaEngine:
         self._transition = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
-        self._drawing: Layout | None = None  # (S, E, ...), on their way
+        self._drawing: Layout | None = None  # (S, E, ...), layouts that are being drawn
         self._begun = False
-        self._alone = threading.Lock()  # two threads in one engine would write each other's lists
+        self._alone = threading.Lock()  # two threads that step one engine would write to the same lists
         self.params = params
         given = self._w, self._packed, self._action, self._choices
         assert tuple(map(numba.typeof, given)) == self._kernels.types, "the kernels are compiled for other arrays"
@@ -113,7 +109,7 @@ class NumbaEngine:
         self._rows_run_out = self.env.rows_run_out and bool(np.any(self._packed["max_steps"] == NEVER))
         self._params = params
         if not self.autoreset:
-            self._spent[:] = True  # nothing of the old parameters is used any more
+            self._spent[:] = True  # maps drawn with the old parameters are not used any more
 
     def reset(self, seed: int | np.ndarray | None = None, which: np.ndarray | None = None) -> np.ndarray:
         """See `Engine`."""
@@ -151,7 +147,7 @@ class NumbaEngine:
         with self._alone:
             self._check_begun()
             self._action[...] = action
-            self._begun = False  # a step that is interrupted leaves no episode that could go on
+            self._begun = False  # after an interrupted step no episode can go on
             first, stop = 0, len(self._choices.schedule)
             if self._rows_run_out:
                 first = place_of(RETURN, self._choices.schedule)
@@ -160,7 +156,7 @@ class NumbaEngine:
             ended = self._run(first, stop, self._everywhere)
             if ended and self.autoreset:
                 over = self._over
-                over[...] = self._transition.done  # the kernels need it contiguous
+                over[...] = self._transition.over  # a contiguous copy, for the kernels
                 if self.env.scenario.draws and (self._spent & over).any():
                     self._refill()
                 self._start(over)
@@ -228,7 +224,7 @@ class NumbaEngine:
             self._begun = True
 
     def _lasting(self) -> dict[str, np.ndarray]:
-        """The arrays that hold an episode and the maps of the next, by name."""
+        """Return the arrays that hold the episodes and the next maps, by name."""
         w = self._w
         maps = {f"maps/{name}": array for name, array in w.maps._asdict().items()}
         next_maps = {f"next_maps/{name}": array for name, array in self._next_maps._asdict().items()}
@@ -236,7 +232,7 @@ class NumbaEngine:
         return agents | {"worlds": w.worlds} | maps | next_maps
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the views, which would not be views of the copy, and without what is being drawn."""
+        """Leave out the views, which would not be views of the copy, and the layouts that are being drawn."""
         made_with = self.env, self.num_envs, self.params, self.autoreset, self.num_threads
         return {"made_with": made_with, "snapshot": self.snapshot() if self._begun else None}
 
@@ -250,7 +246,7 @@ class NumbaEngine:
             raise RuntimeError("no episode has begun: call reset()")
 
     def _start(self, which: np.ndarray) -> None:
-        """Begin episodes in the worlds of `which` (E,) bool on their next maps."""
+        """Begin episodes in the worlds of `which` (E,) bool, on their next maps."""
         for target, source in self._map_pairs:
             self._kernels.copy_rows(target, source, which)
         self._kernels.start(self._w, which)
@@ -258,14 +254,14 @@ class NumbaEngine:
         self._begun = True
 
     def _observe(self, which: np.ndarray) -> np.ndarray:
-        """Look at the worlds of `which` (E,) bool as they stand."""
+        """Observe in the worlds of `which` (E,) bool, as they are now."""
         for stage in (SORT, SEE):
             k = place_of(stage, self._choices.schedule)
             self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs
 
     def _run(self, first: int, stop: int, which: np.ndarray, choices: Choices | None = None) -> int:
-        """Stages of a step, in the worlds of `which` (E,) bool, on all threads. How many of the worlds are over."""
+        """Run stages of a step in the worlds of `which` (E,) bool, on all threads. Returns how many worlds are over."""
         args, run = (self._w, self._packed, self._action, choices or self._choices), self._kernels.run
         num_agents = self.env.spec.num_agents
         if self.num_threads > 1 and num_agents >= TEAM_FROM and self.num_envs < 2 * self.num_threads:
@@ -279,7 +275,7 @@ class NumbaEngine:
         return share(worlds, self.num_envs, chunk, num_threads)
 
     def _run_as_team(self, args: tuple, first: int, stop: int, which: np.ndarray, e: int) -> int:
-        """As `_run`, in one world, stage by stage, each shared out by agents where it can be."""
+        """Do as `_run`, in world e. Threads share the agents of each stage, unless it works on the whole world."""
         num_agents, world, run, ended = self.env.spec.num_agents, (e, e + 1), self._kernels.run, 0
         for k in range(first, stop):
 
@@ -291,7 +287,7 @@ class NumbaEngine:
         return int(ended > 0)
 
     def _renew_rows(self) -> None:
-        """Draw other spawns and goals for the agents that have used up their row (`Swarm.uses_up_row`)."""
+        """Draw new spawns and goals for the agents that have used up their row, as `Swarm.uses_up_row`."""
         agents, maps, unlimited = self._w.agents, self._w.maps, self._packed["max_steps"] == NEVER
         last = agents["goals_reached"] % self.env.spec.num_goals == 0
         used_up = agents["reached"] & last & unlimited[:, None]
@@ -306,84 +302,34 @@ class NumbaEngine:
         maps.spawns[worlds, which], maps.goals[worlds, which] = rows
 
     def _refill(self) -> None:
-        """Give a fresh next map to every world whose own has been played."""
+        """Give a new next map to every world whose own has been played."""
         layouts = jax.tree.map(lambda x: x[0][self._spent], self._draw())
         write_maps(self._next_maps, layouts, self._spent)
         self._spent[:] = False
 
     def _draw(self) -> Layout:
-        """Layouts (S, E, ...), and have more drawn meanwhile, in JAX's own thread."""
+        """Return layouts (S, E, ...), and begin to draw the next ones in JAX's own thread."""
         check_fork()
         layouts = self._begin_drawing() if self._drawing is None else self._drawing
         self._drawing = self._begin_drawing() if self.autoreset else None
         return jax.tree.map(np.asarray, layouts)
 
     def _begin_drawing(self) -> Layout:
-        """In JAX's own thread, on the CPU whatever else there is."""
+        """Begin to draw layouts in JAX's own thread, always on the CPU."""
         self._draws += 1
         return draw(self._batch, self._seed, self._draws - 1, self.params, _cpu())
 
 
-class Kernels(NamedTuple):
-    """The machine code of `step.run`, `step.start` and `step.copy_rows`.
-
-    Called without Numba's look at the types of forty arrays, which took longer than the step of a small world. So all
-    that they are given must be of the types, and contiguous, that `load_kernels` compiles them for.
-    """
-
-    run: Callable[..., int]
-    start: Callable[..., None]
-    copy_rows: Callable[..., None]
-    types: tuple  # of the first arguments of `run`: Swarms, parameters, actions and Choices
-
-
-@functools.cache
-def load_kernels() -> Kernels:
-    """Have the step compiled, or read from the cache on disk, by running it over no world.
-
-    A damaged cache, or a disk without room for one, is no reason to fail: the code is compiled all the same, and a
-    damaged cache is thrown away.
-    """
-    if config.DISABLE_JIT:
-        raise RuntimeError("NUMBA_DISABLE_JIT is set")
-    folder, reason = cache_folder()
-    if folder is None:
-        warnings.warn(reason, stacklevel=2)
-    elif not any(Path(folder).rglob("*.nbc")) and sys.stderr.isatty():
-        print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
-    try:
-        return _compile(step.run, step.start, step.copy_rows)
-    except Exception as error:
-        if folder is None:
-            raise
-        kernels = _compile(*(numba.njit(**OPTIONS)(f.py_func) for f in (step.run, step.start, step.copy_rows)))
-        if not isinstance(error, OSError):
-            shutil.rmtree(folder, ignore_errors=True)
-        return kernels
-
-
-def _compile(run: Any, start: Any, copy_rows: Any) -> Kernels:
-    spec = Swarm().spec
-    w, nowhere, row = empty_swarms(spec, 1, 1, 1), np.zeros(1, bool), np.zeros((1, 1), np.uint8)
-    action = np.zeros((1, spec.num_agents, spec.action_dim), np.float32)
-    given = w, pack_params(SwarmParams(), 1), action, make_choices(spec, False)
-    run(*given, 0, nowhere, (0, 0), (0, 0), (0, 0))
-    start(w, nowhere)
-    copy_rows(row, row, nowhere)
-    codes = [next(iter(kernel.overloads.values())).entry_point for kernel in (run, start, copy_rows)]
-    return Kernels(codes[0], codes[1], codes[2], tuple(map(numba.typeof, given)))
-
-
 def _transition(w: Swarms) -> Transition:
-    """Views of what a step leaves."""
+    """Return the results of a step, as views of the arrays."""
     agents = w.agents
     return Transition(
         obs=w.obs,
         final_obs=w.final_obs,
-        done=w.worlds["over"],
+        over=w.worlds["over_before_reset"],
         reward_terms=w.reward_terms if w.reward_terms.size else agents["reward_terms"],
-        active=agents["remains"],
-        goals_reached=agents["total_reached"],
+        active=agents["active_before_reset"],
+        goals_reached=agents["goals_reached_before_reset"],
         **{
             name: agents[name]
             for name in (
@@ -396,7 +342,7 @@ def _transition(w: Swarms) -> Transition:
 
 @functools.cache
 def _cpu() -> jax.Device | None:
-    """None where JAX has been told to use other platforms alone."""
+    """Return JAX's CPU, or None if JAX may only use other platforms."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

@@ -1,6 +1,6 @@
-"""`entropy_env.observations` for compiled loops: a function of the same name for every component.
+"""`entropy_env.observations` in compiled loops: a function of the same name for every component.
 
-Each writes its own columns, whose place follows from the table there.
+Each writes its own columns. Their place follows from the table there.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from entropy_env.types import SwarmSpec
 
 @inlined
 def lidar(w, p, choices, row, cos, sin, slot, e, i):
-    """Range readings into row (num_rays,)."""
+    """Write range readings into row (num_rays,)."""
     scan(w, p, row, cos, sin, slot, e, i)
 
 
 @inlined
 def velocity(w, p, choices, row, cos, sin, slot, e, i):
-    """Twist over its maxima into row (2,), or velocity in the world's frame."""
+    """Write speed and turn rate over their maxima into row (2,), or the velocity in the world's frame."""
     me = w.agents[e, i]
     if choices.force:
         motion = w.motions[e, i]
@@ -44,7 +44,7 @@ def velocity(w, p, choices, row, cos, sin, slot, e, i):
 
 @inlined
 def goal(w, p, choices, row, cos, sin, slot, e, i):
-    """Offset to the goal in the robot's frame into row (2,)."""
+    """Write the offset to the goal, in the robot's frame, into row (2,)."""
     me = w.agents[e, i]
     place = w.maps.goals[e, i, me.goal_index]
     dx, dy = (place[0] - me.position[0]) / p.goal_scale, (place[1] - me.position[1]) / p.goal_scale
@@ -55,7 +55,7 @@ READERS: dict[str, Callable] = {"lidar": lidar, "velocity": velocity, "goal": go
 
 
 def _in_turn(names: list[str], k: int = 0) -> Any:
-    """A compiled function that calls the readers from the k-th on, each with its own columns of a row (obs_dim,)."""
+    """Return a compiled function that calls the readers from the k-th on, each with its columns of a row (obs_dim,)."""
     read, rest = READERS[names[k]], _in_turn(names, k + 1) if k + 1 < len(names) else None
 
     @inlined
@@ -72,7 +72,7 @@ _fill = _in_turn([name for name in OBSERVATION if name in READERS])
 
 @inlined
 def observe(w, p, choices, row, slot, e, i):
-    """The observation of agent i of world e into row (obs_dim,)."""
+    """Write the observation of agent i of world e into row (obs_dim,)."""
     cos, sin = cos_sin(w.agents[e, i].heading)
     _fill(w, p, choices, row, cos, sin, slot, e, i)
 
@@ -101,7 +101,7 @@ STATE_READERS: dict[str, Callable[[Any, SwarmSpec], np.ndarray]] = {  # (E, N, w
 
 
 def global_state(w: Any, spec: SwarmSpec) -> np.ndarray:
-    """(E, N * state_dim), see `Swarm.global_state`."""
+    """Return the global states (E, N * state_dim), see `Swarm.global_state`."""
     table = np.empty((*w.agents.shape, spec.state_dim), np.float32)
     for name, read in STATE_READERS.items():
         table[..., spec.state_slice(name)] = read(w, spec)
@@ -110,7 +110,7 @@ def global_state(w: Any, spec: SwarmSpec) -> np.ndarray:
 
 
 def check_components() -> None:
-    """Raise ValueError for a component that one engine has and the other has not, or has another version of."""
+    """Raise ValueError if a component is known to one engine only, or if its table has changed."""
     tables = ("observation", OBSERVATION, READERS), ("global state", GLOBAL_STATE, STATE_READERS)
     for (what, theirs, ours), built_in in zip(tables, BUILT_IN, strict=True):
         for name in sorted(theirs.keys() ^ ours.keys()):

@@ -1,8 +1,8 @@
 """Reward terms (`entropy_env.rewards`) as machine code.
 
-The built-in ones are part of the kernel that is kept on disk. A user's own are compiled by themselves, and the kernel calls
-them at their address. That costs some 0.3 s in every process, not the 15 s of another kernel, and nothing is kept on disk
-that an edit of their source, or of what they call, could make wrong.
+The built-in ones are part of the kernel that is kept on disk. A user's own are compiled by themselves, and the kernel
+calls them at their address. That costs some 0.3 s in every process, where another kernel would cost 15 s. They are not kept
+on disk, so an edit of their source, or of a function that they call, always takes effect.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from numba.extending import intrinsic
 
 from entropy_env.engines.numba_engine.arrays import PARAMS
 from entropy_env.engines.numba_engine.compilation import OPTIONS, inlined
-from entropy_env.rewards import TERMS, NamedTerms, Outcome, Term, place_of
+from entropy_env.rewards import BUILT_IN, TERMS, NamedTerms, Outcome, Term, place_of
 
 OUTCOME = types.NamedUniTuple(types.float32, len(Outcome._fields), Outcome)
 ROW = types.Array(types.float32, 1, "C")
-GIVEN = OUTCOME, numba.from_dtype(PARAMS), ROW, ROW  # to what `weighing` makes
+GIVEN = OUTCOME, numba.from_dtype(PARAMS), ROW, ROW  # arguments of the functions that `weighing` makes
 
 
 def weighing(terms: Iterable[Any], first: int = 0) -> Any:
-    """A function (outcome, params, weights, values) that writes compiled terms, times their weights, from column `first`."""
+    """Return a compiled function (outcome, params, weights, values) that writes each term's value, times its weight.
+
+    terms: compiled. first: column of the first one.
+    """
 
     @inlined
     def weigh(outcome, p, weights, values):
@@ -39,7 +42,7 @@ def weighing(terms: Iterable[Any], first: int = 0) -> Any:
 
 
 def _then(before: Any, term: Any, column: int) -> Any:
-    """A function that does what another does, and writes one term more."""
+    """Return a compiled function that calls `before`, then writes one more term."""
 
     @inlined
     def weigh(outcome, p, weights, values):
@@ -49,13 +52,25 @@ def _then(before: Any, term: Any, column: int) -> Any:
     return weigh
 
 
-weigh_built_in = weighing(map(inlined, TERMS.values()))
+weigh_built_in = weighing(inlined(term) for _, term in BUILT_IN)
+
+
+def check_built_in() -> None:
+    """Raise ValueError if TERMS has changed since it was imported: the kernel on disk has the terms of its file."""
+    if tuple(TERMS.items()) != BUILT_IN:
+        raise ValueError(
+            "rewards.TERMS has other terms than those that the Numba engine compiles: hand in your own as "
+            "reward_terms={name: function}, edit rewards.py instead of the table, or choose engine='jax'"
+        )
 
 
 @functools.lru_cache(maxsize=64)
 def compile_terms(terms: NamedTerms) -> Any:
-    """Numba's C function that weighs a user's own terms. Raises ValueError for one that cannot be compiled, saying where."""
-    weigh = weighing((_compile(name, term) for name, term in terms), len(TERMS))
+    """Compile a C function that weighs a user's own terms.
+
+    Raises ValueError, with file and line, for a term that Numba cannot compile.
+    """
+    weigh = weighing((_compile(name, term) for name, term in terms), len(BUILT_IN))
     return numba.cfunc(types.void(*GIVEN), **OPTIONS)(weigh.py_func)
 
 
@@ -79,7 +94,7 @@ def _compile(name: str, term: Term) -> Any:
 
 @intrinsic
 def call_at(typingctx, address, outcome, p, weights, values):
-    """Call what `compile_terms` made, at its address."""
+    """Call the function that `compile_terms` made, at its address."""
 
     def generate(context, builder, signature, given):
         kinds = [context.get_value_type(kind) for kind in signature.args[1:]]

@@ -1,7 +1,7 @@
-"""What happens in one control period of one world, and the kernels that run it.
+"""One control period of one world, stage by stage, and the kernels that run it.
 
-A small world goes through all stages of its schedule in one call; a large one goes through each on several threads,
-which meet in between.
+A small world goes through all stages of its schedule in one call. A large world goes through one stage after the other,
+each shared by several threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
-from entropy_env.engines.numba_engine.arrays import clear_agent, clear_lasting, clear_motion, clear_world
+from entropy_env.engines.numba_engine.arrays import rest_agent, rest_lasting, rest_motion, rest_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
@@ -45,19 +45,19 @@ ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
 
 
 class Choices(NamedTuple):
-    """What is fixed for an engine."""
+    """Choices that are fixed for an engine."""
 
     schedule: np.ndarray  # (K, 2) int32, of `make_schedule`
     substeps: int
     force: bool  # the force drive
     on_goal: int
-    world_frame: bool  # velocities are observed in the world's frame
-    autoreset: bool  # a world that is over is not looked at again before its reset
-    own_terms: int  # the address of a user's own reward terms (`rewards.compile_terms`), 0 for none
+    world_frame: bool  # whether velocities are observed in the world's frame
+    autoreset: bool  # whether a world that is over is reset at once; the step then leaves its observations out
+    own_terms: int  # address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 
 
 def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choices:
-    """What a specification says about a step. own_terms: the address of a user's own reward terms."""
+    """Return the choices of a specification. own_terms: address of a user's own reward terms, 0 for none."""
     force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
     stages = schedule.make_schedule(spec.substeps, force)
     return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset, own_terms)
@@ -65,20 +65,20 @@ def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choice
 
 @inlined
 def distance_to_goal(me):
-    """m."""
+    """Compute the distance (m) of an agent from the goal that it had when the step began."""
     dx, dy = me.goal[0] - me.position[0], me.goal[1] - me.position[1]
     return np.float32(math.sqrt(dx * dx + dy * dy))
 
 
 @inlined
 def lidar_reach(p):
-    """m, between the centres of an agent and of one that it may see."""
+    """Compute the largest distance (m) between the centres of two agents that may see each other."""
     return p.lidar_range + TWO * p.agent_radius
 
 
 @inlined
 def prepare(w, p, choices, action, e, i):
-    """Note what an agent is about to do, and what it may run into."""
+    """Note the goal, the command and the bodies that an agent may touch in this control period."""
     me = w.agents[e, i]
     me.acted, me.collided = me.active, False
     if me.active:
@@ -94,13 +94,13 @@ def prepare(w, p, choices, action, e, i):
 
 @inlined
 def next_step(world):
-    """Of the clock, which without a time limit stops where an int32 would run over."""
+    """Advance the clock. Without a time limit it stops before an int32 would overflow."""
     return min(world.step + 1, NEVER - 1)
 
 
 @inlined
 def reward_of(w, p, choices, outcome, e, i):
-    """The sum of all terms, which are kept one by one."""
+    """Write each reward term of an agent, and return their sum."""
     built_in, every, reward = w.agents[e, i].reward_terms, w.reward_terms[e, i], ZERO
     weigh_built_in(outcome, p, w.weights[e], built_in)
     for term in range(built_in.shape[0]):
@@ -116,7 +116,10 @@ def reward_of(w, p, choices, outcome, e, i):
 
 @inlined
 def score(w, p, choices, motors, e, i):
-    """Reward, and what a goal reached or the time limit ends. motors: (2,), what the agent was asked to do."""
+    """Give the reward, and end the episode of an agent that reached its goal or met the time limit.
+
+    motors: (2,), the action of the agent.
+    """
     me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
     reached, reward = False, ZERO
     if me.acted:
@@ -146,7 +149,7 @@ def score(w, p, choices, motors, e, i):
         else:
             me.active = False
     me.return_so_far += reward
-    me.reward, me.reached, me.collision, me.total_reached = reward, reached, me.collided, me.goals_reached
+    me.reward, me.reached, me.collision, me.goals_reached_before_reset = reward, reached, me.collided, me.goals_reached
     me.terminated = reached and choices.on_goal != NEXT_GOAL
     me.truncated = me.active and time_up
     me.success = me.terminated
@@ -159,20 +162,20 @@ def score(w, p, choices, motors, e, i):
 
 @inlined
 def end(w, p, choices, e):
-    """Advance the clock, and tell whether the world is over."""
+    """Advance the clock, and note whether the world is over."""
     world, going = w.worlds[e], choices.on_goal != TERMINATE
     for i in range(w.agents.shape[1]):
         me = w.agents[e, i]
-        me.remains = me.active
+        me.active_before_reset = me.active
         going |= me.active
     world.step = next_step(world)
-    world.done = world.step >= p.max_steps or not going
-    world.over = world.done
+    world.over = world.step >= p.max_steps or not going
+    world.over_before_reset = world.over
 
 
 @inlined
 def is_clear(w, e, pose):
-    """Whether an agent at a pose touches none of those sorted into cells."""
+    """Whether an agent at a pose touches none of the agents that are sorted into cells."""
     x, y, wide = pose[0], pose[1], w.worlds[e].apart
     for row in range(*rows_around(w, e, y)):
         start, stop = run_in_row(w, e, row, x)
@@ -185,7 +188,7 @@ def is_clear(w, e, pose):
 
 @inlined
 def ask(w, p, e, i):
-    """The first column of an agent's row with a clear pose that is not at the goal it would go to, or -1."""
+    """Find the first column of an agent's row whose pose is clear and not at the agent's next goal, or -1."""
     num_goals, near = w.maps.goals.shape[2], p.agent_radius + p.goal_radius
     next_goal = (w.agents[e, i].goal_index + 1) % num_goals
     goal = w.maps.goals[e, i, next_goal]
@@ -200,7 +203,7 @@ def ask(w, p, e, i):
 
 @inlined
 def gives_way(w, e, i):
-    """Whether a lower index asks for a place too near."""
+    """Whether an agent with a lower index asks for a place too near."""
     pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], w.worlds[e].apart
     for j in range(i):
         asked = w.agents[e, j].asked
@@ -216,14 +219,14 @@ def gives_way(w, e, i):
 def stand(w, e, i, column):
     """Put an agent at a pose of its row, at rest."""
     me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
-    clear_agent(me)
-    clear_motion(w.motions[e, i])
-    me.position[0], me.position[1], me.heading, me.active = pose[0], pose[1], pose[2], True
+    rest_agent(me)
+    rest_motion(w.motions[e, i])
+    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
 
 
 @inlined
 def respawn(w, p, e):
-    """Bring inactive agents back where there is room (`Swarm.respawn`); whether anybody came."""
+    """Bring inactive agents back where there is room, as `Swarm.respawn`. Returns whether any came back."""
     came = False
     for i in range(w.agents.shape[1]):
         w.agents[e, i].asked = -1 if w.agents[e, i].active else ask(w, p, e, i)
@@ -231,16 +234,16 @@ def respawn(w, p, e):
         me = w.agents[e, i]
         if me.asked >= 0 and not gives_way(w, e, i):
             stand(w, e, i, me.asked)
-            me.goal_index, me.remains = (me.goal_index + 1) % w.maps.goals.shape[2], True
+            me.goal_index, me.active_before_reset = (me.goal_index + 1) % w.maps.goals.shape[2], True
             came = True
     return came
 
 
 @inlined
 def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
-    """One stage of a step of world e, for the agents from first to last where it works on agents.
+    """Run one stage of a step of world e. A stage that works on agents does so from `first` to before `last`.
 
-    turn: which round of impulses this is.
+    turn: the number of this round of impulses.
     """
     p = params[e]
     h = p.dt / np.float32(choices.substeps)
@@ -280,9 +283,9 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
     elif stage == schedule.SORT:
         sort_into_cells(w, e, lidar_reach(p))
     elif stage == schedule.RETURN:
-        if choices.on_goal == RESPAWN and not w.worlds[e].done and respawn(w, p, e):
+        if choices.on_goal == RESPAWN and not w.worlds[e].over and respawn(w, p, e):
             sort_into_cells(w, e, lidar_reach(p))
-    elif stage == schedule.SEE_LAST or not (w.worlds[e].done and choices.autoreset):
+    elif stage == schedule.SEE_LAST or not (w.worlds[e].over and choices.autoreset):
         for i in range(first, last):
             me = w.agents[e, i]
             seeing = me.active if stage == schedule.SEE else me.terminated or me.truncated
@@ -295,10 +298,10 @@ def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
 
 @kernel
 def run(w, params, action, choices, slot, which, worlds, stages, agents):
-    """The stages of a step from the first to the last, for as many worlds and agents; how many worlds are over.
+    """Run some stages of a step, for some worlds and agents. Returns how many of the worlds are over.
 
-    which: (E,) bool, worlds that are not left out. worlds, stages, agents: pairs, the first and the one after the last.
-    slot: which thread this is.
+    which: (E,) bool, worlds to run. worlds, stages, agents: each the first, and the one after the last. slot: the
+    number of this thread.
     """
     over = 0
     for e in range(worlds[0], worlds[1]):
@@ -306,20 +309,20 @@ def run(w, params, action, choices, slot, which, worlds, stages, agents):
             for k in range(stages[0], stages[1]):
                 stage, turn = choices.schedule[k, 0], choices.schedule[k, 1]
                 run_stage(stage, turn, w, params, action, choices, slot, e, agents[0], agents[1])
-            over += w.worlds[e].done
+            over += w.worlds[e].over
     return over
 
 
 @kernel
 def start(w, which):
-    """Begin a new episode in each world of `which` (E,) bool, everybody at the first pose of the row."""
+    """Begin a new episode in each world of `which` (E,) bool, with every agent at the first pose of its row."""
     for e in range(which.shape[0]):
         if which[e]:
-            clear_world(w.worlds[e])
+            rest_world(w.worlds[e])
             for i in range(w.agents.shape[1]):
                 stand(w, e, i, 0)
                 me = w.agents[e, i]
-                clear_lasting(me)
+                rest_lasting(me)
                 me.goal_index, me.return_so_far, me.length_so_far = 0, ZERO, 0
 
 

@@ -1,7 +1,7 @@
-"""A few threads that share the work of one step.
+"""Share the work of one step among a few Python threads, which run in parallel as kernels release the interpreter lock.
 
-Numba's own threads are not used: its OpenMP layer ends a process that forks, its workqueue one that has two threads,
-and both cost a second compilation. Kernels let go of the interpreter lock, so plain threads do.
+Numba's own threads have drawbacks. Its OpenMP layer ends a process that forks, its workqueue ends one with two threads,
+and both need a second compilation.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from entropy_env.checks import BATCH
 
-# the first that is set counts, the more specific one first
+# the first one that is set counts
 ENVIRONMENT_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 _executor: ThreadPoolExecutor | None = None
 
 
 def _forget() -> None:
-    """In a forked process, where the threads of its parent are missing."""
+    """Forget the threads in a forked process, which does not have those of its parent."""
     global _executor
     _executor = None
 
@@ -31,13 +31,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def num_cores() -> int:
-    """How many this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads() -> int:
-    """What NUMBA_NUM_THREADS says, else OMP_NUM_THREADS, else `num_cores`. A warning for a value that is no number of
-    threads, which does not count."""
+    """Return the value of NUMBA_NUM_THREADS, else of OMP_NUM_THREADS, else `num_cores`.
+
+    Warns of a value that is not a number of threads, and ignores it.
+    """
     allowed = BATCH["num_threads"]
     for name in ENVIRONMENT_VARIABLES:
         value = os.environ.get(name, "").strip()
@@ -51,10 +53,10 @@ def default_threads() -> int:
 
 
 def share(task: Callable[[int, tuple[int, int]], int], count: int, chunk: int, num_threads: int) -> int:
-    """The sum of task(slot, (first, stop)) over parts of range(count), on up to `num_threads` threads.
+    """Sum task(slot, (first, stop)) over parts of range(count), on up to `num_threads` threads, this one included.
 
-    This one is among them. The parts shrink to `chunk`, so that all finish together (guided self-scheduling,
-    Polychronopoulos & Kuck 1987). No two tasks with one slot, below `num_threads`, run at the same time.
+    The parts shrink to `chunk`, so that all threads finish together (guided self-scheduling, Polychronopoulos & Kuck
+    1987). Slots are below `num_threads`, and no two tasks with the same slot run at the same time.
     """
     if num_threads == 1 or count <= chunk:
         return task(0, (0, count))
@@ -80,9 +82,9 @@ def share(task: Callable[[int, tuple[int, int]], int], count: int, chunk: int, n
     helpers = [_executor.submit(work, slot) for slot in range(1, min(num_threads, len(parts)))]
     try:
         total = work(0)
-    except BaseException:  # Ctrl-C: nobody may work on after the caller has gone on
+    except BaseException:  # Ctrl-C: no thread may go on working after this call has ended
         parts.clear()
         wait([helper for helper in helpers if not helper.cancel()])
         raise
-    # one that has not begun by now has nothing left to do
+    # a helper that has not begun by now has nothing left to do
     return total + sum(helper.result() for helper in helpers if not helper.cancel())

@@ -17,7 +17,7 @@ from entropy_env.render.scene import ALERT, INK, agent_colours
 from entropy_env.task import Task
 from entropy_env.types import SwarmParams, SwarmSpec
 from trainers import evaluate
-from trainers.evaluation.play import Moment, episode_key
+from trainers.evaluation.play import TimeStep, episode_key
 from trainers.evaluation.player import HISTORY, REST, Player, Recording, Side
 from trainers.learn.normalize import init_moments
 from trainers.policies.jax import ActorSpec
@@ -29,22 +29,22 @@ pygame = pytest.importorskip("pygame")
 END = 40  # steps
 
 
-def moments(key=None, end=END):
+def time_steps(key=None, end=END):
     """Two robots that pass each other on their way, in a place of the key's own."""
     y = 3 if key is None else 1 + 4 * float(jax.random.uniform(key))
     for step in range(end + 1):
         x = 0.5 + 0.1 * step
         goals = [[0.5 + 0.1 * end, y], [7.5, 5.5]]
-        state = world([[x, y], [8 - x, y + 0.5]], goals, step=step, done=step == end, goals_reached=[step == end, 0])
-        yield Moment(state, np.full((2, 8), 0.5, np.float32), np.array([0.25, 0.5]) * step)
+        state = world([[x, y], [8 - x, y + 0.5]], goals, step=step, over=step == end, goals_reached=[step == end, 0])
+        yield TimeStep(state, np.full((2, 8), 0.5, np.float32), np.array([0.25, 0.5]) * step)
 
 
 def side(name="one", end=END, goals=None):
     def live(key, sampled):
-        for moment in moments(key, end):
-            layout = moment.state.layout
+        for time_step in time_steps(key, end):
+            layout = time_step.state.layout
             given = layout if goals is None else layout.replace(goals=layout.goals + goals)
-            yield moment._replace(state=moment.state.replace(layout=given))
+            yield time_step._replace(state=time_step.state.replace(layout=given))
 
     return Side(name, "open 1", SwarmSpec(num_rays=4), SwarmParams(), live)
 
@@ -86,7 +86,7 @@ def click(player, column, row):
 
 def test_a_recording_is_played_as_far_as_it_is_asked_for_and_forgets_what_is_long_ago():
     played = []
-    recording = Recording(played.append(moment) or moment for moment in moments(end=HISTORY + 50))
+    recording = Recording(played.append(time_step) or time_step for time_step in time_steps(end=HISTORY + 50))
     assert len(played) == 1
     assert recording.at(7).state.step == 7 and len(played) == 8
     assert recording.at(3).state.step == 3 and len(played) == 8
@@ -217,14 +217,14 @@ def test_a_click_follows_a_robot_in_every_picture_until_one_beside_all_robots(ma
 
 def test_two_sides_stay_in_step_and_the_shorter_one_waits_at_its_end(make_player):
     player = make_player(side("long"), side("short", end=END))
-    player._recordings[1] = Recording(moments(end=10))
+    player._recordings[1] = Recording(time_steps(end=10))
     player.advance(0.1 * 25)
-    assert [int(moment.state.step) for moment in player.moments] == [25, 10] and not player.over
+    assert [int(time_step.state.step) for time_step in player.time_steps] == [25, 10] and not player.over
     press(player, *[pygame.K_LEFT] * 16)
-    assert [int(moment.state.step) for moment in player.moments] == [9, 9]
+    assert [int(time_step.state.step) for time_step in player.time_steps] == [9, 9]
     press(player, pygame.K_SPACE)
     player.advance(0.1 * 40)
-    assert [int(moment.state.step) for moment in player.moments] == [END, 10] and player.over
+    assert [int(time_step.state.step) for time_step in player.time_steps] == [END, 10] and player.over
 
 
 def test_success_steps_and_return_stand_below_each_side(make_player, monkeypatch):

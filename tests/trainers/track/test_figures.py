@@ -1,5 +1,6 @@
 """A resumed run logs what an uninterrupted one does, and progress shows with or without a terminal."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -15,13 +16,34 @@ from helpers.disk import full_disk
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from trainers.track.loggers import MetricsLogger
+from trainers.track.jsonl import JsonLines
 from trainers.track.progress import Progress
 from trainers.track.system import system_metrics
+from trainers.track.tensorboard import TensorBoard
+from trainers.track.tracker import Run, as_figure
+
+
+class Files:
+    """JSON lines and TensorBoard's events, without a thread."""
+
+    def __init__(self, folder, resume_step=None):
+        self.lines = JsonLines(folder, resume_step)
+        self.events = TensorBoard(Run(folder, "project", "name", "id", {}, resume_step))
+
+    def log(self, step, metrics):
+        self.lines.log(step, metrics)
+        self.events.log(int(step), {name: value for name, value in metrics.items() if as_figure(value) is not None})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.lines.close()
+        self.events.close()
 
 
 def log(folder, steps, resume_step=None):
-    with MetricsLogger(folder, resume_step) as logger:
+    with Files(folder, resume_step) as logger:
         for step in steps:
             logger.log(step, {"loss/policy": step / 4})
 
@@ -43,7 +65,7 @@ def events(folder):
 
 
 def test_each_line_is_one_json_object_on_disk_at_once(tmp_path):
-    with MetricsLogger(tmp_path) as logger:
+    with Files(tmp_path) as logger:
         logger.log(np.int64(3), {"train/fps": 12.5, "env/episodes": 2, "loss/value": jnp.float32(0.5)})
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -52,7 +74,7 @@ def test_each_line_is_one_json_object_on_disk_at_once(tmp_path):
 
 
 def test_figures_that_are_not_finite_keep_the_lines_standard_json(tmp_path):
-    with MetricsLogger(tmp_path) as logger:
+    with Files(tmp_path) as logger:
         logger.log(1, {"a": math.nan, "b": np.float32("inf"), "c": 1.0})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": null, "b": null, "c": 1.0}\n'
     assert events(tmp_path) == [(1, "c", 1.0)]
@@ -86,7 +108,7 @@ def test_a_line_that_is_no_record_is_dropped_on_resume(tmp_path, line):
 def test_a_new_run_does_not_overwrite_the_lines_of_another(tmp_path):
     log(tmp_path, range(2))
     with pytest.raises(FileExistsError):
-        MetricsLogger(tmp_path)
+        JsonLines(tmp_path)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -142,8 +164,8 @@ def test_memory_is_in_gib():
 
 def test_figures_are_in_tensorboard_at_once_and_as_it_reads_them(tmp_path):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
-    with MetricsLogger(tmp_path) as logger:
-        logger.log(3, {"loss/policy": 0.5, "loss/value": 2.0})
+    with contextlib.closing(TensorBoard(Run(tmp_path, "project", "name", "id", {}))) as tracker:
+        tracker.log(3, {"loss/policy": 0.5, "loss/value": 2.0})
         (path,) = tmp_path.glob("events.*")  # as a kill would leave it
         read = [(event.step, value.tag, value.tensor.float_val[0])
                 for event in loader.EventFileLoader(str(path)).Load() for value in event.summary.value]  # fmt: skip
@@ -151,11 +173,14 @@ def test_figures_are_in_tensorboard_at_once_and_as_it_reads_them(tmp_path):
 
 
 def test_figures_that_a_full_disk_does_not_take_are_written_later(tmp_path):
-    with MetricsLogger(tmp_path) as logger, warnings.catch_warnings(record=True) as caught, full_disk(1000):
+    with Files(tmp_path) as logger, warnings.catch_warnings(record=True) as caught, full_disk(1000):
         for step in range(100):
             logger.log(step, {"loss/policy": step / 4})
-    (warning,) = caught
-    assert re.search(rf"figures could not be written \(.*'{tmp_path}/(metrics|events).*'\)", str(warning.message))
+    texts = sorted(str(warning.message) for warning in caught)
+    assert [re.search(rf"figures could not be written \(.*'{tmp_path}/(\w+).*'\)", text)[1] for text in texts] == [
+        "events",
+        "metrics",
+    ]
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [*range(100)]
     assert events(tmp_path) == [(step, "loss/policy", step / 4) for step in range(100)]
 
@@ -163,7 +188,7 @@ def test_figures_that_a_full_disk_does_not_take_are_written_later(tmp_path):
 def test_no_number_of_updates_is_too_many_for_a_full_disk(tmp_path):
     """What waits is more than a file's buffer holds."""
     figures = {f"figure/{index}": 1 / 3 for index in range(100)}
-    with MetricsLogger(tmp_path) as logger:
+    with Files(tmp_path) as logger:
         with full_disk(1000), pytest.warns(UserWarning, match="kept in memory"):  # noqa: PT031
             for step in range(1000):
                 logger.log(step, figures)
@@ -178,7 +203,8 @@ def test_figures_that_are_lost_in_the_end_are_counted(tmp_path):
         log(tmp_path, range(100))
     kept = (tmp_path / "metrics.jsonl").read_text().count("\n")
     assert 0 < kept < 100
-    assert f"figures of the last {100 - kept} updates could not be written" in str(caught[-1].message)
+    lost = f"figures of the last {100 - kept} updates could not be written"
+    assert any(lost in str(warning.message) for warning in caught)
 
 
 @pytest.mark.parametrize("junk", ["[" * 100_000, '{"step": true}', '{"step": -5}', '{"step": 0.5}', "3", "\0"])
