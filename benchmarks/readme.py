@@ -269,6 +269,28 @@ A rollout's time: {spent}. An update takes {ours["update_s"] / ours["rollout_s"]
 {picture("sb3", "Success of recurrent PPO while it trains")}"""
 
 
+def classic(rows: list[Row]) -> str:
+    """Write what PPO reaches in gymnax's environments."""
+    lines = []
+    for name in dict.fromkeys(row["benchmark"] for row in rows):
+        runs = [row for row in rows if row["benchmark"] == name]
+        sampled, mode = (
+            span([figures["return"]["mean"] for figures in kind], "{:.1f}".format)
+            for kind in (runs, [row["deterministic"] for row in runs])
+        )
+        env, preset, steps = name.removeprefix("classic/"), runs[0]["preset"], f"{runs[0]['agent_steps']:,}"
+        seconds = span([row["total_s"] for row in runs], "{:.0f}".format)
+        lines.append((f"`{env}`", f"`{preset}`", steps, str(len(runs)), sampled, mode, seconds))
+    heads = "environment of gymnax", "preset", "steps", "seeds", "sampled actions", "likeliest action", "s"
+    return f"""## Classic control
+
+Mean returns of `trainers.any_env` over {rows[0]["episodes"]} fresh episodes, from the worst to the best training seed. The
+seconds are from start to evaluated, compilation included.
+
+{table(heads, lines)}
+"""
+
+
 def crowds(rows: list[Row]) -> str:
     """Write the results of the crowds."""
     world_steps, robots = sum(row["num_envs"] * row["steps"] for row in rows), [row["num_agents"] for row in rows]
@@ -284,6 +306,7 @@ two bodies was {1e6 * least:.2g} um, and {f"{passed} robots" if passed else "no 
 
 PARTS = (
     training,
+    classic,
     crowds,
     env_steps,
     scaling,

@@ -28,6 +28,7 @@ PACKAGES = (
     "vmas",
     "jaxmarl",
     "camar",
+    "gymnax",
 )
 
 WRITTEN = "benchmarks/results", "README.md", "benchmarks/README.md"  # by the benchmarks themselves

@@ -166,7 +166,8 @@ except ModuleNotFoundError as error:
 
 
 ROOMS = {  # or modules, and the rooms or modules that they may know beside their own
-    "learn": (),
+    "envs": (),
+    "learn": ("envs.contract",),
     "networks": (),
     "run.files": (),
     "run.terminal": (),
@@ -174,10 +175,10 @@ ROOMS = {  # or modules, and the rooms or modules that they may know beside thei
     "track": ("run.files", "run.terminal"),
     "run": ("track",),
     "policies": ("learn", "networks", "run"),
-    "algorithms": ("learn", "networks"),
-    "evaluation": ("policies", "run"),
+    "algorithms": ("envs.contract", "learn", "networks"),
+    "evaluation": ("envs.contract", "policies", "run"),
     "common": ("policies",),
-    "sb3": ("policies", "evaluation", "run", "track"),
+    "sb3": ("learn", "policies", "evaluation", "run", "track"),
 }
 
 
@@ -253,4 +254,4 @@ def test_public_names_are_there_and_come_when_asked_for():
 def test_all_extras_are_for_any_machine():
     (everything,) = EXTRAS["all"]
     named = everything.removeprefix("entropy-env[").removesuffix("]").split(",")
-    assert {*named} == EXTRAS.keys() - {"all", "cuda"}
+    assert {*named} == EXTRAS.keys() - {"all", "cuda", "gymnax"}

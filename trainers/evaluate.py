@@ -96,6 +96,8 @@ def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
     overrides: settings to use instead of the task's; None changes nothing. Raises ValueError if such worlds are
     impossible, or if their observations have another size than the policy expects.
     """
+    if policy.task is None:
+        raise ValueError("this policy was trained in no swarm: the figures of its run are in evaluation.json")
     env, params = policy.task.but(**overrides).make(on_goal="terminate")
     if env.spec.obs_dim != policy.obs_dim:
         raise ValueError(f"observations have {env.spec.obs_dim} numbers here, the policy expects {policy.obs_dim}")

@@ -8,30 +8,48 @@ The algorithm is in `trainers/algorithms/ppo.py`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from entropy_env import vector
-from trainers.algorithms.ppo import PPO, Hyperparameters
+from trainers.algorithms.ppo import PPO, PRESETS, Hyperparameters
+from trainers.learn.distributions import Gaussian
 from trainers.policies.jax import ActorSpec
 from trainers.policies.load import describe_policy
-from trainers.run.checkpoint import CheckpointError
-from trainers.run.compilation import cache_compilations
-from trainers.run.config import check_numbers, parse_config
-from trainers.run.folder import begin_run_folder, prepare_run_folder
+from trainers.run.config import check_numbers, with_presets
+from trainers.run.devices import (
+    DeviceOptions,
+    free_memory,
+    largest_batch,
+    make_mesh,
+    prepare_jax,
+    tell,
+    update_memory,
+)
 from trainers.run.hooks import Hook, Moment
-from trainers.run.loop import TrainingDivergedError, fit
 from trainers.run.options import RunOptions, WorldOptions
-from trainers.run.terminal import say, warnings_as_lines
+from trainers.run.terminal import say
+from trainers.run.training import run_command, train_in_folder
+
+COMMAND = "python -m trainers.jax_ppo"
 
 
+@with_presets(PRESETS)
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
+class PPOConfig(Hyperparameters, DeviceOptions, RunOptions, WorldOptions):
     """Options of PPO."""
+
+    NEW: ClassVar[frozenset[str]] = (
+        WorldOptions.NEW | DeviceOptions.DEVICES | {"preset", "auto_batch", "shared_trunk", "accumulate", "precision"}
+    )
+    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | DeviceOptions.DEVICES | {"auto_batch"}
+
+    auto_batch: bool = False
+    """Take as many worlds as fit into the memory, instead of --num-envs."""
+    preset: str | None = None
+    """Settings to start from; those given override it. v3: those of the V3 blueprint."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
@@ -42,6 +60,7 @@ class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
             up_to_1=("gamma", "gae_lambda"),
         )
         Hyperparameters.__post_init__(self)
+        DeviceOptions.__post_init__(self)
         RunOptions.__post_init__(self)
 
     @property
@@ -56,18 +75,38 @@ class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
-    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints."""
+    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints.
+
+    Raises ValueError for an impossible swarm, or if the worlds do not divide over the devices.
+    """
     env, env_params = config.task.make(on_goal="respawn")
+    mesh = make_mesh(config.devices)
     ppo = PPO(
         config,
-        vector.batch(env, config.num_envs, stagger=True),
+        vector.batch(env, config.worlds_on(1 if mesh is None else mesh.size), stagger=True),
         env.spec.obs_dim,
-        env.spec.action_dim,
+        Gaussian(env.spec.action_dim),
         config.num_agents,
         config.num_updates,
+        mesh,
     )
-    actor = ActorSpec(env.spec.obs_dim, env.spec.action_dim, config.hidden_sizes, config.activation)
+    actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, config.hidden_sizes, config.activation)
     return ppo, env_params, describe_policy(actor, config.task)
+
+
+def fill_memory(config: PPOConfig) -> PPOConfig:
+    """Return the options with as many worlds as fit into the memory, but no more than the whole run is one update of."""
+    mesh = make_mesh(config.devices)
+    unit = config.num_minibatches * config.accumulate * (1 if mesh is None else mesh.size)
+
+    def memory_of(num_envs: int) -> int:
+        ppo, env_params, _ = make_ppo(dataclasses.replace(config, num_envs=num_envs))
+        return update_memory(ppo, env_params)
+
+    most = config.total_steps // (config.num_agents * config.num_steps)
+    num_envs = tell(largest_batch(memory_of, free_memory(), unit, most))  # the same in all processes
+    say(f"{num_envs:,} worlds, as many as fit into the memory or fill one update")
+    return dataclasses.replace(config, num_envs=num_envs)
 
 
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
@@ -79,22 +118,14 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     TrainingDivergedError as soon as a loss or the weights are not finite, and the errors of hooks once the run is saved.
     After Ctrl-C it saves the run and raises KeyboardInterrupt.
     """
-    if config.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-    cache_compilations()
+    prepare_jax(config)
+    if config.auto_batch and not config.resume:
+        config = fill_memory(config)
     ppo, env_params, metadata = make_ppo(config)
-    opened = prepare_run_folder(config.run_dir, config.resume) if config.run_dir else begin_run_folder(config.scenario)
-    with opened as folder:
-        last = fit(ppo, env_params, config, folder, metadata, (count_layout_reuses, *hooks))
-        path = folder.path
-    if not last.metrics:  # nothing was left to train
-        return path
-    if last.stopped == "interrupted":
-        say(f"Stopped and saved. Continue with: python -m trainers.jax_ppo --resume --run-dir {path}")
-        raise KeyboardInterrupt
-    why = f" and stopped: {last.stopped}" if last.stopped else ""
-    say(f"Trained {last.step:,} agent steps{why}. Evaluate with: python -m trainers.evaluate {path}")
-    return path
+    return train_in_folder(
+        ppo, env_params, config, metadata, (count_layout_reuses, *hooks),
+        name=config.scenario, command=COMMAND, evaluate="python -m trainers.evaluate",
+    )  # fmt: skip
 
 
 def count_layout_reuses(moment: Moment) -> None:
@@ -104,24 +135,7 @@ def count_layout_reuses(moment: Moment) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    parse = partial(parse_config, PPOConfig, prog="python -m trainers.jax_ppo", description=__doc__)
-    config = parse(argv)
-    if config.resume and config.run_dir:
-        if any(flag.startswith("--config") for flag in argv):
-            say("error: a resumed run keeps its own options: leave out --config", sys.stderr)
-            return 2
-        kept = config.run_dir / "config.yaml"
-        config = parse(["--config", str(kept), *argv]) if kept.exists() else config
-    try:
-        with warnings_as_lines():
-            train(config)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, CheckpointError, ModuleNotFoundError, TrainingDivergedError) as error:
-        say(f"error: {error}", sys.stderr)
-        return 1 if isinstance(error, TrainingDivergedError) else 2
-    return 0
+    return run_command(PPOConfig, train, argv, command=COMMAND, description=__doc__)
 
 
 if __name__ == "__main__":

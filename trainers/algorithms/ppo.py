@@ -3,30 +3,81 @@
 Proximal policy optimisation (Schulman et al. 2017) with the details of Huang et al. 2022, "The 37 implementation
 details". Agents that arrive respawn, so few lanes of a batch are idle. Idle lanes are masked out of the losses, the
 advantages, the observation statistics and the metrics.
+
+Several devices share the worlds. Each steps and learns from its own; gradients, standardised advantages, observation
+statistics and metrics are those over all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from trainers.envs.contract import BatchedEnv
 from trainers.learn.advantages import gae
+from trainers.learn.distributions import Distribution
 from trainers.learn.losses import (
     clipped_policy_loss,
     explained_variance,
     masked_mean,
     masked_standardize,
+    mean_over_devices,
+    over_devices,
     value_loss,
 )
 from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
-from trainers.learn.rollout import BatchedEnv, Transitions, collect
-from trainers.networks.mlp import Critic, GaussianActor, gaussian_entropy, gaussian_log_prob
+from trainers.learn.rollout import Transitions, collect
+from trainers.networks.mlp import Actor, Critic
+
+PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
+    # Those of the V3 blueprint: 2,048 steps of worlds in each update, here of 32 worlds.
+    "v3": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "num_minibatches": 32,
+        "num_epochs": 10,
+        "learning_rate": 3e-4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip": 0.2,
+        "entropy_coefficient": 0.01,
+        "value_coefficient": 0.5,
+        "hidden_sizes": (256, 256),
+        "activation": "relu",
+        "shared_trunk": True,
+    },
+    "cartpole": {
+        "num_envs": 16,
+        "num_steps": 32,
+        "num_minibatches": 2,
+        "num_epochs": 10,
+        "learning_rate": 1e-3,
+        "gamma": 0.98,
+        "gae_lambda": 0.8,
+        "entropy_coefficient": 0.0,
+        "hidden_sizes": (64, 64),
+    },
+    "pendulum": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "num_minibatches": 8,
+        "num_epochs": 10,
+        "learning_rate": 1e-3,
+        "gamma": 0.95,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.0,
+        "hidden_sizes": (64, 64),
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +110,14 @@ class Hyperparameters:
     """Largest global norm of the gradients; larger ones are scaled down to it."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer, in the actor and in the critic."""
+    shared_trunk: bool = False
+    """Let the critic share the actor's hidden layers."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
     """Activation of the hidden layers."""
+    accumulate: int = 1
+    """Parts that each minibatch is computed in, one after the other, to save memory. The update stays the same."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """What networks compute in. Weights, losses and the optimiser stay in f32."""
     normalize_obs: bool = True
     """Normalise observations by their running mean and standard deviation."""
     initial_log_std: float = -0.7
@@ -68,10 +125,20 @@ class Hyperparameters:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        if self.num_envs % self.num_minibatches:
-            raise ValueError(f"num_envs={self.num_envs} must be a multiple of num_minibatches={self.num_minibatches}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate} must be above 0")
+        self.worlds_on(1)
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
+
+    def worlds_on(self, num_devices: int) -> int:
+        """Return the number of worlds on each of so many devices. Raises ValueError if they do not divide."""
+        shares = {"devices": num_devices, "num_minibatches": self.num_minibatches, "accumulate": self.accumulate}
+        if self.num_envs % math.prod(shares.values()):
+            named = [f"{name}={count}" for name, count in shares.items() if count > 1]
+            product = f" = {math.prod(shares.values())}" if len(named) > 1 else ""
+            raise ValueError(f"num_envs={self.num_envs} must be a multiple of {' x '.join(named)}{product}")
+        return self.num_envs // num_devices
 
 
 class Runner(struct.PyTreeNode):
@@ -87,7 +154,7 @@ class Runner(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """Samples to learn from: obs (E, T, N, D), action (E, T, N, A), all others (E, T, N)."""
+    """Samples to learn from: obs (E, T, N, D), action (E, T, N, ...), all others (E, T, N)."""
 
     obs: jax.Array
     action: jax.Array
@@ -100,14 +167,30 @@ class Batch(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class PPO:
-    """The algorithm on a batched environment. Hashable, so its methods can be jitted with a static `self`."""
+    """The algorithm on a batched environment. Hashable, so its methods can be jitted with a static `self`.
+
+    With several devices, `env` holds the worlds of one. The state of the worlds then has a leading axis of devices.
+    """
+
+    WORLDS: ClassVar[tuple[str, ...]] = ("env_state", "obs")  # what of the state belongs to the worlds of a device
 
     config: Hyperparameters
     env: BatchedEnv
     obs_dim: int
-    action_dim: int
+    actions: Distribution
     num_agents: int  # in each world
     num_updates: int  # of the whole run; the learning rate reaches 0 after as many
+    mesh: Mesh | None = None  # of the devices, with one axis; None for one device
+
+    @property
+    def axis(self) -> str | None:
+        """The name of the axis of the devices, None for one device."""
+        return None if self.mesh is None else self.mesh.axis_names[0]
+
+    @property
+    def num_devices(self) -> int:
+        """The number of devices."""
+        return 1 if self.mesh is None else self.mesh.size
 
     @property
     def steps_per_update(self) -> int:
@@ -115,13 +198,20 @@ class PPO:
         return self.config.num_envs * self.num_agents * self.config.num_steps
 
     @property
-    def actor(self) -> GaussianActor:
+    def actor(self) -> Actor:
         config = self.config
-        return GaussianActor(config.hidden_sizes, self.action_dim, config.initial_log_std, config.activation)
+        initial_log_std = config.initial_log_std if self.actions.has_scale else None
+        return Actor(config.hidden_sizes, self.actions.outputs, initial_log_std, config.activation, self.dtype)
 
     @property
     def critic(self) -> Critic:
-        return Critic(self.config.hidden_sizes, self.config.activation)
+        hidden_sizes = () if self.config.shared_trunk else self.config.hidden_sizes
+        return Critic(hidden_sizes, self.config.activation, self.dtype)
+
+    @property
+    def dtype(self) -> Any:
+        """What networks compute in, None for the type of their inputs."""
+        return jnp.bfloat16 if self.config.precision == "bf16" else None
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -135,8 +225,10 @@ class PPO:
     def init(self, key: jax.Array, env_params: Any) -> Runner:
         """Return a runner before its first update."""
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
-        obs, env_state = self.env.reset(k_env, env_params)
-        params = {"actor": self.actor.init(k_actor, obs[0]), "critic": self.critic.init(k_critic, obs[0])}
+        obs, env_state = self.begin(k_env, env_params)
+        one = obs[0] if self.mesh is None else obs[0, 0]
+        params = {"actor": self.actor.init(k_actor, one)}
+        params["critic"] = self.critic.init(k_critic, self.seen(params, one))
         return Runner(
             params=params,
             opt_state=self.optimizer.init(params),
@@ -147,10 +239,60 @@ class PPO:
             update=jnp.int32(0),
         )
 
+    def begin(self, key: jax.Array, env_params: Any) -> tuple[jax.Array, Any]:
+        """Begin the worlds of all devices. Returns their observations and state."""
+        if self.mesh is None:
+            return self.env.reset(key, env_params)
+        keys = jax.random.split(key, self.num_devices)
+        per_world = jax.tree.map(self.is_per_world, env_params)
+        params = jax.tree.map(
+            lambda x, own: x.reshape(len(keys), -1, *x.shape[1:]) if own else x, env_params, per_world
+        )
+        return jax.vmap(self.env.reset, (0, jax.tree.map(lambda own: 0 if own else None, per_world)))(keys, params)
+
+    def is_per_world(self, param: jax.Array) -> bool:
+        """Whether a parameter has a value for each world, rather than one for all."""
+        return jnp.ndim(param) > 0 and len(param) == self.config.num_envs
+
+    def specs(self, runner: Runner) -> Runner:
+        """Return how a runner is spread over the devices: each has its own worlds, and all else whole."""
+        whole = jax.tree.map(lambda _: P(), runner)
+        own = {name: jax.tree.map(lambda _: P(self.axis), getattr(runner, name)) for name in self.WORLDS}
+        return whole.replace(**own)
+
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         """Collect one batch and learn from it. Returns the runner and metrics, () each."""
+        if self.mesh is None:
+            return self.update_share(runner, env_params)
+        runners = self.specs(runner)
+        params = jax.tree.map(lambda x: P(self.axis) if self.is_per_world(x) else P(), env_params)
+        share = jax.shard_map(
+            self.update_one_of_many,
+            mesh=self.mesh,
+            in_specs=(runners, params),
+            out_specs=(runners, P()),
+            check_vma=False,  # the gradient of a sum over devices is then the sum of gradients, see `gradients`
+        )
+        runner, metrics = share(runner, env_params)
+        if jax.process_count() > 1:  # so that the first process can save the worlds of all
+            runner = jax.lax.with_sharding_constraint(runner, NamedSharding(self.mesh, P()))
+        return runner, metrics
+
+    def update_one_of_many(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
+        """Do the share of one device in an update. Its worlds have a leading axis of 1."""
+        env_state, obs = jax.tree.map(lambda x: x[0], (runner.env_state, runner.obs))
+        runner, metrics = self.update_share(runner.replace(env_state=env_state, obs=obs), env_params)
+        env_state, obs = jax.tree.map(lambda x: x[None], (runner.env_state, runner.obs))
+        return runner.replace(env_state=env_state, obs=obs), metrics
+
+    def update_share(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
+        """Update with the worlds of one device."""
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)
+        if self.axis is not None:
+            k_rollout, k_epochs = (
+                jax.random.fold_in(key, jax.lax.axis_index(self.axis)) for key in (k_rollout, k_epochs)
+            )
         env_state, obs, steps = collect(
             k_rollout, self.env, env_params, runner.env_state, runner.obs, self.config.num_steps,
             partial(self.act, runner.params, runner.moments), partial(self.value, runner.params, runner.moments),
@@ -170,30 +312,38 @@ class PPO:
             key=k_next,
             update=runner.update + 1,
         )
-        return runner, rollout_metrics(steps) | {
+        return runner, rollout_metrics(steps, self.axis) | {
             **jax.tree.map(jnp.mean, losses),
-            "loss/explained_variance": explained_variance(batch.value, batch.target, batch.mask),
+            "loss/explained_variance": explained_variance(batch.value, batch.target, batch.mask, self.axis),
             "loss/weight_norm": optax.tree.norm(params),
         }
 
     def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sample actions (..., A) for obs (..., D). Returns them and their log probabilities (...,)."""
-        mean, log_std = self.actor.apply(params["actor"], normalize(moments, obs))
-        action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, jnp.float32)
-        return action, gaussian_log_prob(action, mean, log_std)
+        described, _ = self.actor.apply(params["actor"], normalize(moments, obs))
+        action = self.actions.sample(key, described)
+        return action, self.actions.log_prob(action, described)
 
     def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
         """Return the critic's estimate of the discounted return."""
-        return self.critic.apply(params["critic"], normalize(moments, obs))
+        return self.criticise(params, normalize(moments, obs))
+
+    def criticise(self, params: dict, obs: jax.Array) -> jax.Array:
+        """Return the value of normalised observations."""
+        return self.critic.apply(params["critic"], self.seen(params, obs))
+
+    def seen(self, params: dict, obs: jax.Array) -> jax.Array:
+        """Return what the critic sees: the observations, or the hidden layer of the actor with a shared trunk."""
+        return self.actor.apply(params["actor"], obs)[1] if self.config.shared_trunk else obs
 
     def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
         """Update the observation statistics with a rollout. The next rollout uses them."""
-        return update_moments(moments, steps.obs, steps.acted) if self.config.normalize_obs else moments
+        return update_moments(moments, steps.obs, steps.acted, self.axis) if self.config.normalize_obs else moments
 
     def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
         """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
         obs = normalize(runner.moments, jnp.concatenate([steps.obs, last_obs[None]]))
-        value = self.critic.apply(runner.params["critic"], obs)
+        value = self.criticise(runner.params, obs)
         next_value = jnp.where(steps.truncated, steps.final_value, value[1:])
         advantage, target = gae(
             steps.reward, value[:-1], next_value, steps.terminated, steps.done,
@@ -204,7 +354,7 @@ class PPO:
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
         """Pass over the batch once, in minibatches of randomly chosen worlds."""
-        worlds = jnp.arange(self.config.num_envs, dtype=jnp.int32)
+        worlds = jnp.arange(self.config.num_envs // self.num_devices, dtype=jnp.int32)
         order = jax.random.permutation(key, worlds).reshape(self.config.num_minibatches, -1)
         return jax.lax.scan(partial(self.descend, batch), learner, order)
 
@@ -212,39 +362,73 @@ class PPO:
         """Take one gradient step on some worlds of the batch."""
         params, opt_state = learner
         samples = jax.tree.map(lambda x: x[worlds].reshape(-1, *x.shape[3:]), batch)
-        grads, metrics = jax.grad(self.loss, has_aux=True)(params, samples)
+        grads, metrics = self.gradients(params, samples)
         updates, opt_state = self.optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
-    def loss(self, params: dict, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return PPO's loss over a minibatch, and its metrics."""
-        config = self.config
-        mean, log_std = self.actor.apply(params["actor"], batch.obs)
-        log_prob = gaussian_log_prob(batch.action, mean, log_std)
-        advantage = masked_standardize(batch.advantage, batch.mask)
-        policy, metrics = clipped_policy_loss(log_prob, batch.log_prob, advantage, batch.mask, config.clip)
-        critic = value_loss(self.critic.apply(params["critic"], batch.obs), batch.target, batch.mask)
-        entropy = gaussian_entropy(log_std)
+    def gradients(self, params: dict, samples: Batch) -> tuple[dict, dict[str, jax.Array]]:
+        """Return the gradients of the loss over a minibatch, and its metrics. The same on all devices.
+
+        Each device differentiates the loss over all of them, so the mean of what they get is the gradient.
+        """
+        if self.config.accumulate == 1:
+            grads, metrics = jax.grad(self.loss, has_aux=True)(params, samples)
+        else:
+            grads, metrics = self.gradients_in_parts(params, samples)
+        return mean_over_devices(grads, self.axis), metrics
+
+    def gradients_in_parts(self, params: dict, samples: Batch) -> tuple[dict, dict[str, jax.Array]]:
+        """Do as `jax.grad` of the loss, in parts. Each counts by its share of the samples."""
+        advantage = masked_standardize(samples.advantage, samples.mask, self.axis)
+        parts = jax.tree.map(
+            lambda x: x.reshape(self.config.accumulate, -1, *x.shape[1:]), samples.replace(advantage=advantage)
+        )
+        counts = over_devices(jnp.sum(parts.mask, axis=1, dtype=jnp.int32), self.axis)
+
+        def add(total, part_and_count):
+            part, count = part_and_count
+            share = count / jnp.maximum(jnp.sum(counts), 1)
+            found = jax.grad(partial(self.loss, standardized=True), has_aux=True)(params, part)
+            return jax.tree.map(lambda so_far, new: so_far + share * new, total, found), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        zero = jax.tree.map(jnp.zeros_like, (params, jax.eval_shape(self.loss, params, first)[1]))
+        return jax.lax.scan(add, zero, (parts, counts))[0]
+
+    def loss(self, params: dict, batch: Batch, standardized: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return PPO's loss over a minibatch, and its metrics. standardized: whether its advantages already are."""
+        config, mask, axis = self.config, batch.mask, self.axis
+        described, hidden = self.actor.apply(params["actor"], batch.obs)
+        log_prob = self.actions.log_prob(batch.action, described)
+        advantage = batch.advantage if standardized else masked_standardize(batch.advantage, mask, axis)
+        policy, metrics = clipped_policy_loss(log_prob, batch.log_prob, advantage, mask, config.clip, axis)
+        value = self.critic.apply(params["critic"], hidden if config.shared_trunk else batch.obs)
+        critic = value_loss(value, batch.target, mask, axis)
+        entropy = self.actions.entropy(described)
+        entropy = masked_mean(entropy, mask, axis) if entropy.ndim else entropy
         total = policy + config.value_coefficient * critic - config.entropy_coefficient * entropy
         names = {"policy": policy, "value": critic, "entropy": entropy, **metrics}
         return total, {f"loss/{name}": value for name, value in names.items()}
 
 
-def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
-    """Return means over a rollout, without idle lanes.
+def rollout_metrics(steps: Transitions, axis: str | None = None) -> dict[str, jax.Array]:
+    """Return means over a rollout, without idle lanes. Those of `env/` are there if the environment reports them.
 
     `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
     goals would bias it, because an agent has less time left for them.
     """
-    done, success = steps.done, steps.info["success"]
-    first = done & (steps.info["goals_reached"] == success)
-    mean = masked_mean(steps.reward, steps.acted)
-    return {
+    done, info = steps.done, steps.info
+    mean = masked_mean(steps.reward, steps.acted, axis)
+    metrics = {
         "train/reward_mean": mean,
-        "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted)),
-        "train/episode_length": masked_mean(steps.info["episode_length"].astype(jnp.float32), done),
-        "train/episode_return": masked_mean(steps.info["episode_return"], done),
-        "train/active_share": jnp.mean(steps.acted.astype(jnp.float32)),
-        "env/goal_reached_rate": masked_mean(success.astype(jnp.float32), first),
-        "env/collision_rate": masked_mean(steps.info["collision"].astype(jnp.float32), steps.acted),
+        "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted, axis)),
+        "train/episode_length": masked_mean(info["episode_length"].astype(jnp.float32), done, axis),
+        "train/episode_return": masked_mean(info["episode_return"], done, axis),
+        "train/active_share": mean_over_devices(jnp.mean(steps.acted.astype(jnp.float32)), axis),
     }
+    if "success" in info:
+        first = done & (info["goals_reached"] == info["success"])
+        metrics["env/goal_reached_rate"] = masked_mean(info["success"].astype(jnp.float32), first, axis)
+    if "collision" in info:
+        metrics["env/collision_rate"] = masked_mean(info["collision"].astype(jnp.float32), steps.acted, axis)
+    return metrics

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from trainers.learn.losses import over_devices
+
 CLIP = 10.0  # standard deviations
 
 
@@ -22,13 +24,18 @@ def init_moments(size: int) -> RunningMoments:
     return RunningMoments(jnp.float32(1e-4), jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
 
 
-def update_moments(moments: RunningMoments, batch: jax.Array, mask: jax.Array) -> RunningMoments:
-    """Merge the rows of a batch (..., D) where the mask (...,) is set into the moments (Chan et al. 1979)."""
+def update_moments(
+    moments: RunningMoments, batch: jax.Array, mask: jax.Array, axis: str | None = None
+) -> RunningMoments:
+    """Merge the rows of a batch (..., D) where the mask (...,) is set into the moments (Chan et al. 1979).
+
+    axis: that of the devices over which the batch is spread, if it is.
+    """
     axes = tuple(range(mask.ndim))
     weight = mask[..., None].astype(batch.dtype)
-    count = jnp.sum(weight)
-    mean = jnp.sum(batch * weight, axis=axes) / jnp.maximum(count, 1)
-    variance = jnp.sum(jnp.square(batch - mean) * weight, axis=axes) / jnp.maximum(count, 1)
+    count = over_devices(jnp.sum(weight), axis)
+    mean = over_devices(jnp.sum(batch * weight, axis=axes), axis) / jnp.maximum(count, 1)
+    variance = over_devices(jnp.sum(jnp.square(batch - mean) * weight, axis=axes), axis) / jnp.maximum(count, 1)
     total = moments.count + count
     delta = mean - moments.mean
     share = count / total

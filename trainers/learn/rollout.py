@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-
-class BatchedEnv(Protocol):
-    """The part of `VectorSwarm` that a rollout needs. Small test environments have it too."""
-
-    def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, Any]: ...
-
-    def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple: ...
+from trainers.envs.contract import NEEDED, OPTIONAL, BatchedEnv
 
 
 class Transitions(struct.PyTreeNode):
     """T steps of E worlds with N lanes each."""
 
     obs: jax.Array  # (T, E, N, D)
-    action: jax.Array  # (T, E, N, A)
+    action: jax.Array  # (T, E, N, A), or (T, E, N) for one choice
     log_prob: jax.Array  # (T, E, N)
     reward: jax.Array  # (T, E, N)
     terminated: jax.Array  # (T, E, N) bool
     truncated: jax.Array  # (T, E, N) bool
     acted: jax.Array  # (T, E, N) bool, the lane's agent took part in this step
     final_value: jax.Array  # (T, E, N) value of the last observation where truncated, else 0
-    info: dict[str, jax.Array]  # (T, E, N) each, by the names in KEPT_INFO
+    info: dict[str, jax.Array]  # (T, E, N) each, by the names in `info` that learners report
 
     @property
     def done(self) -> jax.Array:
@@ -37,7 +31,7 @@ class Transitions(struct.PyTreeNode):
         return self.terminated | self.truncated
 
 
-KEPT_INFO = ("collision", "success", "goals_reached", "episode_return", "episode_length")
+REPORTED = *NEEDED[2:], *OPTIONAL  # of `info`
 
 
 def collect(
@@ -46,7 +40,7 @@ def collect(
 ) -> tuple[Any, jax.Array, Transitions]:  # fmt: skip
     """Step the worlds `num_steps` times.
 
-    act: maps a key and obs (E, N, D) to actions (E, N, A) and their log probabilities (E, N). value: maps obs to values
+    act: maps a key and obs (E, N, D) to actions (E, N, ...) and their log probabilities (E, N). value: maps obs to values
     (E, N); used only for the last observations of truncated episodes. Returns the new state, its obs and the transitions.
     """
 
@@ -61,7 +55,7 @@ def collect(
             lambda final_obs: jnp.zeros_like(reward),
             info["final_obs"],
         )
-        kept = {name: info[name] for name in KEPT_INFO}
+        kept = {name: info[name] for name in REPORTED if name in info}
         return (env_state, next_obs), Transitions(
             obs, action, log_prob, reward, terminated, truncated, info["acted"], final_value, kept
         )

@@ -1,9 +1,11 @@
-"""Networks as flax modules, and the diagonal Gaussian they parametrise."""
+"""Networks as flax modules: hidden layers, and the heads of an actor and a critic."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,50 +21,48 @@ class MLP(nn.Module):
     out_size: int
     out_scale: float
     activation: str = "tanh"
+    dtype: Any = None  # to compute in; weights and results are float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map (..., in) to (..., out_size)."""
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Map (..., in) to (..., out_size), and return the last hidden layer beside it."""
+        dense = partial(nn.Dense, dtype=self.dtype)
         for size in self.hidden_sizes:
-            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x))
-        return nn.Dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale))(x)
+            x = ACTIVATIONS[self.activation](dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x))
+        out = dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale))(x)
+        return (out, x) if self.dtype is None else (out.astype(jnp.float32), x.astype(jnp.float32))
 
 
-class GaussianActor(nn.Module):
-    """The mean of an action, and a log standard deviation that is the same for all observations."""
+class Actor(nn.Module):
+    """What describes the distribution of an action, see `trainers.learn.distributions`."""
 
     hidden_sizes: Sequence[int]
-    action_dim: int
-    initial_log_std: float = 0.0
+    outputs: int
+    initial_log_std: float | None = None  # of actions that are numbers; None for choices
     activation: str = "tanh"
+    dtype: Any = None
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Map obs (..., D) to mean (..., A) and log_std (A,)."""
-        mean = MLP(self.hidden_sizes, self.action_dim, 0.01, self.activation)(obs)
-        return mean, self.param(
-            "log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), jnp.float32
-        )
+    def __call__(self, obs: jax.Array) -> tuple[Any, jax.Array]:
+        """Map obs (..., D) to outputs (..., A), and return the last hidden layer (..., H) beside them.
+
+        With `initial_log_std` the outputs are a pair: (..., A), and log_std (A,), the same for all observations.
+        """
+        described, hidden = MLP(self.hidden_sizes, self.outputs, 0.01, self.activation, self.dtype)(obs)
+        if self.initial_log_std is None:
+            return described, hidden
+        scale = nn.initializers.constant(self.initial_log_std)
+        return (described, self.param("log_std", scale, (self.outputs,), jnp.float32)), hidden
 
 
 class Critic(nn.Module):
-    """The value of an observation."""
+    """The value of an observation, or of the hidden layer that it shares with an actor."""
 
     hidden_sizes: Sequence[int]
     activation: str = "tanh"
+    dtype: Any = None
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> jax.Array:
-        """Map obs (..., D) to value (...,)."""
-        return MLP(self.hidden_sizes, 1, 1.0, self.activation)(obs)[..., 0]
-
-
-def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
-    """Return log probabilities (...,) of actions. action, mean: (..., A). log_std: (A,)."""
-    z = (action - mean) * jnp.exp(-log_std)
-    return -0.5 * jnp.sum(jnp.square(z), axis=-1) - jnp.sum(log_std) - 0.5 * math.log(2 * math.pi) * action.shape[-1]
-
-
-def gaussian_entropy(log_std: jax.Array) -> jax.Array:
-    """Return the entropy, (), in nats. log_std: (A,)."""
-    return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e))
+    def __call__(self, seen: jax.Array) -> jax.Array:
+        """Map (..., D) to value (...,)."""
+        return MLP(self.hidden_sizes, 1, 1.0, self.activation, self.dtype)(seen)[0][..., 0]

@@ -21,9 +21,12 @@ ALGORITHM = "jax_ppo"
 Described = TypeVar("Described")
 
 
-def describe_policy(actor: ActorSpec, task: Task) -> dict[str, Any]:
-    """Return the metadata with which `load_run` can load a checkpoint. Its tree must have `params["actor"]` and `moments`."""
-    return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task.written()}
+def describe_policy(actor: ActorSpec, task: Task | None) -> dict[str, Any]:
+    """Return the metadata with which `load_run` can load a checkpoint. Its tree must have `params["actor"]` and `moments`.
+
+    task: None for an environment that is no swarm.
+    """
+    return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task and task.written()}
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> ActorPolicy:
@@ -36,7 +39,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> ActorPolicy:
     if algorithm != ALGORITHM:
         raise CheckpointError(f"{run_dir} holds a policy of {algorithm!r}; only those of {ALGORITHM!r} can be loaded")
     spec = _described(lambda values: ActorSpec(**values), metadata, "policy")
-    task = _described(Task.load, metadata, "env")
+    task = _described(lambda values: values and Task.load(values), metadata, "env")
     obs = jax.ShapeDtypeStruct((spec.obs_dim,), jnp.float32)
     like = {
         "params": {"actor": jax.eval_shape(spec.network.init, jax.random.key(0), obs)},

@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import math
 import os
 import sys
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,24 +33,58 @@ class ConfigError(ValueError):
 def parse_config(
     cls: type[Config], argv: Sequence[str] | None = None, *, description: str | None = None, prog: str | None = None
 ) -> Config:
-    """Build a config from the command line. Flags override the values of `--config FILE`, which override the defaults.
+    """Build a config from the command line. Flags override the values of `--config FILE`, these a preset of
+    `with_presets`, and that the defaults.
 
     A wrong option, key or value, or a ValueError of `cls`, ends the process with a message on stderr and status 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?")
-    path = finder.parse_known_args(argv)[0].config
+    if hasattr(cls, "presets"):
+        finder.add_argument("--preset", nargs="?")
+    found = finder.parse_known_args(argv)[0]
+    path = found.config
     help_text = "YAML file of these options; flags override it."
     file_option = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=help_text, help_behavior_hint="")]
     try:
-        defaults = _unchecked(cls, read_values(cls, path) if path else {})
+        values = read_values(cls, path) if path else {}
+        preset = getattr(found, "preset", None) or values.get("preset")
+        defaults = _unchecked(cls, _preset_values(cls, preset) | values)
         fields = [("config", file_option, None), ("fields", Annotated[cls, tyro.conf.arg(name="")], defaults)]
         options = dataclasses.make_dataclass("Options", fields)
         return tyro.cli(options, args=argv, prog=prog, description=description or inspect.getdoc(cls)).fields
     except ValueError as error:
         print(f"{prog or Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def with_presets(presets: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:
+    """Decorate a config that has a field `preset`: the name of settings to start from. Those given override it.
+
+    presets: the settings by name. Making a config raises ValueError for an unknown name.
+    """
+
+    def decorate(cls: type[Config]) -> type[Config]:
+        plain: Callable[..., None] = cls.__init__
+
+        @functools.wraps(plain)
+        def init(self: Any, *values: Any, preset: str | None = None, **settings: Any) -> None:
+            plain(self, *values, preset=preset, **(_preset_values(cls, preset) | settings))
+
+        cls.__init__ = init  # type: ignore[method-assign]
+        cls.presets = presets  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def _preset_values(cls: Any, preset: str | None) -> dict[str, Any]:
+    if preset is None or not hasattr(cls, "presets"):
+        return {}
+    if preset not in cls.presets:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(cls.presets)}")
+    return dict(cls.presets[preset])
 
 
 def check_numbers(

@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 
-from trainers.run.checkpoint import TRY_AGAIN, latest_step, leaves_by_name, load_checkpoint, save_checkpoint
+from trainers.run.checkpoint import TRY_AGAIN, latest_step, leaves_by_name, save_checkpoint
 from trainers.run.config import check_same_run, load_config, save_config
+from trainers.run.devices import SpreadUpdate, load_leaves
 from trainers.run.files import Patience
 from trainers.run.folder import RunFolder
 from trainers.run.hooks import Hook, Hooks, Moment
@@ -74,10 +75,10 @@ class Keeper:
         states = {"hooks": self._hooks.states} if self._hooks.states else {}
         save_checkpoint(self.folder, tree, moment.step, {**self._metadata, **states})
 
-    def load(self, state: Any, inputs: Any) -> Moment:
+    def load(self, learner: Learner, state: Any, inputs: Any) -> Moment:
         """Return the moment of the newest checkpoint, and restore the hooks. state, inputs: those of a new run."""
         like = leaves_by_name(state) | {"inputs": leaves_by_name(inputs)}
-        tree, about = load_checkpoint(self.folder, like, optional="inputs")
+        tree, about = load_leaves(learner, self.folder, like)
         self._hooks.restore(about.get("hooks", {}))
         return Moment(about["step"], _refill(state, tree), _refill(inputs, tree["inputs"]), {})
 
@@ -147,7 +148,7 @@ def _begin(learner: Learner, inputs: Any, options: RunOptions, folder: RunFolder
     if options.resume:
         kept = load_config(type(options), folder.config, whole=True)
         check_same_run(dataclasses.asdict(kept), options, options.MAY_CHANGE, str(options.run_dir))
-        moment = keeper.load(moment.state, inputs)
+        moment = keeper.load(learner, moment.state, inputs)
     save_config(folder.config, dataclasses.replace(options, run_dir=folder.path, resume=False))
     if not options.resume:
         keeper.save(moment)
@@ -172,7 +173,11 @@ def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Pat
 def compile_update(learner: Learner[State], state: State, inputs: Any) -> tuple[Callable, float]:
     """Compile the update. Returns it and the seconds that took."""
     started = time.perf_counter()
-    compiled = type(learner).update.lower(learner, state, inputs).compile()  # type: ignore[attr-defined]
+    compiled: Callable
+    if getattr(learner, "mesh", None) is not None:
+        compiled = SpreadUpdate(learner, state, inputs)
+    else:
+        compiled = type(learner).update.lower(learner, state, inputs).compile()  # type: ignore[attr-defined]
     return compiled, time.perf_counter() - started
 
 

@@ -20,15 +20,19 @@ import numpy as np
 import pytest
 from helpers.disk import full_disk
 
+from trainers import jax_ppo
 from trainers.algorithms.ppo import PPO, Hyperparameters, Runner
 from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.learn.advantages import gae
+from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical
 from trainers.run.checkpoint import load_arrays
-from trainers.run.config import load_config
+from trainers.run.config import load_config, parse_config
+from trainers.run.devices import update_memory
 from trainers.run.hooks import Moment
 from trainers.run.loop import TrainingDivergedError
 
 AGENTS = 2
+GAUSSIAN = Gaussian(1)
 PROBE = Hyperparameters(
     num_envs=16, num_steps=8, num_minibatches=2, num_epochs=4, learning_rate=5e-3,
     anneal_learning_rate=False, gamma=0.5, hidden_sizes=(16,), normalize_obs=False,
@@ -42,13 +46,14 @@ FLAGS = ["--num-envs", "4", "--num-agents", "2", "--num-steps", "4", "--num-mini
 class Probe:
     """A world of lanes that all do the same: `length` steps, the observation is the step's number, then an ending.
 
-    The reward is 1 at the end, or how near the first action is to 0.5. With `idle`, lane 1 takes no part, and what it
-    says is nonsense.
+    The reward is 1 at the end, or how near the first action is to 0.5, or the share of choices that equal the step's
+    number. With `idle`, lane 1 takes no part, and what it says is nonsense.
     """
 
     length: int = 1
     truncates: bool = False
     rewards_action: bool = False
+    rewards_choices: bool = False
     idle: bool = False
 
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
@@ -64,6 +69,9 @@ class Probe:
         reward = ended.astype(jnp.float32)
         if self.rewards_action:
             reward = -jnp.square(action[..., 0] - 0.5)
+        if self.rewards_choices:
+            choices = action.reshape(*clock.shape, -1)
+            reward = jnp.mean((choices == clock[..., None]).astype(jnp.float32), axis=-1)
         active = jnp.ones_like(ended)
         if self.idle:
             active, reward = active.at[:, 1].set(False), reward.at[:, 1].set(1000.0)
@@ -79,8 +87,11 @@ class Probe:
         return self.obs(clock), clock, reward, terminated, truncated, info
 
 
-def learn(probe: Probe, updates: int = 150, **changes: Any) -> tuple[PPO, Runner, dict[str, jax.Array]]:
-    ppo = PPO(dataclasses.replace(PROBE, **changes), probe, obs_dim=1, action_dim=1, num_agents=AGENTS, num_updates=1)
+def learn(
+    probe: Probe, updates: int = 150, actions: Distribution = GAUSSIAN, **changes: Any
+) -> tuple[PPO, Runner, dict[str, jax.Array]]:
+    config = dataclasses.replace(PROBE, **changes)
+    ppo = PPO(config, probe, obs_dim=1, actions=actions, num_agents=AGENTS, num_updates=1)
     runner = ppo.init(jax.random.key(0), None)
     for _ in range(updates):
         runner, metrics = ppo.update(runner, None)
@@ -109,8 +120,28 @@ def test_truncation_bootstraps_and_termination_does_not() -> None:
 
 def test_the_actor_finds_the_rewarded_action() -> None:
     ppo, runner, _ = learn(Probe(rewards_action=True))
-    mean, _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
+    (mean, _), _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
     assert float(mean[0]) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("shared_trunk", [False, True])
+@pytest.mark.parametrize("actions", [Categorical(3), MultiCategorical((2, 4))])
+def test_the_actor_finds_the_rewarded_choices_at_each_step(actions: Distribution, shared_trunk: bool) -> None:
+    ppo, runner, _ = learn(Probe(length=2, rewards_choices=True), actions=actions, shared_trunk=shared_trunk)
+    for step in (0, 1):
+        described, _ = ppo.actor.apply(runner.params["actor"], jnp.full(1, step, jnp.float32))
+        assert np.all(actions.mode(described) == step)
+    assert value_of(ppo, runner, 1.0) == pytest.approx(1.0, abs=0.06)
+    assert value_of(ppo, runner, 0.0) == pytest.approx(1.5, abs=0.09)
+
+
+def test_a_shared_trunk_has_one_set_of_hidden_layers() -> None:
+    ppo = PPO(dataclasses.replace(PROBE, shared_trunk=True), Probe(), 1, Gaussian(1), AGENTS, 1)
+    runner = ppo.init(jax.random.key(0), None)
+    shapes = jax.tree.map(jnp.shape, runner.params["critic"]["params"])
+    assert shapes == {"MLP_0": {"Dense_0": {"kernel": (16, 1), "bias": (1,)}}}
+    moved = jax.tree.map(lambda x: x + 1.0, runner.params["actor"])
+    assert value_of(ppo, runner, 1.0) != value_of(ppo, runner.replace(params=runner.params | {"actor": moved}), 1.0)
 
 
 def test_an_idle_lane_teaches_nothing() -> None:
@@ -140,6 +171,43 @@ def test_gae_matches_a_sum_over_every_episode() -> None:
     advantage, target = gae(reward, value, next_value, terminated, done, discount=discount, lam=lam)
     np.testing.assert_allclose(advantage, expected, atol=1e-5)
     np.testing.assert_allclose(target, expected + value, atol=1e-5)
+
+
+def test_bf16_is_what_networks_compute_in_and_nothing_else() -> None:
+    ppo, env_params, _ = make_ppo(dataclasses.replace(TINY, precision="bf16"))
+    runner = ppo.init(jax.random.key(0), env_params)
+    used = str(jax.make_jaxpr(ppo.actor.apply)(runner.params["actor"], runner.obs))
+    assert "bf16" in used
+    obs, whole = runner.obs, dataclasses.replace(ppo, config=TINY)
+    near = ppo.value(runner.params, runner.moments, obs), whole.value(runner.params, runner.moments, obs)
+    np.testing.assert_allclose(*near, atol=0.05)
+    assert not np.array_equal(*near)
+    runner, metrics = ppo.update(runner, env_params)
+    kept = jax.tree.leaves((runner.params, runner.opt_state, runner.moments, metrics))
+    assert {leaf.dtype.name for leaf in kept} == {"float32", "int32"}
+
+
+def test_auto_batch_takes_the_worlds_that_fit(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(jax_ppo, "update_memory", lambda ppo, params: 1000 * ppo.config.num_envs)
+    monkeypatch.setattr(jax_ppo, "free_memory", lambda: 6500)
+    config = dataclasses.replace(TINY, auto_batch=True, run_dir=tmp_path / "run")
+    train(dataclasses.replace(config, total_steps=96))
+    assert "6 worlds, as many as fit" in capsys.readouterr().out
+    assert load_config(PPOConfig, tmp_path / "run" / "config.yaml").num_envs == 6
+    assert main(["--resume", "--run-dir", str(tmp_path / "run"), "--total-steps", "97"]) == 0
+
+
+@pytest.mark.slow
+def test_the_memory_of_an_update_is_what_the_compiler_says(monkeypatch: Any) -> None:
+    def need(num_envs: int) -> int:
+        ppo, env_params, _ = make_ppo(dataclasses.replace(TINY, num_envs=num_envs))
+        return update_memory(ppo, env_params)
+
+    assert need(16) < need(64) < 5 * need(16)
+    monkeypatch.setattr(jax_ppo, "free_memory", lambda: need(64))
+    found = jax_ppo.fill_memory(dataclasses.replace(TINY, total_steps=10**6)).num_envs
+    assert 48 <= found <= 80
+    assert need(found) <= need(64)
 
 
 def test_the_second_update_compiles_nothing() -> None:
@@ -191,6 +259,42 @@ def test_numbers_of_numpy_and_jax_are_numbers(tmp_path: Path) -> None:
     assert kept == given
     assert repr(kept) == repr(given)
     train(dataclasses.replace(given, resume=True, num_envs=np.int64(4)))
+
+
+def test_v3_has_the_settings_of_its_blueprint_unless_others_are_given(tmp_path: Path) -> None:
+    v3 = PPOConfig(preset="v3")
+    assert v3.num_envs * v3.num_steps == 2048
+    assert (v3.activation, v3.hidden_sizes, v3.shared_trunk) == ("relu", (256, 256), True)
+    assert (v3.num_minibatches, v3.num_epochs, v3.learning_rate) == (32, 10, 3e-4)
+    assert (v3.gamma, v3.gae_lambda, v3.clip, v3.entropy_coefficient, v3.value_coefficient) == (
+        0.99,
+        0.95,
+        0.2,
+        0.01,
+        0.5,
+    )
+    assert PPOConfig(preset="v3", gamma=PPOConfig.gamma).gamma == PPOConfig.gamma, "given, though it is the default"
+    run = tmp_path / "run"
+    flags = [
+        "--num-agents",
+        "2",
+        "--num-epochs",
+        "1",
+        "--hidden-sizes",
+        "8",
+        "--total-steps",
+        "1",
+        "--run-dir",
+        str(run),
+    ]
+    assert main(["--preset", "v3", *flags]) == 0
+    kept = load_config(PPOConfig, run / "config.yaml")
+    assert (kept.preset, kept.num_minibatches, kept.num_epochs, kept.hidden_sizes) == ("v3", 32, 1, (8,))
+    assert main(["--resume", "--run-dir", str(run), "--total-steps", "2"]) == 0
+    file = tmp_path / "options.yaml"
+    file.write_text("preset: v3\nclip: 0.1\n")
+    parsed = parse_config(PPOConfig, ["--config", str(file), "--gamma", "0.9"])
+    assert (parsed.activation, parsed.clip, parsed.gamma) == ("relu", 0.1, 0.9)
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -312,6 +416,9 @@ def test_resuming_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture)
     ("flags", "words"),
     [
         (["--num-envs", "6", "--num-minibatches", "4"], ["num_envs=6", "multiple", "num_minibatches=4"]),
+        (["--num-envs", "8", "--accumulate", "3"], ["num_envs=8", "num_minibatches=8 x accumulate=3 = 24"]),
+        (["--devices", "0"], ["devices=0", "above 0"]),
+        (["--preset", "v4"], ["'v4'", "v3", "cartpole"]),
         (["--resume"], ["run_dir"]),
     ],
 )

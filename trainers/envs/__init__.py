@@ -1,0 +1,1 @@
+"""Environments that learners take: the contract, and adapters to it."""

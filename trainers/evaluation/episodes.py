@@ -1,0 +1,86 @@
+"""Play fresh episodes in any batched environment, and compute the figures of a policy over them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainers.envs.contract import BatchedEnv
+from trainers.evaluation.figures import check_counts
+from trainers.evaluation.intervals import Interval, mean_interval
+from trainers.evaluation.play import episode_key
+from trainers.policies import Policy
+from trainers.run.files import to_json, write_atomic
+from trainers.run.terminal import say
+
+LONGEST = 100_000  # steps, after which an episode counts as one without an end
+
+
+def evaluate_in(env: BatchedEnv, params: Any, policy: Policy, episodes: int = 256, seed: int = 0) -> dict[str, Any]:
+    """Compute return and length over fresh episodes, each with its 95 % interval.
+
+    Plays the first episode of every lane of all worlds, as often as needed. The figures are those of sampled actions; the
+    key `deterministic` holds those of the mean or likeliest ones. Raises ValueError for episodes without an end.
+    """
+    check_counts(episodes, seed)
+    play = jax.jit(partial(first_episodes, env))
+    shown = jax.eval_shape(env.reset, jax.random.key(0), params)[0]
+    rounds = -(-episodes // (shown.shape[0] * shown.shape[1]))
+    keys = [episode_key(seed, index) for index in range(rounds)]
+    figures = {}
+    for sampled in (True, False):
+        played = [jax.device_get(play(params, policy, key, sampled)) for key in keys]
+        returns, lengths, ended = (
+            np.concatenate([np.ravel(part) for part in parts])[:episodes] for parts in zip(*played, strict=True)
+        )
+        if not ended.all():
+            raise ValueError(f"{np.sum(~ended)} of {episodes} episodes had no end after {LONGEST:,} steps")
+        figures[sampled] = episode_figures(returns, lengths)
+    about = {"episodes": episodes, "seed": seed, "checkpoint_step": int(policy.step)}
+    return {**figures[True], "deterministic": figures[False], **about}
+
+
+def episode_figures(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Interval]:
+    """Return the figures of E episodes. returns, lengths: (E,)."""
+    return {"return": mean_interval(returns), "episode_length": mean_interval(lengths, 1)}
+
+
+def report(results: dict[str, Any], folder: Path) -> None:
+    """Write the figures of an evaluation to `evaluation.json` in a run folder, and print the returns."""
+    write_atomic(folder / "evaluation.json", to_json(results, indent=2) + "\n")
+    for kind, figures in (("sampled", results), ("deterministic", results["deterministic"])):
+        say(f"Return over {results['episodes']} fresh episodes, {kind} actions: {figures['return']['mean']:.2f}")
+
+
+def first_episodes(
+    env: BatchedEnv, params: Any, policy: Policy, key: jax.Array, sampled: jax.Array | bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Play until every lane has ended an episode. Returns its return, its length and whether it ended, (E, N) each."""
+    k_reset, k_steps = jax.random.split(key)
+    obs, state = env.reset(k_reset, params)
+    lanes = obs.shape[:2]
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes[0], *x.shape)), policy.begin(lanes[1]))
+    act = jax.vmap(policy.act)
+
+    def going(carry):
+        return ~jnp.all(carry[-1]) & (carry[0] < LONGEST)
+
+    def step(carry):
+        clock, obs, state, memory, returns, lengths, ended = carry
+        k_act, k_step = jax.random.split(jax.random.fold_in(k_steps, clock))
+        mode, new_memory = act(obs, memory)
+        sample, _ = act(obs, memory, jax.random.split(k_act, lanes[0]))
+        obs, state, _, terminated, truncated, info = env.step(k_step, state, jnp.where(sampled, sample, mode), params)
+        first = (terminated | truncated) & ~ended
+        returns = jnp.where(first, info["episode_return"], returns)
+        lengths = jnp.where(first, info["episode_length"], lengths)
+        return clock + 1, obs, state, new_memory, returns, lengths, ended | first
+
+    zero = jnp.zeros(lanes, jnp.float32)
+    start = jnp.int32(0), obs, state, memory, zero, zero.astype(jnp.int32), zero > 0
+    return jax.lax.while_loop(going, step, start)[-3:]

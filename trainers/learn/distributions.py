@@ -1,0 +1,165 @@
+"""Distributions of actions as pure functions, and the one that serves an action space.
+
+A network gives the numbers that describe a distribution: for a Gaussian a mean (..., A) and a log standard deviation (A,),
+for choices one logit per alternative (..., L).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Distribution(Protocol):
+    """How actions are drawn. Hashable, and without arrays of its own."""
+
+    @property
+    def outputs(self) -> int:
+        """The number of values that the network gives for each observation."""
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the network also gives a log standard deviation."""
+
+    def sample(self, key: jax.Array, described: Any) -> jax.Array:
+        """Draw actions."""
+
+    def mode(self, described: Any) -> jax.Array:
+        """Return the likeliest actions."""
+
+    def log_prob(self, action: jax.Array, described: Any) -> jax.Array:
+        """Return the log probabilities (...,) of actions."""
+
+    def entropy(self, described: Any) -> jax.Array:
+        """Return the entropy in nats: (...,), or () if it is the same for all observations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Actions (..., size) float32, each number drawn for itself. The environment clips them to [-1, 1]."""
+
+    size: int
+    has_scale = True
+
+    @property
+    def outputs(self) -> int:
+        return self.size
+
+    def sample(self, key: jax.Array, described: tuple[jax.Array, jax.Array]) -> jax.Array:
+        mean, log_std = described
+        return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, jnp.float32)
+
+    def mode(self, described: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return described[0]
+
+    def log_prob(self, action: jax.Array, described: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return gaussian_log_prob(action, *described)
+
+    def entropy(self, described: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return gaussian_entropy(described[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """Actions (...,) int32, one of `count` alternatives."""
+
+    count: int
+    has_scale = False
+
+    @property
+    def outputs(self) -> int:
+        return self.count
+
+    def sample(self, key: jax.Array, described: jax.Array) -> jax.Array:
+        return jax.random.categorical(key, described).astype(jnp.int32)
+
+    def mode(self, described: jax.Array) -> jax.Array:
+        return jnp.argmax(described, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: jax.Array, described: jax.Array) -> jax.Array:
+        return categorical_log_prob(action, described)
+
+    def entropy(self, described: jax.Array) -> jax.Array:
+        return categorical_entropy(described)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiCategorical:
+    """Actions (..., len(counts)) int32: several choices at once, each drawn for itself."""
+
+    counts: tuple[int, ...]
+    has_scale = False
+
+    @property
+    def outputs(self) -> int:
+        return sum(self.counts)
+
+    def sample(self, key: jax.Array, described: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, len(self.counts))
+        draws = [jax.random.categorical(*each) for each in zip(keys, self._choices(described), strict=True)]
+        return jnp.stack(draws, axis=-1).astype(jnp.int32)
+
+    def mode(self, described: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.argmax(x, axis=-1) for x in self._choices(described)], axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: jax.Array, described: jax.Array) -> jax.Array:
+        choices = enumerate(self._choices(described))
+        return sum((categorical_log_prob(action[..., i], x) for i, x in choices), jnp.float32(0))
+
+    def entropy(self, described: jax.Array) -> jax.Array:
+        return sum((categorical_entropy(x) for x in self._choices(described)), jnp.float32(0))
+
+    def _choices(self, described: jax.Array) -> list[jax.Array]:
+        return jnp.split(described, np.cumsum(self.counts)[:-1].tolist(), axis=-1)
+
+
+def distribution_of(space: Any) -> Distribution:
+    """Return the distribution that serves an action space of Gymnasium or gymnax.
+
+    A `Box` must have one axis. Raises ValueError naming the space and the ones served.
+    """
+    kinds = {base.__name__ for base in type(space).__mro__}
+    if "MultiDiscrete" in kinds and np.ndim(space.nvec) == 1 and not np.any(getattr(space, "start", 0)):
+        return MultiCategorical(tuple(int(count) for count in space.nvec))
+    if "Discrete" in kinds and getattr(space, "start", 0) == 0:
+        return Categorical(int(space.n))
+    if "Box" in kinds and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+        return Gaussian(int(space.shape[0]))
+    raise ValueError(
+        f"no distribution serves the action space {space}: it must be a Discrete or MultiDiscrete that starts at 0, or a "
+        "Box of floats with one axis"
+    )
+
+
+def action_shape(actions: Distribution) -> jax.ShapeDtypeStruct:
+    """Return shape and type of one action."""
+    described = jax.ShapeDtypeStruct((actions.outputs,), jnp.float32)
+    return jax.eval_shape(actions.mode, (described, described) if actions.has_scale else described)
+
+
+def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Return log probabilities (...,) of actions. action, mean: (..., A). log_std: (A,)."""
+    z = (action - mean) * jnp.exp(-log_std)
+    return -0.5 * jnp.sum(jnp.square(z), axis=-1) - jnp.sum(log_std) - 0.5 * math.log(2 * math.pi) * action.shape[-1]
+
+
+def gaussian_entropy(log_std: jax.Array) -> jax.Array:
+    """Return the entropy, (), in nats. log_std: (A,)."""
+    return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e))
+
+
+def categorical_log_prob(choice: jax.Array, logits: jax.Array) -> jax.Array:
+    """Return log probabilities (...,) of choices (...,) int. logits: (..., L)."""
+    chosen = jnp.take_along_axis(logits, choice[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def categorical_entropy(logits: jax.Array) -> jax.Array:
+    """Return entropies (...,) in nats. logits: (..., L)."""
+    log_probs = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
