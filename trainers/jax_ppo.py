@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from entropy_env import vector
 from trainers.algorithms.ppo import PPO, Hyperparameters
-from trainers.policies.jax import ActorSpec
+from trainers.evaluation.watching import watch
+from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.compilation import cache_compilations
@@ -25,23 +26,27 @@ from trainers.run.config import check_numbers, parse_config
 from trainers.run.folder import begin_run_folder, prepare_run_folder
 from trainers.run.hooks import Hook, Moment
 from trainers.run.loop import TrainingDivergedError, fit
-from trainers.run.options import RunOptions, WorldOptions
+from trainers.run.options import RunOptions, WatchOptions, WorldOptions
 from trainers.run.terminal import say, warnings_as_lines
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(Hyperparameters, RunOptions, WorldOptions):
+class PPOConfig(Hyperparameters, WatchOptions, RunOptions, WorldOptions):
     """Options of PPO."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | WatchOptions.WATCH
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches")
+        counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
+                  "keep_checkpoints")  # fmt: skip
         check_numbers(
             self,
             above_0=(*counts, "num_epochs", "learning_rate", "clip", "max_grad_norm"),
             up_to_1=("gamma", "gae_lambda"),
         )
         Hyperparameters.__post_init__(self)
+        WatchOptions.__post_init__(self)
         RunOptions.__post_init__(self)
 
     @property
@@ -73,7 +78,7 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     """Train to `config.total_steps` and return the run folder. Turns on JAX's persistent compilation cache.
 
-    hooks: called after every update, see `trainers.run.hooks.Moment`.
+    hooks: called after every update and after the hooks that the options ask for, see `trainers.run.hooks.Moment`.
     Raises ValueError for an impossible swarm, or for a resumed run with other options, OSError if the run folder cannot
     be used, CheckpointError if it does not hold this run, TrainingDivergedError as soon as a loss or the weights are not
     finite, and the errors of hooks once the run is saved. After Ctrl-C it saves the run and raises KeyboardInterrupt.
@@ -82,13 +87,19 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     cache_compilations()
     ppo, env_params, metadata = make_ppo(config)
+    actor = ActorSpec(**metadata["policy"])
+
+    def policy(moment: Moment) -> Any:
+        return ActorPolicy(moment.state.params["actor"], moment.state.moments, actor, config.task, moment.step)
+
+    built_in = (count_layout_reuses, *watch(config, config.task, policy, config.seed))
     opened = prepare_run_folder(config.run_dir, config.resume) if config.run_dir else begin_run_folder(config.scenario)
     with opened as folder:
-        last = fit(ppo, env_params, config, folder, metadata, (count_layout_reuses, *hooks))
+        last = fit(ppo, env_params, config, folder, metadata, (*built_in, *hooks))
         path = folder.path
     if not last.metrics:  # nothing was left to train
         return path
-    if last.stopped == "interrupted":
+    if last.interrupted:
         say(f"Stopped and saved. Continue with: python -m trainers.jax_ppo --resume --run-dir {path}")
         raise KeyboardInterrupt
     why = f" and stopped: {last.stopped}" if last.stopped else ""

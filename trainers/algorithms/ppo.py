@@ -234,7 +234,8 @@ def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
     """Return means over a rollout, without idle lanes.
 
     `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
-    goals would bias it, because an agent has less time left for them.
+    goals would bias it, because an agent has less time left for them. `env/episodes` is how many agents that is over, and
+    `train/episodes` how many episodes ended.
     """
     done, success = steps.done, steps.info["success"]
     first = done & (steps.info["goals_reached"] == success)
@@ -244,7 +245,9 @@ def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
         "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted)),
         "train/episode_length": masked_mean(steps.info["episode_length"].astype(jnp.float32), done),
         "train/episode_return": masked_mean(steps.info["episode_return"], done),
+        "train/episodes": jnp.sum(done, dtype=jnp.int32),
         "train/active_share": jnp.mean(steps.acted.astype(jnp.float32)),
         "env/goal_reached_rate": masked_mean(success.astype(jnp.float32), first),
+        "env/episodes": jnp.sum(first, dtype=jnp.int32),
         "env/collision_rate": masked_mean(steps.info["collision"].astype(jnp.float32), steps.acted),
     }
