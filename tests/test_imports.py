@@ -172,6 +172,7 @@ ROOMS = {  # or modules, and the rooms or modules that they may know beside thei
     "run": ("track",),
     "policies": ("learn", "networks", "run"),
     "algorithms": ("learn", "networks"),
+    "curriculum": ("learn", "run"),
     "evaluation": ("policies", "run"),
     "common": ("policies",),
     "sb3": ("policies", "evaluation", "run", "track"),

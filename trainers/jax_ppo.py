@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_env import vector
-from trainers.algorithms.ppo import PPO, Hyperparameters
+from entropy_env.task import Task
+from trainers.algorithms.ppo import PPO, STEERABLE, Hyperparameters
+from trainers.curriculum.promotion import Course, Promotion
+from trainers.curriculum.stages import Plan, read_plan
 from trainers.evaluation.watching import watch
+from trainers.learn.rollout import BatchedEnv
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.checkpoint import CheckpointError
@@ -33,6 +37,9 @@ from trainers.run.terminal import say, warnings_as_lines
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(Hyperparameters, WatchOptions, RunOptions, WorldOptions):
     """Options of PPO."""
+
+    curriculum: str | None = None
+    """YAML file with the stages of a curriculum, or default: the four levels of the scenario curriculum."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | WatchOptions.WATCH
 
@@ -50,6 +57,18 @@ class PPOConfig(Hyperparameters, WatchOptions, RunOptions, WorldOptions):
         RunOptions.__post_init__(self)
 
     @property
+    def plan(self) -> Plan | None:
+        """The curriculum. Raises ConfigError if its file is wrong, or a stage cannot be had."""
+        fixed = {field.name for field in dataclasses.fields(self)} - {"scenario", "difficulty", "reward", *STEERABLE}
+        return read_plan(self.curriculum, self.task, STEERABLE, fixed) if self.curriculum else None
+
+    @property
+    def goal(self) -> Task:
+        """The worlds to evaluate in: those of the last stage, if there are stages."""
+        plan = self.plan
+        return plan.stages[-1].task if plan else self.task
+
+    @property
     def steps_per_update(self) -> int:
         """The number of agent steps per update, over all lanes."""
         return self.num_envs * self.num_agents * self.num_steps
@@ -61,18 +80,34 @@ class PPOConfig(Hyperparameters, WatchOptions, RunOptions, WorldOptions):
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
-    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints."""
-    env, env_params = config.task.make(on_goal="respawn")
+    """Return the algorithm on its swarm, its inputs, and the metadata of its checkpoints."""
+    worlds, inputs = make_worlds(config)
+    env, _ = config.goal.resolve(on_goal="respawn")
     ppo = PPO(
         config,
-        vector.batch(env, config.num_envs, stagger=True),
+        worlds,
         env.spec.obs_dim,
         env.spec.action_dim,
         config.num_agents,
         config.num_updates,
     )
     actor = ActorSpec(env.spec.obs_dim, env.spec.action_dim, config.hidden_sizes, config.activation)
-    return ppo, env_params, describe_policy(actor, config.task)
+    return ppo, inputs, describe_policy(actor, config.goal)
+
+
+def make_worlds(config: PPOConfig) -> tuple[BatchedEnv, Any]:
+    """Return the worlds to train in, and the learner's inputs at the start."""
+    course = make_course(config)
+    if course:
+        return course.worlds, course.inputs(1)
+    env, env_params = config.task.make(on_goal="respawn")
+    return vector.batch(env, config.num_envs, stagger=True), env_params
+
+
+def make_course(config: PPOConfig) -> Course | None:
+    """Return the curriculum for these worlds and this learner, if there is one."""
+    plan = config.plan
+    return Course(plan, config.num_envs, {name: getattr(config, name) for name in STEERABLE}) if plan else None
 
 
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
@@ -86,16 +121,18 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     if config.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     cache_compilations()
-    ppo, env_params, metadata = make_ppo(config)
+    ppo, inputs, metadata = make_ppo(config)
     actor = ActorSpec(**metadata["policy"])
 
     def policy(moment: Moment) -> Any:
-        return ActorPolicy(moment.state.params["actor"], moment.state.moments, actor, config.task, moment.step)
+        return ActorPolicy(moment.state.params["actor"], moment.state.moments, actor, goal, moment.step)
 
-    built_in = (count_layout_reuses, *watch(config, config.task, policy, config.seed))
+    course, goal = make_course(config), config.goal
+    promotion: list[Hook] = [Promotion(course, config.num_envs * config.num_agents)] if course else []
+    built_in = (count_layout_reuses, *promotion, *watch(config, goal, policy, config.seed))
     opened = prepare_run_folder(config.run_dir, config.resume) if config.run_dir else begin_run_folder(config.scenario)
     with opened as folder:
-        last = fit(ppo, env_params, config, folder, metadata, (*built_in, *hooks))
+        last = fit(ppo, inputs, config, folder, metadata, (*built_in, *hooks))
         path = folder.path
     if not last.metrics:  # nothing was left to train
         return path

@@ -7,6 +7,7 @@ advantages, the observation statistics and the metrics.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from functools import partial
 from typing import Any, Literal
@@ -26,7 +27,12 @@ from trainers.learn.losses import (
 )
 from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
 from trainers.learn.rollout import BatchedEnv, Transitions, collect
+from trainers.learn.steering import Steered
 from trainers.networks.mlp import Critic, GaussianActor, gaussian_entropy, gaussian_log_prob
+
+STEERABLE = (  # options that may change between updates
+    "learning_rate", "gamma", "gae_lambda", "clip", "entropy_coefficient", "value_coefficient", "max_grad_norm",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +138,9 @@ class PPO:
         return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=1e-5))
 
     @partial(jax.jit, static_argnums=0)
-    def init(self, key: jax.Array, env_params: Any) -> Runner:
-        """Return a runner before its first update."""
+    def init(self, key: jax.Array, inputs: Any) -> Runner:
+        """Return a runner before its first update. inputs: see `update`."""
+        env_params = inputs.env_params if isinstance(inputs, Steered) else inputs
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
         obs, env_state = self.env.reset(k_env, env_params)
         params = {"actor": self.actor.init(k_actor, obs[0]), "critic": self.critic.init(k_critic, obs[0])}
@@ -148,8 +155,19 @@ class PPO:
         )
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
-        """Collect one batch and learn from it. Returns the runner and metrics, () each."""
+    def update(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
+        """Collect one batch and learn from it. Returns the runner and metrics, () each.
+
+        inputs: the parameters of the environment, or `Steered`, which sets options among STEERABLE, too.
+        """
+        if not isinstance(inputs, Steered):
+            return self._update(runner, inputs)
+        config = copy.copy(self.config)
+        for name, value in inputs.options.items():
+            object.__setattr__(config, name, value)  # traced, so the checks of the options cannot run again
+        return dataclasses.replace(self, config=config)._update(runner, inputs.env_params)
+
+    def _update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)
         env_state, obs, steps = collect(
             k_rollout, self.env, env_params, runner.env_state, runner.obs, self.config.num_steps,
@@ -235,8 +253,13 @@ def rollout_metrics(steps: Transitions) -> dict[str, jax.Array]:
 
     `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
     goals would bias it, because an agent has less time left for them. `env/episodes` is how many agents that is over, and
-    `train/episodes` how many episodes ended.
+    `train/episodes` how many episodes ended. Lanes that the environment does not count are left out.
     """
+    if "counted" in steps.info:
+        counted = steps.info["counted"]
+        steps = steps.replace(
+            acted=steps.acted & counted, terminated=steps.terminated & counted, truncated=steps.truncated & counted
+        )
     done, success = steps.done, steps.info["success"]
     first = done & (steps.info["goals_reached"] == success)
     mean = masked_mean(steps.reward, steps.acted)

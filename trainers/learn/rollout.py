@@ -61,7 +61,7 @@ def collect(
             lambda final_obs: jnp.zeros_like(reward),
             info["final_obs"],
         )
-        kept = {name: info[name] for name in KEPT_INFO}
+        kept = {name: info[name] for name in (*KEPT_INFO, "counted") if name in info or name in KEPT_INFO}
         return (env_state, next_obs), Transitions(
             obs, action, log_prob, reward, terminated, truncated, info["acted"], final_value, kept
         )

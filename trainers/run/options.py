@@ -23,7 +23,7 @@ class WorldOptions:
 
     NEW: ClassVar[frozenset[str]] = frozenset(  # options that configs of older versions lack
         {"reward_terms", "keep_checkpoints", "verbose", "eval_interval", "eval_episodes", "early_stop", "target_success",
-         "target_return", "film_interval"}
+         "target_return", "film_interval", "curriculum"}
     )  # fmt: skip
 
     scenario: Scenario = "open"
