@@ -121,11 +121,11 @@ def test_success_comes_before_return():
     assert kept == ["best", None, "best", "best"]
 
 
-@pytest.mark.parametrize("interval", [10, 30])
+@pytest.mark.parametrize(("interval", "every"), [(10, 10), (30, 20), (10, 40)])
 @pytest.mark.parametrize("cut", [20, 50, 60])
-def test_a_run_cut_and_resumed_stops_and_keeps_as_one_left_alone(cut, interval, tmp_path):
+def test_a_run_cut_and_resumed_stops_and_keeps_as_one_left_alone(cut, interval, every, tmp_path):
     def hooks():
-        return evaluation(20 if interval == 30 else 10), Best(3), target(8.5)
+        return evaluation(every), Best(3), target(8.5)
 
     run(tmp_path / "whole", *hooks(), interval=interval)
     with pytest.raises(KeyboardInterrupt):
