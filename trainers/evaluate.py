@@ -51,6 +51,8 @@ class Options:
 
     run_dir: tyro.conf.Positional[Path]
     """Folder of a run, whose newest checkpoint is evaluated, or a zip written by trainers.sb3_lstm."""
+    best: bool = False
+    """Take the checkpoint of the best evaluation in the training instead, which --eval-interval keeps."""
     episodes: int = 256
     """Number of worlds. Each is one episode."""
     seed: int = 0
@@ -83,9 +85,10 @@ def evaluate(
     scenario: str | None = None,
     difficulty: int | None = None,
     num_agents: int | None = None,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Return the figures that the command prints and writes. Raises ValueError and the errors of `load_policy`."""
-    policy = load_policy(run_dir)
+    policy = load_policy(run_dir, best=best)
     env, params = make_env(policy, scenario=scenario, difficulty=difficulty, num_agents=num_agents)
     return evaluate_policy(policy, env, params, episodes, seed)
 
@@ -120,7 +123,7 @@ def prepare(options: Options) -> tuple[Policy, Swarm, SwarmParams]:
         _check_display()
     if options.gif or options.mp4:
         Renderer()  # raises if pygame is missing
-    policy = load_policy(options.run_dir)
+    policy = load_policy(options.run_dir, best=options.best)
     overrides = {name: getattr(options, name) for name in OVERRIDES}
     return policy, *make_env(policy, **overrides)
 
@@ -161,10 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def results_path(options: Options) -> Path:
     """Return the file to write: `evaluation.json` in a run folder, or `NAME-evaluation.json` beside a zip NAME.
 
-    With other worlds than the run's, the name says which, as in `evaluation-rooms-2.json`.
+    With other worlds than the run's, the name says which, as in `evaluation-rooms-2.json`, and with --best that.
     """
     overrides = (getattr(options, name) for name in OVERRIDES)
-    name = "-".join(["evaluation", *(str(value) for value in overrides if value is not None)]) + ".json"
+    name = (
+        "-".join(["evaluation", *["best"] * options.best, *(str(value) for value in overrides if value is not None)])
+        + ".json"
+    )
     path = options.run_dir
     return path.with_name(f"{path.stem}-{name}") if path.suffix == ".zip" else path / name
 

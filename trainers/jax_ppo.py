@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entropy_env import vector
-from trainers.algorithms.ppo import PPO, PRESETS, Hyperparameters
+from entropy_env.task import Task
+from trainers.algorithms.ppo import PPO, PRESETS, STEERABLE, Hyperparameters
+from trainers.curriculum.promotion import Course, Promotion
+from trainers.curriculum.stages import Plan, read_plan
+from trainers.envs.contract import BatchedEnv
+from trainers.evaluation.watching import watch
 from trainers.learn.distributions import Gaussian
-from trainers.policies.jax import ActorSpec
+from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import (
@@ -29,7 +34,7 @@ from trainers.run.devices import (
     update_memory,
 )
 from trainers.run.hooks import Hook, Moment
-from trainers.run.options import RunOptions, WorldOptions
+from trainers.run.options import RunOptions, WatchOptions, WorldOptions
 from trainers.run.terminal import say
 from trainers.run.training import run_command, train_in_folder
 
@@ -38,22 +43,27 @@ COMMAND = "python -m trainers.jax_ppo"
 
 @with_presets(PRESETS)
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(Hyperparameters, DeviceOptions, RunOptions, WorldOptions):
+class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldOptions):
     """Options of PPO."""
 
     NEW: ClassVar[frozenset[str]] = (
         WorldOptions.NEW | DeviceOptions.DEVICES | {"preset", "auto_batch", "shared_trunk", "accumulate", "precision"}
     )
-    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | DeviceOptions.DEVICES | {"auto_batch"}
+    MAY_CHANGE: ClassVar[frozenset[str]] = (
+        RunOptions.MAY_CHANGE | WatchOptions.WATCH | DeviceOptions.DEVICES | {"auto_batch"}
+    )
 
     auto_batch: bool = False
     """Take as many worlds as fit into the memory, instead of --num-envs."""
     preset: str | None = None
     """Settings to start from; those given override it. v3: those of the V3 blueprint."""
+    curriculum: str | None = None
+    """YAML file with the stages of a curriculum, or default: the four levels of the scenario curriculum."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches")
+        counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
+                  "keep_checkpoints")  # fmt: skip
         check_numbers(
             self,
             above_0=(*counts, "num_epochs", "learning_rate", "clip", "max_grad_norm"),
@@ -61,7 +71,20 @@ class PPOConfig(Hyperparameters, DeviceOptions, RunOptions, WorldOptions):
         )
         Hyperparameters.__post_init__(self)
         DeviceOptions.__post_init__(self)
+        WatchOptions.__post_init__(self)
         RunOptions.__post_init__(self)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The curriculum. Raises ConfigError if its file is wrong, or a stage cannot be had."""
+        fixed = {field.name for field in dataclasses.fields(self)} - {"scenario", "difficulty", "reward", *STEERABLE}
+        return read_plan(self.curriculum, self.task, STEERABLE, fixed) if self.curriculum else None
+
+    @property
+    def goal(self) -> Task:
+        """The worlds to evaluate in: those of the last stage, if there are stages."""
+        plan = self.plan
+        return plan.stages[-1].task if plan else self.task
 
     @property
     def steps_per_update(self) -> int:
@@ -75,15 +98,16 @@ class PPOConfig(Hyperparameters, DeviceOptions, RunOptions, WorldOptions):
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
-    """Return the algorithm on its swarm, the swarm's parameters, and the metadata of its checkpoints.
+    """Return the algorithm on its swarm, its inputs, and the metadata of its checkpoints.
 
     Raises ValueError for an impossible swarm, or if the worlds do not divide over the devices.
     """
-    env, env_params = config.task.make(on_goal="respawn")
     mesh = make_mesh(config.devices)
+    worlds, inputs = make_worlds(config, 1 if mesh is None else mesh.size)
+    env, _ = config.goal.resolve(on_goal="respawn")
     ppo = PPO(
         config,
-        vector.batch(env, config.worlds_on(1 if mesh is None else mesh.size), stagger=True),
+        worlds,
         env.spec.obs_dim,
         Gaussian(env.spec.action_dim),
         config.num_agents,
@@ -91,7 +115,22 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
         mesh,
     )
     actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, config.hidden_sizes, config.activation)
-    return ppo, env_params, describe_policy(actor, config.task)
+    return ppo, inputs, describe_policy(actor, config.goal)
+
+
+def make_worlds(config: PPOConfig, num_devices: int = 1) -> tuple[BatchedEnv, Any]:
+    """Return the worlds to train in, on one of the devices, and the learner's inputs at the start."""
+    course = make_course(config, num_devices)
+    if course:
+        return course.worlds, course.inputs(1)
+    env, env_params = config.task.make(on_goal="respawn")
+    return vector.batch(env, config.worlds_on(num_devices), stagger=True), env_params
+
+
+def make_course(config: PPOConfig, num_devices: int = 1) -> Course | None:
+    """Return the curriculum for these worlds and this learner, if there is one."""
+    plan, options = config.plan, {name: getattr(config, name) for name in STEERABLE}
+    return Course(plan, config.num_envs, options, config.worlds_on(num_devices)) if plan else None
 
 
 def fill_memory(config: PPOConfig) -> PPOConfig:
@@ -112,7 +151,7 @@ def fill_memory(config: PPOConfig) -> PPOConfig:
 def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     """Train to `config.total_steps` and return the run folder. Turns on JAX's persistent compilation cache.
 
-    hooks: called after every update, see `trainers.run.hooks.Moment`.
+    hooks: called after every update and after the hooks that the options ask for, see `trainers.run.hooks.Moment`.
     Raises ValueError for an impossible swarm, or for a resumed run with other options, OSError if the run folder cannot
     be used, CheckpointError if it does not hold this run, ModuleNotFoundError for a tracker that is not installed,
     TrainingDivergedError as soon as a loss or the weights are not finite, and the errors of hooks once the run is saved.
@@ -121,9 +160,17 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
     prepare_jax(config)
     if config.auto_batch and not config.resume:
         config = fill_memory(config)
-    ppo, env_params, metadata = make_ppo(config)
+    ppo, inputs, metadata = make_ppo(config)
+    actor = ActorSpec(**metadata["policy"])
+
+    def policy(moment: Moment) -> Any:
+        return ActorPolicy(moment.state.params["actor"], moment.state.moments, actor, goal, moment.step)
+
+    course, goal = make_course(config), config.goal
+    promotion: list[Hook] = [Promotion(course, config.num_envs * config.num_agents)] if course else []
+    built_in = (count_layout_reuses, *promotion, *watch(config, goal, policy, config.seed))
     return train_in_folder(
-        ppo, env_params, config, metadata, (count_layout_reuses, *hooks),
+        ppo, inputs, config, metadata, (*built_in, *hooks),
         name=config.scenario, command=COMMAND, evaluate="python -m trainers.evaluate",
     )  # fmt: skip
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.config import parse_config
 from trainers.run.curriculum import HARDEST
+from trainers.run.hooks import Hook
 from trainers.run.loop import TrainingDivergedError
 from trainers.run.terminal import say, warnings_as_lines
 from trainers.track.tracking import check_installed
@@ -35,9 +37,10 @@ from trainers.sb3.training import Training, report
 from trainers.sb3.workspace import open_workspace
 
 
-def train(config: LstmConfig) -> Path:
+def train(config: LstmConfig, hooks: Sequence[Hook] = ()) -> Path:
     """Train to `config.total_steps`, and return the path of the model. Goes on from a checkpoint in the folder, if any.
 
+    hooks: as of `trainers.jax_ppo.train`. They get the model of SB3 as `state`, and no inputs.
     Raises ValueError for an impossible swarm, or for a checkpoint with other options, CheckpointError for a damaged one,
     OSError if the folder cannot be used, ModuleNotFoundError for a tracker that is not installed, TrainingDivergedError as
     soon as a loss or the weights are not finite. After Ctrl-C it saves the training and raises KeyboardInterrupt.
@@ -48,7 +51,7 @@ def train(config: LstmConfig) -> Path:
     for level in range(config.difficulty, (HARDEST if config.curriculum else config.difficulty) + 1):
         config.task.but(difficulty=level).resolve()  # raises for an impossible swarm, before folders are made
     with open_workspace(config.folder) as workspace:
-        training = Training(config, workspace)
+        training = Training(config, workspace, hooks)
         training.begin()
         with training.track() as tracking:
             if config.videos and training.model.num_timesteps == 0:

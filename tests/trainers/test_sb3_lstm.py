@@ -78,6 +78,7 @@ RISING = dataclasses.replace(  # every robot stands on its goal, so the difficul
 NORMALISED = dataclasses.replace(LONG, normalize_obs=True, normalize_reward=True)
 V2 = dataclasses.replace(LONG, physics="v2")
 ENTROPY = dataclasses.replace(LONG, ent_coef=0.5, ent_coef_final=0.0)
+WATCHED = dataclasses.replace(LONG, eval_interval=96, eval_episodes=3, early_stop=2, target_success=1.0)
 TIMED = {"train/fps", "system/cpu_memory", "system/gpu_memory"}
 
 
@@ -335,6 +336,53 @@ def test_a_training_cut_anywhere_and_resumed_ends_as_one_left_alone(config, tmp_
         levels = [line["env/difficulty"] for line in lines(parts.folder)]
         assert set(levels) == {1, 2, 3, 4}
         assert levels == sorted(levels)
+
+
+@pytest.mark.slow
+def test_a_training_cut_and_resumed_evaluates_and_keeps_the_best_as_one_left_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainers.sb3_lstm.report", lambda *_: None)
+    whole, parts = (dataclasses.replace(WATCHED, folder=tmp_path / name) for name in ("whole", "parts"))
+    train(whole)
+    assert "and stopped: 2 evaluations without a better one: " in capsys.readouterr().out
+    with failing_after(100, KilledError()), pytest.raises(KilledError):
+        train(parts)
+    train(parts)
+    assert_same(whole.folder, parts.folder)
+    best = [unpack(folder / "models" / "swarm_1-best.zip") for folder in (whole.folder, parts.folder)]
+    assert best[0].about["step"] == best[1].about["step"] < best[1].about["config"]["total_steps"]
+    assert load_policy(parts.folder / "models" / "swarm_1.zip", best=True).step == best[0].about["step"]
+    assert [line["step"] for line in lines(parts.folder) if "eval/success" in line][:3] == [96, 192, 288]
+
+
+def test_a_target_ends_a_training_which_is_then_a_whole_model(tmp_path, capsys):
+    config = dataclasses.replace(RISING, curriculum=False, folder=tmp_path, target_success=0.9)
+    path = train(config)
+    assert "and stopped: the target success 0.9 is reached, with 1: " in capsys.readouterr().out
+    assert 100 <= unpack(path).about["step"] < config.total_steps
+    summary = json.loads((tmp_path / "runs" / "swarm_1" / "summary.json").read_text())
+    assert summary["step"] == unpack(path).about["step"] == lines(tmp_path)[-1]["step"]
+    assert summary["stopped"].startswith("the target success")
+    assert load_policy(path).step == summary["step"]
+
+
+def test_hooks_of_a_user_add_figures_stop_and_fail_after_the_training_is_saved(tmp_path):
+    config = dataclasses.replace(TINY, folder=tmp_path)
+
+    def mark(moment):
+        moment.metrics["mine/steps"] = moment.state.num_timesteps
+        if moment.step == 160:
+            moment.stop("enough")
+
+    def fail(moment):
+        if moment.step == 96:
+            raise ZeroDivisionError("my mistake")
+
+    with pytest.raises(ZeroDivisionError, match="my mistake"):
+        train(config, hooks=[mark, fail])
+    assert unpack(tmp_path / "checkpoints" / "checkpoint.zip").about["step"] == 96
+    path = train(config, hooks=[mark])
+    assert [line["mine/steps"] for line in lines(tmp_path)] == [32, 64, 96, 128, 160]
+    assert unpack(path).about["step"] == 160
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_nothing_behind(half_way):

@@ -10,6 +10,7 @@ statistics and metrics are those over all.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from functools import partial
@@ -36,6 +37,7 @@ from trainers.learn.losses import (
 )
 from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
 from trainers.learn.rollout import Transitions, collect
+from trainers.learn.steering import Steered
 from trainers.networks.mlp import Actor, Critic
 
 PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
@@ -78,6 +80,10 @@ PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
         "hidden_sizes": (64, 64),
     },
 }
+
+STEERABLE = (  # options that may change between updates
+    "learning_rate", "gamma", "gae_lambda", "clip", "entropy_coefficient", "value_coefficient", "max_grad_norm",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +228,9 @@ class PPO:
         return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=1e-5))
 
     @partial(jax.jit, static_argnums=0)
-    def init(self, key: jax.Array, env_params: Any) -> Runner:
-        """Return a runner before its first update."""
+    def init(self, key: jax.Array, inputs: Any) -> Runner:
+        """Return a runner before its first update. inputs: see `update`."""
+        env_params = inputs.env_params if isinstance(inputs, Steered) else inputs
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
         obs, env_state = self.begin(k_env, env_params)
         one = obs[0] if self.mesh is None else obs[0, 0]
@@ -261,33 +268,44 @@ class PPO:
         return whole.replace(**own)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
-        """Collect one batch and learn from it. Returns the runner and metrics, () each."""
+    def update(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
+        """Collect one batch and learn from it. Returns the runner and metrics, () each.
+
+        inputs: the parameters of the environment, or `Steered`, which sets options among STEERABLE, too.
+        """
         if self.mesh is None:
-            return self.update_share(runner, env_params)
+            return self.update_share(runner, inputs)
         runners = self.specs(runner)
-        params = jax.tree.map(lambda x: P(self.axis) if self.is_per_world(x) else P(), env_params)
+        spread = jax.tree.map(lambda x: P(self.axis) if self.is_per_world(x) else P(), inputs)
         share = jax.shard_map(
             self.update_one_of_many,
             mesh=self.mesh,
-            in_specs=(runners, params),
+            in_specs=(runners, spread),
             out_specs=(runners, P()),
             check_vma=False,  # the gradient of a sum over devices is then the sum of gradients, see `gradients`
         )
-        runner, metrics = share(runner, env_params)
+        runner, metrics = share(runner, inputs)
         if jax.process_count() > 1:  # so that the first process can save the worlds of all
             runner = jax.lax.with_sharding_constraint(runner, NamedSharding(self.mesh, P()))
         return runner, metrics
 
-    def update_one_of_many(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
+    def update_one_of_many(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
         """Do the share of one device in an update. Its worlds have a leading axis of 1."""
         env_state, obs = jax.tree.map(lambda x: x[0], (runner.env_state, runner.obs))
-        runner, metrics = self.update_share(runner.replace(env_state=env_state, obs=obs), env_params)
+        runner, metrics = self.update_share(runner.replace(env_state=env_state, obs=obs), inputs)
         env_state, obs = jax.tree.map(lambda x: x[None], (runner.env_state, runner.obs))
         return runner.replace(env_state=env_state, obs=obs), metrics
 
-    def update_share(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
-        """Update with the worlds of one device."""
+    def update_share(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
+        """Update with the worlds of one device, and with the options that the inputs set."""
+        if not isinstance(inputs, Steered):
+            return self._update(runner, inputs)
+        config = copy.copy(self.config)
+        for name, value in inputs.options.items():
+            object.__setattr__(config, name, value)  # traced, so the checks of the options cannot run again
+        return dataclasses.replace(self, config=config)._update(runner, inputs.env_params)
+
+    def _update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)
         if self.axis is not None:
             k_rollout, k_epochs = (
@@ -415,8 +433,14 @@ def rollout_metrics(steps: Transitions, axis: str | None = None) -> dict[str, ja
     """Return means over a rollout, without idle lanes. Those of `env/` are there if the environment reports them.
 
     `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
-    goals would bias it, because an agent has less time left for them.
+    goals would bias it, because an agent has less time left for them. `env/episodes` is how many agents that is over, and
+    `train/episodes` how many episodes ended. Lanes that the environment does not count are left out.
     """
+    if "counted" in steps.info:
+        counted = steps.info["counted"]
+        steps = steps.replace(
+            acted=steps.acted & counted, terminated=steps.terminated & counted, truncated=steps.truncated & counted
+        )
     done, info = steps.done, steps.info
     mean = masked_mean(steps.reward, steps.acted, axis)
     metrics = {
@@ -424,11 +448,13 @@ def rollout_metrics(steps: Transitions, axis: str | None = None) -> dict[str, ja
         "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted, axis)),
         "train/episode_length": masked_mean(info["episode_length"].astype(jnp.float32), done, axis),
         "train/episode_return": masked_mean(info["episode_return"], done, axis),
+        "train/episodes": over_devices(jnp.sum(done, dtype=jnp.int32), axis),
         "train/active_share": mean_over_devices(jnp.mean(steps.acted.astype(jnp.float32)), axis),
     }
     if "success" in info:
         first = done & (info["goals_reached"] == info["success"])
         metrics["env/goal_reached_rate"] = masked_mean(info["success"].astype(jnp.float32), first, axis)
+        metrics["env/episodes"] = over_devices(jnp.sum(first, dtype=jnp.int32), axis)
     if "collision" in info:
         metrics["env/collision_rate"] = masked_mean(info["collision"].astype(jnp.float32), steps.acted, axis)
     return metrics

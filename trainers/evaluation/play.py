@@ -108,20 +108,22 @@ def player(
 
 def live(policy: Policy, env: Swarm, params: SwarmParams) -> Live:
     """Return a function that plays an episode step by step, and yields its time steps from the first to the last."""
-    reset, step = jax.jit(env.reset), jax.jit(partial(act_and_step, env))
 
     def time_steps(key: jax.Array, sampled: bool) -> Iterator[TimeStep]:
         k_world, k_actions = jax.random.split(key)
-        obs, state = reset(k_world, params)
+        obs, state = _reset(env, k_world, params)
         memory = policy.begin(env.spec.num_agents)
         total_reward = np.zeros(env.spec.num_agents, np.float32)
         yield jax.device_get(TimeStep(state, obs, total_reward))
         while not state.over:
-            obs, state, memory, reward, *_ = step(policy, params, k_actions, obs, state, memory, sampled)
+            obs, state, memory, reward, *_ = _step(env, policy, params, k_actions, obs, state, memory, sampled)
             total_reward = total_reward + np.asarray(reward)
             yield jax.device_get(TimeStep(state, obs, total_reward))
 
     return time_steps
+
+
+_reset, _step = jax.jit(Swarm.reset, static_argnums=0), jax.jit(act_and_step, static_argnums=0)  # compiled once per env
 
 
 def film(policy: Policy, env: Swarm, params: SwarmParams, key: jax.Array, sampled: bool) -> list[SwarmState]:

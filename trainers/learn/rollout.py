@@ -55,7 +55,7 @@ def collect(
             lambda final_obs: jnp.zeros_like(reward),
             info["final_obs"],
         )
-        kept = {name: info[name] for name in REPORTED if name in info}
+        kept = {name: info[name] for name in (*REPORTED, "counted") if name in info}
         return (env_state, next_obs), Transitions(
             obs, action, log_prob, reward, terminated, truncated, info["acted"], final_value, kept
         )

@@ -38,12 +38,13 @@ class Policy(Protocol):
         """
 
 
-def load_policy(path: str | os.PathLike[str]) -> Any:
+def load_policy(path: str | os.PathLike[str], *, best: bool = False) -> Any:
     """Load the policy of the newest undamaged checkpoint in a run folder, or of a zip of `trainers.sb3_lstm`.
 
+    best: load that of the best evaluation in the training instead, `checkpoints/best` or `NAME-best.zip`.
     Warns of damaged checkpoints and skips them. Raises FileNotFoundError if there is no file or checkpoint,
     CheckpointError if it holds no such policy, ModuleNotFoundError naming the extra to install if a library is missing.
     """
     suffix = "" if Path(path).is_dir() else Path(path).suffix
     module, function = LOADERS.get(suffix, LOADERS[""])
-    return getattr(importlib.import_module(module), function)(path)
+    return getattr(importlib.import_module(module), function)(path, best)

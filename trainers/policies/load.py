@@ -16,6 +16,7 @@ from entropy_env.task import Task
 from trainers.learn.normalize import init_moments
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.run.checkpoint import CheckpointError, load_checkpoint
+from trainers.run.stopping import BEST
 
 ALGORITHM = "jax_ppo"
 Described = TypeVar("Described")
@@ -29,11 +30,15 @@ def describe_policy(actor: ActorSpec, task: Task | None) -> dict[str, Any]:
     return {"algorithm": ALGORITHM, "policy": dataclasses.asdict(actor), "env": task and task.written()}
 
 
-def load_run(run_dir: str | os.PathLike[str]) -> ActorPolicy:
+def load_run(run_dir: str | os.PathLike[str], best: bool = False) -> ActorPolicy:
     """See `trainers.policies.load_policy`."""
     if not Path(run_dir).is_dir():
         raise FileNotFoundError(f"no run folder {run_dir}")
     folder = Path(run_dir) / "checkpoints"
+    if best:
+        folder /= BEST
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no best checkpoint in {run_dir}: --eval-interval keeps one in a training")
     _, metadata = load_checkpoint(folder, {}, partial=True)
     algorithm = metadata.get("algorithm")
     if algorithm != ALGORITHM:

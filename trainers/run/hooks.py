@@ -7,6 +7,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -23,11 +24,23 @@ class Moment:
     state: Any  # the learner's; the next update reuses its memory, so copy what you keep
     inputs: Any  # of the next update; a hook may replace them by others of the same shapes, which checkpoints keep
     metrics: dict[str, float]  # a hook may add figures; later hooks see them, and the files get them
-    stopped: str | None = None  # why the run ends here, or None
+    folder: Path = Path()  # of the run
+    stopped: str | None = None  # why a hook ends the run here, or None
+    interrupted: bool = False  # the run ends here because of Ctrl-C or SIGTERM
+    kept_as: str | None = None  # see `keep_as`
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run ends here, before all steps are done."""
+        return self.interrupted or self.stopped is not None
 
     def stop(self, why: str) -> None:
         """End the run after this update, once it is saved."""
         self.stopped = why
+
+    def keep_as(self, name: str) -> None:
+        """Keep a checkpoint of this update in `checkpoints/NAME`, in place of the one there."""
+        self.kept_as = name
 
 
 Hook = Callable[[Moment], None]

@@ -25,8 +25,10 @@ Trackers = Annotated[
 class WorldOptions:
     """The worlds to train in."""
 
-    # Options that configs of older versions lack.
-    NEW: ClassVar[frozenset[str]] = frozenset({"reward_terms", "track", "wandb", "track_project"})
+    NEW: ClassVar[frozenset[str]] = frozenset(  # options that configs of older versions lack
+        {"reward_terms", "track", "wandb", "track_project", "keep_checkpoints", "verbose", "eval_interval", "eval_episodes",
+         "early_stop", "target_success", "target_return", "film_interval", "curriculum"}
+    )  # fmt: skip
 
     scenario: Scenario = "open"
     difficulty: int = 1
@@ -81,11 +83,45 @@ class TrackOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class WatchOptions:
+    """When to evaluate and film the policy, and when a run has learnt enough. A resumed run may have others."""
+
+    WATCH: ClassVar[frozenset[str]] = frozenset(
+        {"eval_interval", "eval_episodes", "early_stop", "target_success", "target_return", "film_interval"}
+    )
+
+    eval_interval: int | None = None
+    """Agent steps between evaluations on fresh worlds. The best one's checkpoint is kept in checkpoints/best."""
+    eval_episodes: int = 64
+    """Fresh worlds of each such evaluation, the same each time."""
+    early_stop: int | None = None
+    """End the run after so many evaluations in a row without a better one, for example 10."""
+    target_success: float | None = None
+    """End the run once so large a share of robots reaches the first goal, over the latest 100 episodes."""
+    target_return: float | None = None
+    """End the run once the mean return of the latest 100 episodes is as high."""
+    film_interval: int | None = None
+    """Agent steps between films, GIFs in videos/ of the run folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("eval_interval", "early_stop", "film_interval"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be above 0")
+        if self.eval_interval and self.eval_episodes < 1:
+            raise ValueError(f"eval_interval={self.eval_interval} needs eval_episodes={self.eval_episodes} above 0")
+        if self.early_stop and not self.eval_interval:
+            raise ValueError(f"early_stop={self.early_stop} counts evaluations: give eval_interval, too")
+        if self.target_success is not None and not 0 <= self.target_success <= 1:
+            raise ValueError(f"target_success={self.target_success} must be from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunOptions(TrackOptions):
     """How long to train, and where to keep the run."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = TrackOptions.TRACK | {  # options that may differ when a run is resumed
-        "total_steps", "run_dir", "resume", "checkpoint_interval", "deterministic"
+        "total_steps", "run_dir", "resume", "checkpoint_interval", "keep_checkpoints", "deterministic", "verbose"
     }  # fmt: skip
 
     total_steps: int = 5_000_000
@@ -98,8 +134,12 @@ class RunOptions(TrackOptions):
     """Continue the run in RUN_DIR from its newest checkpoint, bit for bit."""
     checkpoint_interval: int = 1_000_000
     """Agent steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """Checkpoints to keep, the newest ones."""
     deterministic: bool = False
     """Make results on a GPU repeat exactly, at some cost in speed. On a CPU they always do."""
+    verbose: bool = False
+    """Print all figures of every update."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

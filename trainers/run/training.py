@@ -50,7 +50,7 @@ def train_in_folder(
             tell(END)
     if not last.metrics:  # nothing was left to train
         return path
-    if last.stopped == "interrupted":
+    if last.interrupted:
         say(f"Stopped and saved. Continue with: {command} --resume --run-dir {path}")
         raise KeyboardInterrupt
     why = f" and stopped: {last.stopped}" if last.stopped else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from trainers.run.checkpoint import TRY_AGAIN
 from trainers.run.curriculum import Curriculum
 from trainers.run.files import Patience
+from trainers.run.hooks import Hooks, Moment
 from trainers.run.loop import TrainingDivergedError
+from trainers.run.stopping import EPISODES
 from trainers.run.terminal import say
 from trainers.track.dashboard import Dashboard
+from trainers.track.progress import figures_line
 from trainers.track.system import system_metrics
 from trainers.track.tracking import Tracking
 
@@ -67,11 +71,18 @@ class BetweenUpdates(BaseCallback):
 
 
 class Figures(BetweenUpdates):
-    """Takes the figures of each rollout and update to the files, the trackers and the dashboard."""
+    """Calls the hooks after each update, and takes the figures to the files, the trackers and the dashboard.
 
-    def __init__(self, tracking: Tracking, dashboard: Dashboard) -> None:
+    Hooks get the model as `state`, and no inputs. after: is called with the moment and the error of a hook.
+    """
+
+    def __init__(
+        self, tracking: Tracking, dashboard: Dashboard, hooks: Hooks, folder: Path,
+        after: Callable[[Moment, Exception | None], None], verbose: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._tracking, self._dashboard = tracking, dashboard
+        self._hooks, self._folder, self._after, self._show = hooks, folder, after, verbose
         self._looked = 0.0
 
     def _on_training_start(self) -> None:
@@ -98,10 +109,16 @@ class Figures(BetweenUpdates):
                 raise diverged(f"{name} is {figures[name]}", self.model.num_timesteps)
         if not all(weights.isfinite().all() for weights in self.model.policy.parameters()):
             raise diverged("the weights are no longer finite", self.model.num_timesteps)
-        self._steps, self._since = self.model.num_timesteps, now
+        moment = Moment(self.model.num_timesteps, self.model, (), figures, self._folder)
+        failure = self._hooks.call(moment)
+        figures = moment.metrics
+        self._steps, self._since = self.model.num_timesteps, time.perf_counter()
         self._tracking.log(self.model.num_timesteps, figures)
+        if self._show:
+            say(figures_line(moment.step, figures))
         self._dashboard.show(figures)
         self._update_bar(now)
+        self._after(moment, failure)
 
     def _figures(self) -> dict[str, float]:
         learnt = self.model.logger.name_to_value
@@ -183,6 +200,24 @@ class Levels(BetweenUpdates):
             if self.model.ep_success_buffer is not None:
                 self.model.ep_success_buffer.clear()
             say(f"Difficulty {self.curriculum.level} from {self.model.num_timesteps:,} steps on")
+
+
+class BufferMean:
+    """The mean over SB3's buffer of the latest 100 episodes, a `trainers.run.stopping.Mean`. Checkpoints hold the buffer."""
+
+    def __init__(self, read: Callable[[Any], list[float]]) -> None:
+        """read: returns what is in a buffer of the model."""
+        self._read = read
+
+    def __call__(self, moment: Moment) -> float | None:
+        values = self._read(moment.state)
+        return float(np.mean(values)) if len(values) >= EPISODES else None
+
+    def state(self) -> None:
+        """See `Mean`."""
+
+    def restore(self, saved: Any) -> None:
+        """See `Mean`."""
 
 
 class EntropySchedule(BaseCallback):

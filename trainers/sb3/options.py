@@ -11,7 +11,7 @@ import tyro
 from entropy_env.rewards import PRESETS as REWARDS
 from entropy_env.task import Task
 from trainers.run.config import check_numbers
-from trainers.run.options import TrackOptions, WorldOptions
+from trainers.run.options import TrackOptions, WatchOptions, WorldOptions
 
 RewardOfPhysics = Annotated[
     str | None, tyro.conf.arg(help=f"Preset of reward weights: {', '.join(REWARDS)}; by default what the physics has.")
@@ -20,14 +20,14 @@ PRESETS: dict[str, dict[str, int]] = {
     "multi": {"num_worlds": 8, "n_steps": 512, "batch_size": 4096},
     "single": {"num_worlds": 1, "n_steps": 2048, "batch_size": 256},
 }
-MAY_CHANGE = TrackOptions.TRACK | {  # options that may differ when a training is resumed
+MAY_CHANGE = TrackOptions.TRACK | WatchOptions.WATCH | {  # options that may differ when a training is resumed
     "preset", "folder", "total_steps", "checkpoint_interval", "base_model", "base_from_v2", "videos", "eval_episodes",
-    "wandb_project", "device",
+    "wandb_project", "device", "verbose",
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class LstmConfig(TrackOptions, WorldOptions):
+class LstmConfig(TrackOptions, WatchOptions, WorldOptions):
     """Options of recurrent PPO."""
 
     preset: Literal["multi", "single"] = "multi"
@@ -82,7 +82,9 @@ class LstmConfig(TrackOptions, WorldOptions):
     videos: bool = True
     """Film an episode at the start and at the end, and both side by side."""
     eval_episodes: int = 256
-    """Fresh worlds to evaluate the finished model on; 0 for none."""
+    """Fresh worlds to evaluate on: the finished model, 0 for none, and every eval_interval."""
+    verbose: bool = False
+    """Print all figures of every update."""
     wandb_project: str | None = None
     """The same as --track-project."""
     device: str = "auto"
@@ -104,6 +106,7 @@ class LstmConfig(TrackOptions, WorldOptions):
         TrackOptions.__post_init__(self)
         if self.wandb_project is not None:
             object.__setattr__(self, "track_project", self.wandb_project)
+        WatchOptions.__post_init__(self)
         if self.batch_size > self.steps_per_rollout:  # type: ignore[operator]
             raise ValueError(f"batch_size={self.batch_size} is more than a rollout of {self.steps_per_rollout} steps")
         if self.batch_size == 1 or self.steps_per_rollout % self.batch_size == 1:  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from entropy_env.spaces import action_space, observation_space
 from entropy_env.task import Task
 from trainers.policies.lstm import Cell, Dense, LSTMPolicy
 from trainers.run.checkpoint import CheckpointError
+from trainers.run.stopping import BEST
 from trainers.sb3.checkpoint import Saved, load_state, unpack
 from trainers.sb3.lstm import LstmPolicy
 
@@ -60,8 +62,10 @@ def as_policy(
     )
 
 
-def load_zip(path: str | os.PathLike[str]) -> LSTMPolicy:
+def load_zip(path: str | os.PathLike[str], best: bool = False) -> LSTMPolicy:
     """See `trainers.policies.load_policy`."""
+    if best:
+        path = Path(path).with_name(f"{Path(path).stem}-{BEST}.zip")
     saved = unpack(path)
     if "env" not in saved.about:
         raise CheckpointError(

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import uuid
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,13 +25,16 @@ from entropy_env.types import SwarmParams
 from trainers.evaluation.figures import evaluate_policy, results_table
 from trainers.evaluation.film import write_film
 from trainers.evaluation.play import episode_key, film
+from trainers.evaluation.watching import watch
 from trainers.policies.lstm import LSTMPolicy
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.config import check_same_run, save_config
-from trainers.run.curriculum import Curriculum
-from trainers.run.files import to_json, write_atomic
+from trainers.run.curriculum import HARDEST, Curriculum
+from trainers.run.files import Patience, to_json, write_atomic
+from trainers.run.hooks import Hook, Hooks, Moment
+from trainers.run.loop import write_summary
 from trainers.run.terminal import say
-from trainers.sb3.callbacks import Checkpoints, EntropySchedule, Figures, Levels, diverged
+from trainers.sb3.callbacks import BufferMean, Checkpoints, EntropySchedule, Figures, Levels, diverged
 from trainers.sb3.checkpoint import (
     Saved,
     fit_goals_of_v2,
@@ -53,11 +57,21 @@ from trainers.track.tracking import Tracking
 class Training:
     """A model, the worlds it learns in, and the workspace it writes to."""
 
-    def __init__(self, config: LstmConfig, workspace: Workspace) -> None:
+    def __init__(self, config: LstmConfig, workspace: Workspace, hooks: Sequence[Hook] = ()) -> None:
+        """hooks: called after every update, after those that the options ask for."""
         self.config, self.workspace = config, workspace
         self.model = make_model(config)
         self.curriculum = Curriculum(level=config.difficulty)
         self.name, self.track_id = workspace.next_name(), uuid.uuid4().hex[:8]
+        task = config.task.but(difficulty=HARDEST) if config.curriculum else config.task
+        built_in = watch(
+            config, task, lambda _: self.player(), config.seed,
+            BufferMean(lambda model: list(model.ep_success_buffer or ())),
+            BufferMean(lambda model: [episode["r"] for episode in model.ep_info_buffer or ()]),
+        )  # fmt: skip
+        self.hooks = Hooks([*built_in, *hooks])
+        self._patience = Patience()
+        self.last: Moment | None = None  # after the latest update
 
     @property
     def task(self) -> Task:
@@ -107,6 +121,7 @@ class Training:
             self.worlds.restore({n.removeprefix(prefix): a for n, a in saved.arrays.items() if n.startswith(prefix)})
             self.curriculum = Curriculum(**saved.about["curriculum"])
             self.name, self.track_id = saved.about["name"], saved.about["track_id"]
+            self.hooks.restore(saved.about.get("hooks", {}))
             if not NAME.fullmatch(self.name):  # it becomes the name of files
                 raise ValueError(f"name={self.name!r}")
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -127,6 +142,7 @@ class Training:
             "env": self.task.written(),
             "config": dataclasses.asdict(self.config),
             "curriculum": vars(self.curriculum),
+            **({"hooks": self.hooks.states} if progress and self.hooks.states else {}),
         }
         return pack(self.model, about, arrays)
 
@@ -138,23 +154,42 @@ class Training:
         return Tracking(folder, config.trackers, config.track_project, self.model.num_timesteps, id)
 
     def learn(self, tracking: Tracking) -> None:
-        """Train to the end. After Ctrl-C it saves the state before the current rollout, and raises KeyboardInterrupt."""
+        """Train to the end, or until a hook ends it. After Ctrl-C it saves the state before the current rollout, and raises KeyboardInterrupt."""
         config, done = self.config, self.model.num_timesteps
         if done >= config.total_steps:
             return
         checkpoints = Checkpoints(
             config.checkpoint_interval, partial(self.pack, progress=True), self.workspace.save_checkpoint
         )
+        folder = self.workspace.run(self.name)
+
+        def after(moment: Moment, failure: Exception | None) -> None:
+            self.last = moment
+            tracking.converged = moment.stopped is not None  # a hook found that the training is done
+            if moment.kept_as:
+                self.keep(moment.kept_as)
+            if failure is not None:
+                checkpoints.before_rollout()
+                checkpoints.save_now()
+                raise failure
+            if moment.stopped is not None:
+                raise EndedError
+
         title = f"{self.name}: {config.num_agents} robots in {config.num_worlds} worlds, {config.scenario}"
         try:
             with Dashboard(config.whole_steps, done, title=title) as dashboard:
-                callbacks: list[BaseCallback] = [Figures(tracking, dashboard), checkpoints]
+                callbacks: list[BaseCallback] = [
+                    Figures(tracking, dashboard, self.hooks, folder, after, config.verbose),
+                    checkpoints,
+                ]
                 callbacks += [Levels(self.curriculum)] if config.curriculum else []
                 if config.ent_coef_final is not None:
                     callbacks.append(EntropySchedule(config.ent_coef, config.ent_coef_final, config.whole_steps))
                 self.model.learn(
                     config.total_steps - done, callbacks, log_interval=sys.maxsize, reset_num_timesteps=False
                 )
+        except EndedError:
+            pass
         except ValueError as error:
             if "Expected parameter" not in str(error):  # torch's message if a distribution is not finite
                 raise
@@ -169,6 +204,12 @@ class Training:
                 warnings.warn(f"stopped, but not saved ({error}): the checkpoint before stays", stacklevel=2)
             raise
 
+    def keep(self, kind: str) -> None:
+        """Write the model of now to `models/NAME-KIND.zip`. A full disk costs a warning."""
+        path = self.workspace.models / f"{self.name}-{kind}.zip"
+        write = partial(write_atomic, path, self.pack(progress=False))
+        self._patience.try_to(write, path.name, "training goes on")
+
     def finish(self) -> Path:
         """Write the finished model to `models/`, and delete the checkpoint. Returns the path of the model."""
         try:
@@ -181,7 +222,11 @@ class Training:
                 f"{self.name} is trained but could not be saved ({error}). The same command goes on from {left}"
             ) from error
         self.workspace.drop_checkpoints()
-        say(f"Trained {self.model.num_timesteps:,} agent steps: {path}")
+        why = ""
+        if self.last is not None:
+            write_summary(self.workspace.run(self.name), self.last)
+            why = f" and stopped: {self.last.stopped}" if self.last.stopped else ""
+        say(f"Trained {self.model.num_timesteps:,} agent steps{why}: {path}")
         return path
 
     def film(self, moment: Literal["start", "end"]) -> None:
@@ -204,6 +249,10 @@ class Training:
         normalizer = self.model.get_vec_normalize_env()
         arrays = normalizer_arrays(normalizer) if normalizer and self.config.normalize_obs else None
         return as_policy(self.policy, self.config.task, self.model.num_timesteps, arrays)
+
+
+class EndedError(Exception):
+    """Leaves SB3's loop between two updates, because a hook has ended the training."""
 
 
 def make_model(config: LstmConfig) -> RecurrentPPO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.console import Console
@@ -65,6 +66,11 @@ class Progress:
             elapsed, remaining = _clock(self._task.elapsed), _clock(self._task.time_remaining)
             line = "  ".join((f"{self._task.percentage:3.0f}%", *figures, f"elapsed {elapsed}", f"eta {remaining}"))
             say(line, self._bar.console.file)  # type: ignore[arg-type]
+
+
+def figures_line(step: int, figures: Mapping[str, float]) -> str:
+    """Return all figures of an update in a line."""
+    return "  ".join([f"step {step:,}", *(f"{name} {value:.4g}" for name, value in figures.items())])
 
 
 def _short(count: float) -> str:

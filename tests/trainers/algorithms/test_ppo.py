@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import pytest
 from helpers.disk import full_disk
 
 from trainers import jax_ppo
-from trainers.algorithms.ppo import PPO, Hyperparameters, Runner
+from trainers.algorithms.ppo import PPO, STEERABLE, Hyperparameters, Runner
 from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical
+from trainers.learn.steering import Steered
 from trainers.run.checkpoint import load_arrays
 from trainers.run.config import load_config, parse_config
 from trainers.run.devices import update_memory
@@ -217,6 +219,25 @@ def test_the_second_update_compiles_nothing() -> None:
     for _ in range(3):
         runner, _ = ppo.update(runner, env_params)
     assert PPO.update._cache_size() == before + 1
+
+
+def test_options_among_the_inputs_reach_the_learner_without_a_recompile() -> None:
+    ppo = PPO(PROBE, Probe(), obs_dim=1, action_dim=1, num_agents=AGENTS, num_updates=1)
+    plain = ppo.update(ppo.init(jax.random.key(0), None), None)[0]
+    own = {name: jnp.float32(getattr(PROBE, name)) for name in STEERABLE}
+    runner = ppo.init(jax.random.key(0), Steered(None, own))
+    before = PPO.update._cache_size()
+    runner, _ = ppo.update(runner, Steered(None, own))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), runner.params, plain.params)
+    weights = jax.device_get(runner.params)
+    runner, _ = ppo.update(runner, Steered(None, own | {"learning_rate": jnp.float32(0)}))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(runner.params), weights)
+    assert PPO.update._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("name", STEERABLE)
+def test_each_of_these_options_is_one(name: str) -> None:
+    assert name in {field.name for field in dataclasses.fields(Hyperparameters)}
 
 
 def newest(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:

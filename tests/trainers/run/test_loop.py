@@ -101,10 +101,10 @@ def failing_at(step):
 def full_at(monkeypatch, *steps):
     """The disk refuses the checkpoints at these steps."""
 
-    def save(folder, tree, step, metadata):
+    def save(folder, tree, step, metadata, **keep):
         if step in steps:
             raise OSError(errno.ENOSPC, "No space left on device", "here")
-        return save_checkpoint(folder, tree, step, metadata)
+        return save_checkpoint(folder, tree, step, metadata, **keep)
 
     monkeypatch.setattr(loop, "save_checkpoint", save)
 

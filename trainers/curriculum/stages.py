@@ -1,0 +1,130 @@
+"""Stages: what a curriculum changes from one to the next, and when a swarm moves on. Read from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from entropy_env import checks
+from entropy_env.scenarios import LEVELS, make_scenario
+from entropy_env.task import PARAM_FIELDS, SPEC_FIELDS, Task
+from trainers.run.config import ConfigError
+
+DEFAULT = "default"
+CRITERIA = ("success", "return", "collision_rate")  # figures that stages are judged by; less of the last is better
+Limits = dict[str, float]  # by criterion
+WHOLE = {  # keys of a file that hold for all stages
+    "stages", "episodes", "replay", "promote", "demote",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage sets, and when a swarm leaves it."""
+
+    task: Task
+    options: dict[str, float]  # of the learner, those that it sets
+    promote: Limits  # all must be met to go on
+    demote: Limits  # the stage before comes again once one is no longer met
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All stages. `description` is the same for equal plans."""
+
+    stages: tuple[Stage, ...]
+    episodes: int  # a stage is judged by the latest so many
+    replay: float  # share of worlds that play earlier stages
+    description: dict[str, Any]
+
+
+def read_plan(source: str, task: Task, options: Collection[str], fixed: Collection[str]) -> Plan:
+    """Read a curriculum from a YAML file, or make the default one: the four levels of scenario `curriculum`.
+
+    task: what stages set nothing of. options: those of the learner that a stage may set. fixed: other options, for
+    messages. Raises ConfigError if the file is wrong or a stage cannot be had, naming it.
+    """
+    if source == DEFAULT:
+        content: Any = {"stages": [{"scenario": "curriculum", "difficulty": level} for level in LEVELS]}
+    else:
+        try:
+            content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read the curriculum {source}: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
+        raise ConfigError(f"{source} must hold `stages:`, a list of at least one")
+    try:
+        return _plan(content, task, options, fixed)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _plan(content: dict[str, Any], task: Task, options: Collection[str], fixed: Collection[str]) -> Plan:
+    _check_names("the curriculum", content, WHOLE)
+    episodes, replay = content.get("episodes", 500), content.get("replay", 0.0)
+    if type(episodes) is not int or episodes < 1:
+        raise ValueError(f"episodes={episodes!r} must be a whole number above 0")
+    if _number("replay", replay) < 0 or replay >= 1:
+        raise ValueError(f"replay={replay!r} must be at least 0 and below 1")
+    stages = []
+    for number, given in enumerate(content["stages"], 1):
+        try:
+            stages.append(_stage(content | {"stages": None}, given, task, options, fixed))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"stage {number}: {error}") from error
+    return Plan(tuple(stages), episodes, float(replay), {"episodes": episodes, "replay": replay} | content)
+
+
+def _stage(whole: Mapping[str, Any], given: Any, task: Task, options: Collection[str], fixed: Collection[str]) -> Stage:
+    if not isinstance(given, dict):
+        raise TypeError(f"{given!r} must hold `name: value` pairs")
+    terms = {f"reward_{name}" for name, _ in task.spec.reward_terms}
+    worlds = PARAM_FIELDS | terms | {"scenario", "reward"}
+    for name in given:
+        if name in SPEC_FIELDS | set(fixed):
+            raise ValueError(f"{name!r} cannot change between stages: set it for the whole run")
+    _check_names("a stage", given, worlds | set(options) | {"promote", "demote"})
+    settings = {name: value for name, value in given.items() if name in worlds}
+    own = task.but(**settings)
+    _, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
+    if params.max_steps == checks.NEVER:
+        raise ValueError("max_steps='never' has no end, so nobody could judge the stage")
+    return Stage(
+        own,
+        {name: _number(name, value) for name, value in given.items() if name in options},
+        _limits("promote", given.get("promote", whole.get("promote", {"success": 0.8}))),
+        _limits("demote", given.get("demote", whole.get("demote", {}))),
+    )
+
+
+def _check_names(what: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} has no {name!r}{checks.suggest(str(name), sorted(known))}")
+
+
+def _limits(name: str, given: Any) -> Limits:
+    if not isinstance(given, dict):
+        raise TypeError(f"{name}={given!r} must hold `figure: number` pairs")
+    _check_names(name, given, CRITERIA)
+    return {figure: _number(f"{name}: {figure}", value) for figure, value in given.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(f"{name}={value!r} must be a number")
+    return number
+
+
+def scenario_of(task: Task) -> Any:
+    """Return the layout generator of a task."""
+    return make_scenario(str(task.scenario), task.difficulty)
