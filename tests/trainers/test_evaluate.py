@@ -25,6 +25,7 @@ from trainers.evaluate import evaluate, evaluate_policy, load_policy, main, make
 from trainers.evaluation import figures as evaluation
 from trainers.evaluation.intervals import mean_interval, share_interval
 from trainers.evaluation.play import Episode, episode_key, live, play, travelled
+from trainers.learn.distributions import Gaussian
 from trainers.learn.normalize import init_moments, normalize, update_moments
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
@@ -40,7 +41,7 @@ TIMES = {"compile_seconds", "run_seconds"}
 def make_ppo():
     env, params = TASK.make("respawn")
     config = Hyperparameters(num_envs=2, num_minibatches=2, hidden_sizes=SPEC.hidden_sizes)
-    return PPO(config, vector.batch(env, 2), env.spec.obs_dim, env.spec.action_dim, 3, num_updates=1), params
+    return PPO(config, vector.batch(env, 2), env.spec.obs_dim, Gaussian(env.spec.action_dim), 3, num_updates=1), params
 
 
 @pytest.fixture(autouse=True)
@@ -241,11 +242,11 @@ def test_a_loaded_policy_acts_as_the_one_that_was_saved(saved_run, runner):
     ppo, _ = make_ppo()
     policy = load_policy(saved_run)
     obs = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    mean, _ = ppo.actor.apply(runner.params["actor"], normalize(runner.moments, obs))
-    np.testing.assert_allclose(policy(obs), np.clip(mean, -1, 1), rtol=1e-6)
+    (mean, _), _ = ppo.actor.apply(runner.params["actor"], normalize(runner.moments, obs))
+    np.testing.assert_allclose(policy(obs), np.clip(mean, -1, 1), rtol=1e-6, atol=1e-8)
     key = jax.random.key(3)
     sample, _ = ppo.act(runner.params, runner.moments, key, obs)
-    np.testing.assert_allclose(policy(obs, key), np.clip(sample, -1, 1), rtol=1e-6)
+    np.testing.assert_allclose(policy(obs, key), np.clip(sample, -1, 1), rtol=1e-6, atol=1e-8)
     assert np.any(np.abs(sample) > 1)
     assert (policy.obs_dim, policy.spec, policy.task, policy.step) == (8, SPEC, TASK, 7)
 
@@ -261,7 +262,7 @@ def test_a_policy_takes_any_leading_axes_and_gives_back_the_kind_of_array_it_too
     obs = jnp.ones((3, 8))
     inside = jax.jit(lambda policy, obs, key: policy(obs, key))(policy, obs, jax.random.key(0))
     assert isinstance(policy(obs), jax.Array)
-    np.testing.assert_allclose(inside, policy(obs, jax.random.key(0)), rtol=1e-6)
+    np.testing.assert_allclose(inside, policy(obs, jax.random.key(0)), rtol=1e-6, atol=1e-8)
     with pytest.raises(ValueError, match=r"\(3, 7\).*\(\.\.\., 8\)"):
         policy(np.zeros((3, 7)))
 

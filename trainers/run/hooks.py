@@ -12,8 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainers.run.checkpoint import describe, leaves_by_name
+from trainers.track.tracker import Histogram
 
 
 @dataclasses.dataclass
@@ -85,17 +87,20 @@ class Hooks:
     def call(self, moment: Moment) -> Exception | None:
         """Call all hooks. Returns the error of the first that fails, with a note of its name.
 
-        A hook also fails if its state is no JSON, or if it replaces inputs by others that do not fit. The inputs are then
-        those from before the call, and so is the hook's latest state.
+        A hook also fails if its state is no JSON, if it adds a figure that is no number or array of numbers, or if it
+        replaces inputs by others that do not fit. The inputs and figures are then those from before the call, and so is the
+        hook's latest state. Figures that a hook removes stay.
         """
         for hook in self._hooks:
             leaves, structure = jax.tree.flatten(moment.inputs)
+            figures = dict(moment.metrics)
             try:
                 hook(moment)
                 moment.inputs = fitting(moment.inputs, jax.tree.unflatten(structure, leaves))
+                moment.metrics = figures | checked_figures(moment.metrics)
                 self._note_state(hook)
             except Exception as error:  # noqa: BLE001 - the caller raises it, once the run is saved
-                moment.inputs = jax.tree.unflatten(structure, leaves)
+                moment.inputs, moment.metrics = jax.tree.unflatten(structure, leaves), figures
                 error.add_note(f"raised by the hook {self._names[id(hook)]} after {moment.step:,} agent steps")
                 return error
         return None
@@ -107,6 +112,22 @@ class Hooks:
                 self.states[name] = json.dumps(state, default=lambda value: value.tolist())
             except (AttributeError, TypeError, ValueError) as error:
                 raise TypeError(f"JSON cannot hold the state of the hook {name}: {error}") from error
+
+
+def checked_figures(metrics: Any) -> dict[str, Any]:
+    """Return the figures. Raises TypeError naming one that is no number, nor an array of numbers."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"moment.metrics is {metrics!r}: it must stay a dict of figures by name")
+    for name, figure in metrics.items():
+        if isinstance(figure, Histogram):
+            continue
+        try:
+            numbers = np.asarray(figure, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            numbers = None
+        if not isinstance(name, str) or numbers is None or isinstance(figure, str | None):
+            raise TypeError(f"the figure {name!r} is {figure!r}: it must be a number, or an array of numbers")
+    return dict(metrics)
 
 
 def _names(hooks: Sequence[Hook]) -> dict[int, str]:

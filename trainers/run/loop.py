@@ -31,14 +31,18 @@ from trainers.track.tracking import Tracking, check_installed
 
 State = TypeVar("State")
 SUMMARY = "summary.json"
-WATCHED = "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, if the learner reports them
+REWARD = "train/reward_mean"
+WATCHED = REWARD, "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, if they are reported
 
 
 class TrainingDivergedError(ArithmeticError):
-    """A loss or the weights are no longer finite."""
+    """A loss, the reward or the weights are no longer finite."""
 
     def __init__(self, what: str, when: str, stays: str) -> None:
-        super().__init__(f"{what} {when}; {stays}. A lower --learning-rate or --max-grad-norm may help")
+        hint = "A lower --learning-rate or --max-grad-norm may help"
+        if what.startswith(REWARD):
+            hint = "Look at the reward terms, their weights and the parameters of the worlds"
+        super().__init__(f"{what} {when}; {stays}. {hint}")
 
 
 class Learner(Protocol[State]):

@@ -222,7 +222,7 @@ def test_the_second_update_compiles_nothing() -> None:
 
 
 def test_options_among_the_inputs_reach_the_learner_without_a_recompile() -> None:
-    ppo = PPO(PROBE, Probe(), obs_dim=1, action_dim=1, num_agents=AGENTS, num_updates=1)
+    ppo = PPO(PROBE, Probe(), obs_dim=1, actions=Gaussian(1), num_agents=AGENTS, num_updates=1)
     plain = ppo.update(ppo.init(jax.random.key(0), None), None)[0]
     own = {name: jnp.float32(getattr(PROBE, name)) for name in STEERABLE}
     runner = ppo.init(jax.random.key(0), Steered(None, own))

@@ -314,3 +314,23 @@ def test_a_checkpoint_of_another_learner_is_refused(tmp_path):
     run(tmp_path / "run", Louder())
     with pytest.raises(CheckpointError, match="'inputs/gain' was saved as float32\\[\\], expected float32\\[2\\]"):
         run(tmp_path / "run", Louder(), updates=6, resume=True, inputs=GAIN | {"gain": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize("figure", ["abc", None, 10**400, ["a"]])
+def test_a_figure_that_is_no_number_costs_no_update(tmp_path, figure):
+    def adds(moment):
+        moment.metrics["mine"] = figure
+
+    with pytest.raises(TypeError, match=r"the figure 'mine' is .*must be a number"):
+        run(tmp_path, adds)
+    assert latest_step(tmp_path / "checkpoints") == 10
+
+
+def test_figures_that_a_hook_removes_stay(tmp_path):
+    run(tmp_path, lambda moment: moment.metrics.clear(), updates=1)
+    assert figures(tmp_path)[0].keys() >= {"toy/total", "toy/gain"}
+
+
+def test_a_reward_that_is_not_finite_is_named(tmp_path):
+    with pytest.raises(TrainingDivergedError, match=r"train/reward_mean is nan.*Look at the reward terms"):
+        run(tmp_path, learner=Walk("train/reward_mean"), inputs=GAIN | {"gain": jnp.float32(math.nan)})
