@@ -18,7 +18,6 @@ from entropy_env.types import (
     AT_REST,
     INT_PARAMS,
     LASTING,
-    OBSERVATION,
     PARAM_NAMES,
     Layout,
     SwarmParams,
@@ -174,9 +173,6 @@ class Swarms(NamedTuple):
     first_ray: np.ndarray  # (S, N) int32, on S threads: the first ray that may hit an agent of this run of cells
     ray_count: np.ndarray  # (S, N) int32, how many rays may hit it
     rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
-    columns: (
-        np.ndarray
-    )  # (C, 2) int32, the first column of each component of an observation, and the one after its last
 
 
 def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
@@ -186,11 +182,10 @@ def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
 
 
 def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
-    """Return arrays of zeros, with the directions of the rays and the columns of observations filled in."""
+    """Return arrays of zeros, with the directions of the rays filled in."""
     lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
     num_terms = len(BUILT_IN) + len(spec.reward_terms)
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
-    columns = [(spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION]
     return Swarms(
         agents=np.zeros(lanes, AGENT),
         motions=np.zeros(lanes, MOTION),
@@ -209,7 +204,6 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
         first_ray=np.zeros((num_threads, spec.num_agents), np.int32),
         ray_count=np.zeros((num_threads, spec.num_agents), np.int32),
         rays=np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32),
-        columns=np.array(columns, np.int32),
     )
 
 

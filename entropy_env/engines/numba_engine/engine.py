@@ -86,6 +86,7 @@ class NumbaEngine:
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
         self._own_terms = compile_terms(spec.reward_terms) if spec.reward_terms else None
         self._choices = make_choices(spec, autoreset, self._own_terms.address if self._own_terms else 0)
+        self._num_stages = len(self._choices.schedule)
         self._transition = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -148,7 +149,7 @@ class NumbaEngine:
             self._check_begun()
             self._action[...] = action
             self._begun = False  # after an interrupted step no episode can go on
-            first, stop = 0, len(self._choices.schedule)
+            first, stop = 0, self._num_stages
             if self._rows_run_out:
                 first = place_of(RETURN, self._choices.schedule)
                 self._run(0, first, self._everywhere)

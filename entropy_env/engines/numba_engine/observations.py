@@ -60,7 +60,8 @@ def _in_turn(names: list[str], k: int = 0) -> Any:
 
     @inlined
     def fill(w, p, choices, row, cos, sin, slot, e, i):
-        read(w, p, choices, row[w.columns[k, 0] : w.columns[k, 1]], cos, sin, slot, e, i)
+        first, stop = choices.columns[k]
+        read(w, p, choices, row[first:stop], cos, sin, slot, e, i)
         if rest is not None:
             rest(w, p, choices, row, cos, sin, slot, e, i)
 

@@ -38,7 +38,7 @@ from entropy_env.engines.numba_engine.physics.force import (
 from entropy_env.engines.numba_engine.physics.kinematic import follow_arc, set_command, settle
 from entropy_env.engines.numba_engine.rewards import call_at, weigh_built_in
 from entropy_env.rewards import Outcome
-from entropy_env.types import SwarmSpec
+from entropy_env.types import OBSERVATION, SwarmSpec
 
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
@@ -53,6 +53,9 @@ class Choices(NamedTuple):
     on_goal: int
     world_frame: bool  # whether velocities are observed in the world's frame
     autoreset: bool  # whether a world that is over is reset at once; the step then leaves its observations out
+    columns: tuple[
+        tuple[int, int], ...
+    ]  # the first column of each component of an observation, and the one after its last
     own_terms: int  # address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 
 
@@ -60,7 +63,8 @@ def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choice
     """Return the choices of a specification. own_terms: address of a user's own reward terms, 0 for none."""
     force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
     stages = schedule.make_schedule(spec.substeps, force)
-    return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset, own_terms)
+    columns = tuple((spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION)
+    return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset, columns, own_terms)
 
 
 @inlined
@@ -101,11 +105,12 @@ def next_step(world):
 @inlined
 def reward_of(w, p, choices, outcome, e, i):
     """Write each reward term of an agent, and return their sum."""
-    built_in, every, reward = w.agents[e, i].reward_terms, w.reward_terms[e, i], ZERO
+    built_in, reward = w.agents[e, i].reward_terms, ZERO
     weigh_built_in(outcome, p, w.weights[e], built_in)
     for term in range(built_in.shape[0]):
         reward += built_in[term]
     if choices.own_terms:
+        every = w.reward_terms[e, i]
         call_at(choices.own_terms, outcome, p, w.weights[e], every)
         for term in range(built_in.shape[0]):
             every[term] = built_in[term]
