@@ -198,9 +198,12 @@ def check_weights(terms: NamedTerms, weights: Mapping[str, Any]) -> None:
             raise ValueError(f"reward term {name!r} has no weight: give reward_{name}=...")
 
 
+class _ComparisonsAddedError(TypeError):
+    """A term adds two comparisons: JAX would take that for `or`, Numba for a count."""
+
+
 class _Operand:
-    """Stands for a number, or for the result of a comparison, in a trial of a term. Raises TypeError where two comparisons
-    are added: JAX would take that for `or`, Numba for a count."""
+    """Stands for a number, or for the result of a comparison, in a trial of a term."""
 
     def __init__(self, comparison: bool = False) -> None:
         self.comparison = comparison
@@ -216,7 +219,9 @@ class _Operand:
 
     def _add(self, other: Any) -> _Operand:
         if self._both(other).comparison:
-            raise TypeError("two comparisons are added, which JAX takes for `or`: write 1.0 * (a < b) for each")
+            raise _ComparisonsAddedError(
+                "two comparisons are added, which JAX takes for `or`: write 1.0 * (a < b) for each"
+            )
         return _Operand()
 
     __add__ = __radd__ = _add
@@ -239,9 +244,8 @@ def _check_sums(name: str, term: Term) -> None:
     """Raise ValueError if a term adds comparisons. A term that cannot be tried so is left to the compilers."""
     try:
         term(Outcome(*(_Operand() for _ in Outcome._fields)), _Params())
-    except TypeError as error:
-        if "two comparisons are added" in str(error):
-            raise ValueError(f"reward term {name!r} ({place_of(term, error)}): {error}") from error
+    except _ComparisonsAddedError as error:
+        raise ValueError(f"reward term {name!r} ({place_of(term, error)}): {error}") from error
     except Exception:  # noqa: BLE001, S110 - such as a function of JAX on an operand: the compilers judge it
         pass
 

@@ -8,6 +8,7 @@ The algorithm is in `trainers/algorithms/ppo.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
         WatchOptions.__post_init__(self)
         RunOptions.__post_init__(self)
 
-    @property
+    @functools.cached_property
     def plan(self) -> Plan | None:
         """The curriculum. Raises ConfigError if its file is wrong, or a stage cannot be had."""
         fixed = {field.name for field in dataclasses.fields(self)} - {"scenario", "difficulty", "reward", *STEERABLE}

@@ -92,7 +92,7 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
         tracking = Tracking(folder.path, config.trackers, config.track_project)
         with tracking, Progress(config.total_steps) as bar:
-            calls = Updates(hooks, tracking, bar, save, config.checkpoint_interval)
+            calls = Updates(hooks, tracking, bar, save, config.checkpoint_interval, folder.path)
             with contextlib.suppress(KeyboardInterrupt, Stopped):
                 model.learn(config.total_steps, calls, log_interval=sys.maxsize)
             save()
@@ -116,10 +116,12 @@ class Updates(BetweenUpdates):
     """Calls the hooks after each update, writes its figures, and saves now and then."""
 
     def __init__(
-        self, hooks: Sequence[Hook], tracking: Tracking, bar: Progress, save: Callable[[], object], interval: int
-    ) -> None:
+        self, hooks: Sequence[Hook], tracking: Tracking, bar: Progress, save: Callable[[], object], interval: int,
+        folder: Path,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._hooks, self._tracking, self._bar, self._save, self._interval = Hooks(hooks), tracking, bar, save, interval
+        self._folder = folder
         self.stopped: str | None = None
 
     def _on_training_start(self) -> None:
@@ -139,7 +141,7 @@ class Updates(BetweenUpdates):
             metrics[name] = float(np.mean([episode[short] for episode in episodes])) if episodes else math.nan
         fps = (step - self._steps) / (now - self._since)
         metrics |= {"train/fps": fps, "train/sps": 1 / (now - self._since), **system_metrics()}
-        moment = Moment(step, self.model, None, metrics)
+        moment = Moment(step, self.model, None, metrics, self._folder)
         failure = self._hooks.call(moment)
         self._tracking.log(step, moment.metrics)
         self._bar.update(step, fps=fps, episode_return=metrics["train/episode_return"])
