@@ -154,12 +154,16 @@ def test_a_run_that_converged_has_its_checkpoint_in_the_registry_of_mlflow(tmp_p
     assert len(client.search_model_versions("name = 'run1'")) == 1
 
 
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
 @pytest.mark.slow
 def test_a_server_of_mlflow_out_of_reach_costs_a_warning(tmp_path, monkeypatch):
     needs("mlflow")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     config = dataclasses.replace(TINY, run_dir=tmp_path / "run", track=("mlflow",))
     with pytest.warns(UserWarning, match=f"mlflow failed.*http://127.0.0.1:{port} is out of reach") as caught:
@@ -174,9 +178,7 @@ def test_a_server_of_mlflow_out_of_reach_costs_a_warning(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_server_of_mlflow_gets_a_run(tmp_path, monkeypatch):
     needs("mlflow")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     places = [
         "--backend-store-uri",
         f"sqlite:///{tmp_path}/server.db",
