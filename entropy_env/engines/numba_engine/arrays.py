@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_env.engines.interface import state_shapes
-from entropy_env.engines.numba_engine.compilation import inlined
+from entropy_env.engines.numba_engine.compilation import spliced
 from entropy_env.rewards import BUILT_IN
 from entropy_env.types import (
     AT_REST,
@@ -48,7 +48,7 @@ def resting(record: np.dtype, names: Sequence[str]) -> Any:
     name, others = names[0], resting(record, names[1:]) if names[1:] else None
     value, length = AT_REST[name].value, record[name].shape[0] if record[name].shape else 0
 
-    @inlined
+    @spliced
     def rest(me):
         if length:
             for k in range(length):

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from entropy_env.engines.numba_engine.compilation import inlined
+from entropy_env.engines.numba_engine.compilation import spliced
 from entropy_env.engines.numba_engine.geometry import TWO, cos_sin
 from entropy_env.engines.numba_engine.lidar import scan
 from entropy_env.observations import BUILT_IN, GLOBAL_STATE, OBSERVATION
 from entropy_env.types import SwarmSpec
 
 
-@inlined
+@spliced
 def lidar(w, p, choices, row, cos, sin, slot, e, i):
     """Write range readings into row (num_rays,)."""
     scan(w, p, row, cos, sin, slot, e, i)
 
 
-@inlined
+@spliced
 def velocity(w, p, choices, row, cos, sin, slot, e, i):
     """Write speed and turn rate over their maxima into row (2,), or the velocity in the world's frame."""
     me = w.agents[e, i]
@@ -42,7 +42,7 @@ def velocity(w, p, choices, row, cos, sin, slot, e, i):
         row[0], row[1] = speed / p.max_wheel_speed, turn_rate / max_turn_rate
 
 
-@inlined
+@spliced
 def goal(w, p, choices, row, cos, sin, slot, e, i):
     """Write the offset to the goal, in the robot's frame, into row (2,)."""
     me = w.agents[e, i]
@@ -58,7 +58,7 @@ def _in_turn(names: list[str], k: int = 0) -> Any:
     """Return a compiled function that calls the readers from the k-th on, each with its columns of a row (obs_dim,)."""
     read, rest = READERS[names[k]], _in_turn(names, k + 1) if k + 1 < len(names) else None
 
-    @inlined
+    @spliced
     def fill(w, p, choices, row, cos, sin, slot, e, i):
         first, stop = choices.columns[k]
         read(w, p, choices, row[first:stop], cos, sin, slot, e, i)
@@ -71,7 +71,7 @@ def _in_turn(names: list[str], k: int = 0) -> Any:
 _fill = _in_turn([name for name in OBSERVATION if name in READERS])
 
 
-@inlined
+@spliced
 def observe(w, p, choices, row, slot, e, i):
     """Write the observation of agent i of world e into row (obs_dim,)."""
     cos, sin = cos_sin(w.agents[e, i].heading)

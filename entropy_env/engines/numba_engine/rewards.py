@@ -18,7 +18,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from entropy_env.engines.numba_engine.arrays import PARAMS
-from entropy_env.engines.numba_engine.compilation import OPTIONS, inlined
+from entropy_env.engines.numba_engine.compilation import OPTIONS, inlined, spliced
 from entropy_env.rewards import BUILT_IN, TERMS, NamedTerms, Outcome, Term, place_of
 
 OUTCOME = types.NamedUniTuple(types.float32, len(Outcome._fields), Outcome)
@@ -32,7 +32,7 @@ def weighing(terms: Iterable[Any], first: int = 0) -> Any:
     terms: compiled. first: column of the first one.
     """
 
-    @inlined
+    @spliced
     def weigh(outcome, p, weights, values):
         pass
 
@@ -44,7 +44,7 @@ def weighing(terms: Iterable[Any], first: int = 0) -> Any:
 def _then(before: Any, term: Any, column: int) -> Any:
     """Return a compiled function that calls `before`, then writes one more term."""
 
-    @inlined
+    @spliced
     def weigh(outcome, p, weights, values):
         before(outcome, p, weights, values)
         values[column] = weights[column] * np.float32(term(outcome, p))  # literals make a float64 of it

@@ -15,7 +15,7 @@ from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
 from entropy_env.engines.numba_engine.arrays import rest_agent, rest_lasting, rest_motion, rest_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
-from entropy_env.engines.numba_engine.compilation import inlined, kernel
+from entropy_env.engines.numba_engine.compilation import inlined, kernel, spliced
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
 from entropy_env.engines.numba_engine.observations import observe
 from entropy_env.engines.numba_engine.physics.contacts import (
@@ -80,7 +80,7 @@ def lidar_reach(p):
     return p.lidar_range + TWO * p.agent_radius
 
 
-@inlined
+@spliced
 def prepare(w, p, choices, action, e, i):
     """Note the goal, the command and the bodies that an agent may touch in this control period."""
     me = w.agents[e, i]
@@ -102,7 +102,7 @@ def next_step(world):
     return min(world.step + 1, NEVER - 1)
 
 
-@inlined
+@spliced
 def reward_of(w, p, choices, outcome, e, i):
     """Write each reward term of an agent, and return their sum."""
     built_in, reward = w.agents[e, i].reward_terms, ZERO
@@ -119,7 +119,7 @@ def reward_of(w, p, choices, outcome, e, i):
     return reward
 
 
-@inlined
+@spliced
 def score(w, p, choices, motors, e, i):
     """Give the reward, and end the episode of an agent that reached its goal or met the time limit.
 
@@ -165,7 +165,7 @@ def score(w, p, choices, motors, e, i):
         me.return_so_far, me.length_so_far = ZERO, 0
 
 
-@inlined
+@spliced
 def end(w, p, choices, e):
     """Advance the clock, and note whether the world is over."""
     world, going = w.worlds[e], choices.on_goal != TERMINATE
@@ -191,7 +191,7 @@ def is_clear(w, e, pose):
     return True
 
 
-@inlined
+@spliced
 def ask(w, p, e, i):
     """Find the first column of an agent's row whose pose is clear and not at the agent's next goal, or -1."""
     num_goals, near = w.maps.goals.shape[2], p.agent_radius + p.goal_radius
@@ -229,7 +229,7 @@ def stand(w, e, i, column):
     me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
 
 
-@inlined
+@spliced
 def respawn(w, p, e):
     """Bring inactive agents back where there is room, as `Swarm.respawn`. Returns whether any came back."""
     came = False
@@ -244,7 +244,7 @@ def respawn(w, p, e):
     return came
 
 
-@inlined
+@spliced
 def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
     """Run one stage of a step of world e. A stage that works on agents does so from `first` to before `last`.
 
