@@ -4,8 +4,9 @@
 
 Suites: `speed` measures updates after compilation, and the compile time apart. `quickstart` is the default run with five
 seeds; its seconds are from the start of the process to the trained policy, with an empty compilation cache. `scenarios`
-trains with default hyperparameters on every other family for 20 M agent steps. An agent step is one lane advanced by one
-control period and learned from.
+trains with default hyperparameters on every other family for 20 M agent steps. `curriculum` trains through the four levels
+of `--curriculum default`, and on its last level alone; both are evaluated on the last level. An agent step is one lane
+advanced by one control period and learned from.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.report import save_rows
 from trainers.jax_ppo import PPOConfig, make_ppo
 from trainers.run.loop import compile_update
 
+LAST_LEVEL = "--scenario", "curriculum", "--difficulty", "4"
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
 
 
@@ -33,16 +35,16 @@ FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl",
 class Options:
     """What to run."""
 
-    suite: Literal["speed", "quickstart", "scenarios"] = "speed"
+    suite: Literal["speed", "quickstart", "scenarios", "curriculum"] = "speed"
     """Suite to run."""
     json: Path | None = None
     """File to write to. Its rows of this suite are replaced."""
     seeds: int = 5
-    """Number of training seeds in the quickstart suite."""
+    """Number of training seeds in the quickstart and curriculum suites."""
     scenarios: tuple[str, ...] = ("obstacles", "rooms", "crossing", "circle", "corridor", "maze")
     """Scenarios of the scenarios suite."""
     total_steps: int = 20_000_000
-    """Agent steps of each run in the scenarios suite."""
+    """Agent steps of each run in the scenarios and curriculum suites."""
     episodes: int = 256
     """Evaluation episodes of each run."""
     updates: int = 40
@@ -102,6 +104,11 @@ def main(options: Options) -> None:
     elif options.suite == "quickstart":
         for seed in progress(range(options.seeds), "training"):
             rows += [{"scenario": "open", "seed": seed} | trained(["--seed", str(seed)], options.episodes)]
+    elif options.suite == "curriculum":
+        for seed in progress(range(options.seeds), "training"):
+            for name, ways in ("default curriculum", ["--curriculum", "default"]), ("last level alone", LAST_LEVEL):
+                flags = [*ways, "--total-steps", str(options.total_steps), "--seed", str(seed)]
+                rows += [{"scenario": name, "seed": seed} | trained(flags, options.episodes)]
     else:
         for name in progress(options.scenarios, "training"):
             flags = ["--scenario", name, "--total-steps", str(options.total_steps)]
