@@ -83,28 +83,11 @@ def training(rows: list[Row]) -> str:
     for row in rows:
         suites.setdefault(row["benchmark"].removeprefix("training/"), []).append(row)
     quick, (speed,) = suites["quickstart"], suites["speed"]
-    lines = [
-        (
-            f"`open`, the default, {len(quick)} seeds",
-            f"{quick[0]['agent_steps'] / 1e6:.1f} M",
-            span([row["success"]["mean"] for row in quick]),
-            span([row["deterministic"]["success"]["mean"] for row in quick]),
-            span([row["world_success"]["mean"] for row in quick]),
-            span([row["spl"]["mean"] for row in quick], "{:.2f}".format),
-        )
-    ]
-    for row in suites["scenarios"]:
-        mean, low, high = (percent(row["success"][name]) for name in ("mean", "low", "high"))
-        lines.append(
-            (
-                f"`{row['scenario']}`",
-                f"{row['agent_steps'] / 1e6:.0f} M",
-                f"{mean} ({low} to {high})",
-                percent(row["deterministic"]["success"]["mean"]),
-                percent(row["world_success"]["mean"]),
-                f"{row['spl']['mean']:.2f}",
-            )
-        )
+    lines = [reached(f"`open`, the default, {len(quick)} seeds", quick)]
+    lines += [reached(f"`{row['scenario']}`", [row]) for row in suites["scenarios"]]
+    for way in dict.fromkeys(row["scenario"] for row in suites["curriculum"]):
+        seeds = [row for row in suites["curriculum"] if row["scenario"] == way]
+        lines.append(reached(f"`curriculum` at level 4, trained on the {way}, {len(seeds)} seeds", seeds))
     heads = "run", "agent steps", "sampled actions", "mean action", "worlds where all arrive", "SPL"
     return f"""## What it reaches
 
@@ -119,6 +102,21 @@ compilation included; its update runs at {speed["agent_steps_per_s"]:,} agent st
 
 The policy has no memory. `maze` and `corridor`, where a robot must turn away from its goal or wait for others, need one.
 """
+
+
+def reached(name: str, rows: list[Row]) -> tuple[str, ...]:
+    """Return a line of the table of trained policies: the runs of several seeds, or one with its interval."""
+    sampled = span([row["success"]["mean"] for row in rows])
+    if len(rows) == 1:
+        sampled += " ({} to {})".format(*(percent(rows[0]["success"][end]) for end in ("low", "high")))
+    return (
+        name,
+        f"{rows[0]['agent_steps'] / 1e6:.2g} M",
+        sampled,
+        span([row["deterministic"]["success"]["mean"] for row in rows]),
+        span([row["world_success"]["mean"] for row in rows]),
+        span([row["spl"]["mean"] for row in rows], "{:.2f}".format),
+    )
 
 
 def env_steps(rows: list[Row]) -> str:
