@@ -29,16 +29,18 @@ from entropy_env import spaces, vector
 from entropy_env.env import Swarm
 from trainers.algorithms.ppo import PPO, PRESETS, Hyperparameters
 from trainers.envs.contract import BatchedEnv, check_env
-from trainers.evaluation.episodes import evaluate_in, report
+from trainers.evaluation.episodes import FreshEpisodes, evaluate_in, mean_figures, report
+from trainers.evaluation.watching import fresh_key
 from trainers.learn.distributions import action_shape, distribution_of
 from trainers.policies import load_policy
-from trainers.policies.jax import ActorSpec
+from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import DeviceOptions, make_mesh, prepare_jax
-from trainers.run.hooks import Hook
-from trainers.run.options import RunOptions
+from trainers.run.hooks import Hook, Moment
+from trainers.run.options import RunOptions, StopOptions
 from trainers.run.training import run_command, train_in_folder
+from trainers.run.watching import judge
 
 COMMAND = "python -m trainers.any_env"
 ALGORITHMS = ("ppo",)
@@ -49,10 +51,12 @@ HOSTED = (gymnasium.Env, pettingzoo.ParallelEnv, pettingzoo.AECEnv)  # step one 
 
 @with_presets(PRESETS)
 @dataclasses.dataclass(frozen=True)
-class AnyEnvConfig(Hyperparameters, DeviceOptions, RunOptions):
+class AnyEnvConfig(Hyperparameters, DeviceOptions, StopOptions, RunOptions):
     """Options of PPO in any environment."""
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = RunOptions.MAY_CHANGE | DeviceOptions.DEVICES | {"episodes"}
+    MAY_CHANGE: ClassVar[frozenset[str]] = (
+        RunOptions.MAY_CHANGE | StopOptions.WATCH | DeviceOptions.DEVICES | {"episodes"}
+    )
 
     env: str = ""
     """gymnax:NAME or gymnasium:NAME of a registered environment, or module:function of a function that makes one."""
@@ -77,10 +81,10 @@ class AnyEnvConfig(Hyperparameters, DeviceOptions, RunOptions):
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {self.algorithm!r}: choose from {', '.join(ALGORITHMS)}")
-        counts = ("num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches", "num_epochs")
+        counts = ("num_envs", "total_steps", "checkpoint_interval", "keep_checkpoints", "num_steps", "num_minibatches")
         check_numbers(
             self,
-            above_0=(*counts, "learning_rate", "clip", "max_grad_norm"),
+            above_0=(*counts, "num_epochs", "learning_rate", "clip", "max_grad_norm"),
             not_negative=("episodes",),
             up_to_1=("gamma", "gae_lambda"),
         )
@@ -88,6 +92,7 @@ class AnyEnvConfig(Hyperparameters, DeviceOptions, RunOptions):
             raise ValueError(f"num_iterations={self.num_iterations} must be above 0")
         Hyperparameters.__post_init__(self)
         DeviceOptions.__post_init__(self)
+        StopOptions.__post_init__(self)
         RunOptions.__post_init__(self)
 
     @property
@@ -110,8 +115,9 @@ def train_policy(
 
     env_factory: returns a Swarm or VectorSwarm, an environment of gymnax or the pair of `gymnax.make`, any batched
     environment that is an `OpenEnv`, or an environment of Gymnasium or PettingZoo. Or a name, as `AnyEnvConfig.env`.
-    num_iterations: of 2,048 environment steps each, rounded up to whole updates. hooks: called after every update, see
-    `trainers.run.hooks.Moment`. options: of `AnyEnvConfig`, such as run_dir, seed, preset, learning_rate or resume.
+    num_iterations: of 2,048 environment steps each, rounded up to whole updates. hooks: called after every update, after
+    those that the options ask for, see `trainers.run.hooks.Moment`. options: of `AnyEnvConfig`, such as run_dir, seed,
+    preset, learning_rate, eval_interval, target_return or resume.
     `load_policy` loads the policy, and `evaluation.json` holds its return over the episodes.
     Raises ValueError for a wrong option, or an environment or action space that cannot be trained in, ModuleNotFoundError
     naming the extra to install, and the errors of `trainers.jax_ppo.train`.
@@ -140,9 +146,21 @@ def train(config: AnyEnvConfig, env_factory: Callable[[], Any] | str | None = No
     mesh = make_mesh(config.devices)
     env, params, space = open_env(made, config.worlds_on(1 if mesh is None else mesh.size))
     ppo, metadata, config = make_ppo(env, params, space, config, mesh)
-    path = train_in_folder(ppo, params, config, metadata, hooks, name=config.slug, command=COMMAND)
+    if isinstance(env, vector.VectorSwarm):
+        env = dataclasses.replace(env, stagger=False)  # else the first episodes would be cut short
+    actor = ActorSpec(**metadata["policy"])
+
+    def policy(moment: Moment) -> ActorPolicy:
+        return ActorPolicy(moment.state.params["actor"], moment.state.moments, actor, None, moment.step)
+
+    def prepare() -> Callable[[ActorPolicy], dict[str, float]]:
+        return functools.partial(mean_figures, FreshEpisodes(env, params, config.seed, fresh_key), config.eval_episodes)
+
+    built_in = judge(config, policy, prepare)
+    path = train_in_folder(ppo, params, config, metadata, (*built_in, *hooks), name=config.slug, command=COMMAND)
     if config.episodes and jax.process_index() == 0:
-        report(evaluate_in(env, params, load_policy(path), config.episodes, config.seed), path)
+        fresh = FreshEpisodes(env, params, config.seed)
+        report(evaluate_in(fresh, load_policy(path), config.episodes, config.seed), path)
     return path
 
 

@@ -18,7 +18,7 @@ from entropy_env import vector
 from entropy_env.task import Task
 from trainers.algorithms.ppo import PPO, PRESETS, STEERABLE, Hyperparameters
 from trainers.curriculum.promotion import Course, Promotion
-from trainers.curriculum.stages import Plan, read_plan
+from trainers.curriculum.stages import Plan, Whole, read_plan
 from trainers.envs.contract import BatchedEnv
 from trainers.evaluation.watching import watch
 from trainers.learn.distributions import Gaussian
@@ -79,7 +79,8 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     def plan(self) -> Plan | None:
         """The curriculum. Raises ConfigError if its file is wrong, or a stage cannot be had."""
         fixed = {field.name for field in dataclasses.fields(self)} - {"scenario", "difficulty", "reward", *STEERABLE}
-        return read_plan(self.curriculum, self.task, STEERABLE, fixed) if self.curriculum else None
+        check = functools.partial(dataclasses.replace, self, curriculum=None)
+        return read_plan(self.curriculum, Whole(self.task, STEERABLE, fixed, check)) if self.curriculum else None
 
     @property
     def goal(self) -> Task:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.commands import ROOT, code_blocks
+from helpers.killed import killed_at
 
 from entropy_env import Swarm, SwarmSpec, vector
 from entropy_env.scenarios import SCENARIOS
@@ -65,7 +66,11 @@ def stages(*given, **whole):
         (stages({"dt": -1}), ["dt=-1"]),
         (stages({"max_steps": "never"}), ["max_steps='never'"]),
         (stages({"clip": "much"}), ["clip='much' must be a number"]),
+        (stages({}, {"gamma": 2}), ["stage 2", "gamma=2.0 must be from 0 to 1"]),
+        (stages({"learning_rate": 0}), ["stage 1", "learning_rate=0.0 must be above 0"]),
         (stages({"promote": {"sucess": 1}}), ["promote has no 'sucess'", "'success'"]),
+        (stages({"promote": {"success": 80}}), ["promote: success=80 must be from 0 to 1"]),
+        (stages({}, demote={"collision_rate": -0.1}), ["demote: collision_rate=-0.1 must be from 0 to 1"]),
         (stages({"promote": 0.5}), ["promote=0.5"]),
         (stages({}, episode=5), ["the curriculum has no 'episode'", "'episodes'"]),
         (stages({}, episodes=0), ["episodes=0"]),
@@ -251,13 +256,9 @@ def test_a_curriculum_runs_to_its_last_stage_compiles_once_and_resumes_exactly(p
     assert numbers[0] > 0
     assert numbers[0] == numbers[-1], "something was compiled after the first update"
 
-    def kill(moment):
-        if moment.step == 5 * 64:
-            raise KeyboardInterrupt
-
     parts = dataclasses.replace(config, run_dir=tmp_path / "parts", checkpoint_interval=128)
-    with pytest.raises(KeyboardInterrupt):
-        train(parts, hooks=[kill])
+    with killed_at(5 * 64):
+        train(parts)
     train(dataclasses.replace(parts, resume=True))
     assert lines(parts.run_dir) == lines(config.run_dir)
     assert load_policy(parts.run_dir).task.scenario == "rooms"

@@ -79,7 +79,7 @@ NORMALISED = dataclasses.replace(LONG, normalize_obs=True, normalize_reward=True
 V2 = dataclasses.replace(LONG, physics="v2")
 ENTROPY = dataclasses.replace(LONG, ent_coef=0.5, ent_coef_final=0.0)
 WATCHED = dataclasses.replace(LONG, eval_interval=96, eval_episodes=3, early_stop=2, target_success=1.0)
-TIMED = {"train/fps", "system/cpu_memory", "system/gpu_memory"}
+TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
 
 
 @pytest.fixture(scope="module", autouse=True)

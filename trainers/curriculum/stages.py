@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,20 @@ class Plan:
     description: dict[str, Any]
 
 
-def read_plan(source: str, task: Task, options: Collection[str], fixed: Collection[str]) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """What stages start from."""
+
+    task: Task
+    options: Collection[str]  # those of the learner that a stage may set
+    fixed: Collection[str]  # other options, for messages
+    check: Callable[..., object]  # raises ValueError for options of the learner that cannot be had
+
+
+def read_plan(source: str, whole: Whole) -> Plan:
     """Read a curriculum from a YAML file, or make the default one: the four levels of scenario `curriculum`.
 
-    task: what stages set nothing of. options: those of the learner that a stage may set. fixed: other options, for
-    messages. Raises ConfigError if the file is wrong or a stage cannot be had, naming it.
+    Raises ConfigError if the file is wrong or a stage cannot be had, naming it.
     """
     if source == DEFAULT:
         content: Any = {"stages": [{"scenario": "curriculum", "difficulty": level} for level in LEVELS]}
@@ -59,12 +68,12 @@ def read_plan(source: str, task: Task, options: Collection[str], fixed: Collecti
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
         raise ConfigError(f"{source} must hold `stages:`, a list of at least one")
     try:
-        return _plan(content, task, options, fixed)
+        return _plan(content, whole)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def _plan(content: dict[str, Any], task: Task, options: Collection[str], fixed: Collection[str]) -> Plan:
+def _plan(content: dict[str, Any], whole: Whole) -> Plan:
     _check_names("the curriculum", content, WHOLE)
     episodes, replay = content.get("episodes", 500), content.get("replay", 0.0)
     if type(episodes) is not int or episodes < 1:
@@ -74,31 +83,32 @@ def _plan(content: dict[str, Any], task: Task, options: Collection[str], fixed: 
     stages = []
     for number, given in enumerate(content["stages"], 1):
         try:
-            stages.append(_stage(content | {"stages": None}, given, task, options, fixed))
+            stages.append(_stage(content, given, whole))
         except (TypeError, ValueError) as error:
             raise ValueError(f"stage {number}: {error}") from error
     return Plan(tuple(stages), episodes, float(replay), {"episodes": episodes, "replay": replay} | content)
 
 
-def _stage(whole: Mapping[str, Any], given: Any, task: Task, options: Collection[str], fixed: Collection[str]) -> Stage:
+def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
     if not isinstance(given, dict):
         raise TypeError(f"{given!r} must hold `name: value` pairs")
-    terms = {f"reward_{name}" for name, _ in task.spec.reward_terms}
+    terms = {f"reward_{name}" for name, _ in whole.task.spec.reward_terms}
     worlds = PARAM_FIELDS | terms | {"scenario", "reward"}
     for name in given:
-        if name in SPEC_FIELDS | set(fixed):
+        if name in SPEC_FIELDS | set(whole.fixed):
             raise ValueError(f"{name!r} cannot change between stages: set it for the whole run")
-    _check_names("a stage", given, worlds | set(options) | {"promote", "demote"})
-    settings = {name: value for name, value in given.items() if name in worlds}
-    own = task.but(**settings)
+    _check_names("a stage", given, worlds | set(whole.options) | {"promote", "demote"})
+    own = whole.task.but(**{name: value for name, value in given.items() if name in worlds})
     _, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
     if params.max_steps == checks.NEVER:
         raise ValueError("max_steps='never' has no end, so nobody could judge the stage")
+    options = {name: _number(name, value) for name, value in given.items() if name in whole.options}
+    whole.check(**options)
     return Stage(
         own,
-        {name: _number(name, value) for name, value in given.items() if name in options},
-        _limits("promote", given.get("promote", whole.get("promote", {"success": 0.8}))),
-        _limits("demote", given.get("demote", whole.get("demote", {}))),
+        options,
+        _limits("promote", given.get("promote", content.get("promote", {"success": 0.8}))),
+        _limits("demote", given.get("demote", content.get("demote", {}))),
     )
 
 
@@ -112,7 +122,11 @@ def _limits(name: str, given: Any) -> Limits:
     if not isinstance(given, dict):
         raise TypeError(f"{name}={given!r} must hold `figure: number` pairs")
     _check_names(name, given, CRITERIA)
-    return {figure: _number(f"{name}: {figure}", value) for figure, value in given.items()}
+    limits = {figure: _number(f"{name}: {figure}", value) for figure, value in given.items()}
+    for figure in limits.keys() - {"return"}:
+        if not 0 <= limits[figure] <= 1:
+            raise ValueError(f"{name}: {figure}={given[figure]!r} must be from 0 to 1")
+    return limits
 
 
 def _number(name: str, value: Any) -> float:

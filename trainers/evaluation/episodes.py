@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 
 from trainers.envs.contract import BatchedEnv
 from trainers.evaluation.figures import check_counts
-from trainers.evaluation.intervals import Interval, mean_interval
+from trainers.evaluation.intervals import mean_interval
 from trainers.evaluation.play import episode_key
 from trainers.policies import Policy
 from trainers.run.files import to_json, write_atomic
@@ -21,33 +22,60 @@ from trainers.run.terminal import say
 LONGEST = 100_000  # steps, after which an episode counts as one without an end
 
 
-def evaluate_in(env: BatchedEnv, params: Any, policy: Policy, episodes: int = 256, seed: int = 0) -> dict[str, Any]:
+class Episodes(Protocol):
+    """Plays the first episodes of every lane of all worlds, as often as needed."""
+
+    def __call__(self, policy: Policy, count: int, sampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Play with sampled or likeliest actions. Returns the return, the length and whether there was an end, (count,) each."""
+
+
+class FreshEpisodes:
+    """`Episodes` in a batched environment."""
+
+    def __init__(
+        self, env: BatchedEnv, params: Any, seed: int, key_of: Callable[[int, int], jax.Array] = episode_key
+    ) -> None:
+        """key_of: makes the key of some worlds of the seed and their number."""
+        shown = jax.eval_shape(env.reset, jax.random.key(0), params)[0]
+        self._lanes, self._key_of = shown.shape[0] * shown.shape[1], partial(key_of, seed)
+        self._play = partial(jax.jit(partial(first_episodes, env)), params)
+
+    def __call__(self, policy: Policy, count: int, sampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Episodes`."""
+        keys = [self._key_of(index) for index in range(-(-count // self._lanes))]
+        played = [jax.device_get(self._play(policy, key, sampled)) for key in keys]
+        returns, lengths, ended = (
+            np.concatenate([np.ravel(part) for part in parts])[:count] for parts in zip(*played, strict=True)
+        )
+        return returns, lengths, ended
+
+
+def evaluate_in(play: Episodes, policy: Policy, episodes: int = 256, seed: int = 0) -> dict[str, Any]:
     """Compute return and length over fresh episodes, each with its 95 % interval.
 
-    Plays the first episode of every lane of all worlds, as often as needed. The figures are those of sampled actions; the
-    key `deterministic` holds those of the mean or likeliest ones. Raises ValueError for episodes without an end.
+    The figures are those of sampled actions; the key `deterministic` holds those of the mean or likeliest ones. seed: that
+    of the episodes. Raises ValueError for episodes without an end.
     """
     check_counts(episodes, seed)
-    play = jax.jit(partial(first_episodes, env))
-    shown = jax.eval_shape(env.reset, jax.random.key(0), params)[0]
-    rounds = -(-episodes // (shown.shape[0] * shown.shape[1]))
-    keys = [episode_key(seed, index) for index in range(rounds)]
     figures = {}
     for sampled in (True, False):
-        played = [jax.device_get(play(params, policy, key, sampled)) for key in keys]
-        returns, lengths, ended = (
-            np.concatenate([np.ravel(part) for part in parts])[:episodes] for parts in zip(*played, strict=True)
-        )
-        if not ended.all():
-            raise ValueError(f"{np.sum(~ended)} of {episodes} episodes had no end after {LONGEST:,} steps")
-        figures[sampled] = episode_figures(returns, lengths)
+        returns, lengths = _played(play, policy, episodes, sampled)
+        figures[sampled] = {"return": mean_interval(returns), "episode_length": mean_interval(lengths, 1)}
     about = {"episodes": episodes, "seed": seed, "checkpoint_step": int(policy.step)}
     return {**figures[True], "deterministic": figures[False], **about}
 
 
-def episode_figures(returns: np.ndarray, lengths: np.ndarray) -> dict[str, Interval]:
-    """Return the figures of E episodes. returns, lengths: (E,)."""
-    return {"return": mean_interval(returns), "episode_length": mean_interval(lengths, 1)}
+def mean_figures(play: Episodes, episodes: int, policy: Policy) -> dict[str, float]:
+    """Return the mean return and length over fresh episodes with sampled actions. Raises ValueError as `evaluate_in`."""
+    returns, lengths = _played(play, policy, episodes, True)
+    return {"return": float(returns.mean()), "episode_length": float(lengths.mean())}
+
+
+def _played(play: Episodes, policy: Policy, episodes: int, sampled: bool) -> tuple[np.ndarray, np.ndarray]:
+    returns, lengths, ended = play(policy, episodes, sampled)
+    if not ended.all():
+        raise ValueError(f"{np.sum(~ended)} of {episodes} episodes had no end after {LONGEST:,} steps")
+    return returns, lengths
 
 
 def report(results: dict[str, Any], folder: Path) -> None:

@@ -21,8 +21,8 @@ from trainers.evaluation.play import Episode, episode_key, film, play
 from trainers.policies import Policy
 from trainers.run.hooks import Hook, Moment
 from trainers.run.options import WatchOptions
-from trainers.run.stopping import RETURN, SUCCESS, Best, Mean, RecentMean, Target
-from trainers.run.watching import Evaluation, Films
+from trainers.run.stopping import SUCCESS, Mean, RecentMean, Target
+from trainers.run.watching import Films, judge
 
 DURING = 0x6475726E  # folded into the keys of evaluations during a training, so `trainers.evaluate` plays other worlds
 
@@ -37,15 +37,14 @@ def watch(
     success, episode_return: the means that targets are for; by default those of a native learner.
     Raises ValueError if such worlds are impossible or have no time limit, RuntimeError if films cannot be drawn.
     """
-    hooks: list[Hook] = []
-    if options.eval_interval:
-        evaluate = FreshWorlds(*task.make(on_goal="terminate"), options.eval_episodes, seed)
-        hooks.append(Evaluation(options.eval_interval, lambda moment: evaluate(policy(moment))))
-        hooks.append(Best(options.early_stop))
+    hooks = judge(
+        options,
+        policy,
+        lambda: FreshWorlds(*task.make(on_goal="terminate"), options.eval_episodes, seed),
+        episode_return,
+    )
     if options.target_success is not None:
         hooks.append(Target("success", options.target_success, success or RecentMean(*SUCCESS)))
-    if options.target_return is not None:
-        hooks.append(Target("return", options.target_return, episode_return or RecentMean(*RETURN)))
     if options.film_interval:
         Renderer()  # raises if pygame is missing
         env, params = _timed(*task.make(on_goal="terminate"))

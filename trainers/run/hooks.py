@@ -84,26 +84,31 @@ class Hooks:
                     f"the run had a hook {name}, which this process lacks: its state is dropped", stacklevel=2
                 )
 
-    def call(self, moment: Moment) -> Exception | None:
-        """Call all hooks. Returns the error of the first that fails, with a note of its name.
+    def call(self, moment: Moment) -> BaseException | None:
+        """Call all hooks, also those after one that fails. Returns the first error, with notes of the hooks that failed.
 
         A hook also fails if its state is no JSON, if it adds a figure that is no number or array of numbers, or if it
         replaces inputs by others that do not fit. The inputs and figures are then those from before the call, and so is the
         hook's latest state. Figures that a hook removes stay.
         """
+        failure: BaseException | None = None
         for hook in self._hooks:
             leaves, structure = jax.tree.flatten(moment.inputs)
             figures = dict(moment.metrics)
             try:
                 hook(moment)
                 moment.inputs = fitting(moment.inputs, jax.tree.unflatten(structure, leaves))
-                moment.metrics = figures | checked_figures(moment.metrics)
+                moment.metrics = figures | added_figures(moment.metrics, figures)
                 self._note_state(hook)
-            except Exception as error:  # noqa: BLE001 - the caller raises it, once the run is saved
+            except BaseException as error:  # noqa: BLE001 - Ctrl-C, too: the caller raises it, once the run is saved
                 moment.inputs, moment.metrics = jax.tree.unflatten(structure, leaves), figures
-                error.add_note(f"raised by the hook {self._names[id(hook)]} after {moment.step:,} agent steps")
-                return error
-        return None
+                raised = f"raised by the hook {self._names[id(hook)]} after {moment.step:,} agent steps"
+                if failure is None:
+                    failure = error
+                else:
+                    raised = f"{error!r} {raised}, too"
+                failure.add_note(raised)
+        return failure
 
     def _note_state(self, hook: Hook) -> None:
         if isinstance(hook, StatefulHook):
@@ -114,11 +119,12 @@ class Hooks:
                 raise TypeError(f"JSON cannot hold the state of the hook {name}: {error}") from error
 
 
-def checked_figures(metrics: Any) -> dict[str, Any]:
-    """Return the figures. Raises TypeError naming one that is no number, nor an array of numbers."""
+def added_figures(metrics: Any, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures that were not there before. Raises TypeError naming one that is no number, nor an array of some."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"moment.metrics is {metrics!r}: it must stay a dict of figures by name")
-    for name, figure in metrics.items():
+    added = {name: figure for name, figure in metrics.items() if name not in before or before[name] is not figure}
+    for name, figure in added.items():
         if isinstance(figure, Histogram):
             continue
         try:
@@ -127,7 +133,7 @@ def checked_figures(metrics: Any) -> dict[str, Any]:
             numbers = None
         if not isinstance(name, str) or numbers is None or isinstance(figure, str | None):
             raise TypeError(f"the figure {name!r} is {figure!r}: it must be a number, or an array of numbers")
-    return dict(metrics)
+    return added
 
 
 def _names(hooks: Sequence[Hook]) -> dict[int, str]:

@@ -24,15 +24,18 @@ from trainers.run.folder import RunFolder
 from trainers.run.hooks import Hook, Hooks, Moment
 from trainers.run.interrupt import Interrupt
 from trainers.run.options import RunOptions
+from trainers.run.stopping import RETURN, SUCCESS
 from trainers.run.terminal import say
 from trainers.track.progress import Progress, figures_line
 from trainers.track.system import system_metrics
+from trainers.track.tracker import numbers
 from trainers.track.tracking import Tracking, check_installed
 
 State = TypeVar("State")
 SUMMARY = "summary.json"
 REWARD = "train/reward_mean"
 WATCHED = REWARD, "loss/policy", "loss/value", "loss/weight_norm"  # figures that must be finite, if they are reported
+MEANS = dict([RETURN, SUCCESS, ("train/episode_length", RETURN[1])])  # over ended episodes, and what counts these
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -129,12 +132,11 @@ def fit(
             say("Nothing left to train; more --total-steps would go on from here.")
             return moment
         resumed_from = moment.step if options.resume else None
-        # Trackers begin while the update compiles.
         tracking = Tracking(folder.path, options.trackers, options.track_project, resumed_from)
-        update, seconds = compile_update(learner, moment.state, moment.inputs)
-        say(f"Compiled in {seconds:.1f} s")
-        saved, patience, named = moment.step, Patience(), Patience()
-        with tracking, Progress(total, moment.step) as bar:
+        with tracking, Progress(total, moment.step) as bar:  # trackers begin while the update compiles
+            update, seconds = compile_update(learner, moment.state, moment.inputs)
+            say(f"Compiled in {seconds:.1f} s")
+            saved, patience, named = moment.step, Patience(), Patience()
             while moment.step < total and not moment.ended:
                 moment = _advance(update, moment, per_update, folder.checkpoints)
                 failure = calls.call(moment)
@@ -186,6 +188,7 @@ def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Pat
         if not math.isfinite(metrics.get(name, 0.0)):
             stays = f"the last good checkpoint stays in {checkpoints}"
             raise TrainingDivergedError(f"{name} is {metrics[name]}", f"at update {step // per_update}", stays)
+    metrics = {name: value for name, value in metrics.items() if metrics.get(MEANS.get(name), 1)}  # no mean of nothing
     elapsed = time.perf_counter() - started
     metrics |= {"train/fps": per_update / elapsed, "train/sps": 1 / elapsed, **system_metrics()}
     return Moment(step, state, before.inputs, metrics, before.folder)
@@ -204,12 +207,13 @@ def compile_update(learner: Learner[State], state: State, inputs: Any) -> tuple[
 
 def write_summary(folder: Path, moment: Moment) -> None:
     """Write `summary.json`: the steps done, why the run ended before all of them, and the last figures."""
-    about = {name: getattr(moment, name) for name in ("step", "stopped", "interrupted", "metrics")}
+    about = {name: getattr(moment, name) for name in ("step", "stopped", "interrupted")}
+    about["metrics"] = numbers(moment.metrics)
     write = partial(write_atomic, folder / SUMMARY, to_json(about, indent=2) + "\n")
     Patience().try_to(write, SUMMARY, "metrics.jsonl has the figures")
 
 
-def _save_last(keeper: Keeper, moment: Moment, failure: Exception | None) -> None:
+def _save_last(keeper: Keeper, moment: Moment, failure: BaseException | None) -> None:
     """Write the last checkpoint of a process. Then raises the failure of a hook, if there is one.
 
     Otherwise raises OSError, saying from which step `--resume` would go on, if the checkpoint cannot be written.

@@ -83,37 +83,51 @@ class TrackOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchOptions:
-    """When to evaluate and film the policy, and when a run has learnt enough. A resumed run may have others."""
+class StopOptions:
+    """When to evaluate the policy, and when a run has learnt enough. A resumed run may have others."""
 
-    WATCH: ClassVar[frozenset[str]] = frozenset(
-        {"eval_interval", "eval_episodes", "early_stop", "target_success", "target_return", "film_interval"}
-    )
+    WATCH: ClassVar[frozenset[str]] = frozenset({"eval_interval", "eval_episodes", "early_stop", "target_return"})
 
     eval_interval: int | None = None
-    """Agent steps between evaluations on fresh worlds. The best one's checkpoint is kept in checkpoints/best."""
+    """Agent steps between evaluations on fresh episodes. The best one's checkpoint is kept in checkpoints/best."""
     eval_episodes: int = 64
-    """Fresh worlds of each such evaluation, the same each time."""
+    """Fresh episodes of each such evaluation, the same each time."""
     early_stop: int | None = None
     """End the run after so many evaluations in a row without a better one, for example 10."""
-    target_success: float | None = None
-    """End the run once so large a share of robots reaches the first goal, over the latest 100 episodes."""
     target_return: float | None = None
     """End the run once the mean return of the latest 100 episodes is as high."""
-    film_interval: int | None = None
-    """Agent steps between films, GIFs in videos/ of the run folder."""
 
     def __post_init__(self) -> None:
-        for name in ("eval_interval", "early_stop", "film_interval"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be above 0")
+        for name in ("eval_interval", "early_stop"):
+            _check_above_0(self, name)
         if self.eval_interval and self.eval_episodes < 1:
             raise ValueError(f"eval_interval={self.eval_interval} needs eval_episodes={self.eval_episodes} above 0")
         if self.early_stop and not self.eval_interval:
             raise ValueError(f"early_stop={self.early_stop} counts evaluations: give eval_interval, too")
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchOptions(StopOptions):
+    """The same for a swarm, and when to film it."""
+
+    WATCH: ClassVar[frozenset[str]] = StopOptions.WATCH | {"target_success", "film_interval"}
+
+    target_success: float | None = None
+    """End the run once so large a share of robots reaches the first goal, over the latest 100 episodes."""
+    film_interval: int | None = None
+    """Agent steps between films, GIFs in videos/ of the run folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_above_0(self, "film_interval")
         if self.target_success is not None and not 0 <= self.target_success <= 1:
             raise ValueError(f"target_success={self.target_success} must be from 0 to 1")
+
+
+def _check_above_0(options: Any, name: str) -> None:
+    value = getattr(options, name)
+    if value is not None and value < 1:
+        raise ValueError(f"{name}={value} must be above 0")
 
 
 @dataclasses.dataclass(frozen=True)

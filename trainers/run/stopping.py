@@ -37,8 +37,9 @@ class RecentMean:
         return self.note(moment.metrics)
 
     def note(self, metrics: Mapping[str, float]) -> float | None:
-        """Add the figures of an update, and return the mean."""
-        missing = [name for name in (self._figure, self._count) if name not in metrics]
+        """Add the figures of an update, and return the mean. Without episodes the figure need not be there."""
+        needed = (self._figure, self._count) if metrics.get(self._count, 1) else ()
+        missing = [name for name in needed if name not in metrics]
         if missing:
             raise ValueError(f"no figure {missing[0]!r}, which this learner would have to report")
         if metrics[self._count] > 0:

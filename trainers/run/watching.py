@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.run.hooks import Moment
+from trainers.run.hooks import Hook, Moment
+from trainers.run.options import StopOptions
+from trainers.run.stopping import RETURN, Best, Mean, RecentMean, Target
 
 
 class Every:
@@ -57,3 +59,22 @@ class Films(Every):
             self._film(moment, path)
         except (OSError, RuntimeError) as error:
             warnings.warn(f"no film at {moment.step:,} steps: {error}", stacklevel=2)
+
+
+def judge(
+    options: StopOptions, policy: Callable[[Moment], Any], prepare: Callable[[], Callable[[Any], Mapping[str, float]]],
+    episode_return: Mean | None = None,
+) -> list[Hook]:  # fmt: skip
+    """Return the hooks that the options ask for: evaluation, the best checkpoint, the target.
+
+    policy: makes the policy after an update. prepare: returns what computes `return` and other figures of a policy; called
+    only if it is needed. episode_return: the mean that the target is for; by default that of a native learner.
+    """
+    hooks: list[Hook] = []
+    if options.eval_interval:
+        evaluate = prepare()
+        hooks.append(Evaluation(options.eval_interval, lambda moment: evaluate(policy(moment))))
+        hooks.append(Best(options.early_stop))
+    if options.target_return is not None:
+        hooks.append(Target("return", options.target_return, episode_return or RecentMean(*RETURN)))
+    return hooks

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,22 +23,25 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from trainers.evaluation.episodes import episode_figures, report
+from trainers.evaluation.episodes import LONGEST, evaluate_in, mean_figures, report
 from trainers.learn.distributions import distribution_of
 from trainers.learn.normalize import RunningMoments, init_moments
-from trainers.policies import load_policy
+from trainers.policies import Policy, load_policy
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
-from trainers.run.checkpoint import save_checkpoint
+from trainers.run.checkpoint import TRY_AGAIN, save_checkpoint
 from trainers.run.config import save_config
+from trainers.run.files import Patience
+from trainers.run.folder import RunFolder
 from trainers.run.hooks import Hook, Hooks, Moment
+from trainers.run.loop import write_summary
 from trainers.run.terminal import say
 from trainers.run.training import open_folder
-from trainers.sb3.callbacks import NAMES, BetweenUpdates, diverged
+from trainers.run.watching import judge
+from trainers.sb3.callbacks import BufferMean, EndedError, Figures, returns_of
 from trainers.sb3.parallel import ParallelVecEnv, check_actions
-from trainers.track.progress import Progress
-from trainers.track.system import system_metrics
-from trainers.track.tracking import Tracking
+from trainers.track.dashboard import Dashboard
+from trainers.track.tracking import Tracking, check_installed
 
 ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU, "elu": th.nn.ELU, "silu": th.nn.SiLU}
 
@@ -59,10 +59,6 @@ class Trunk(BaseFeaturesExtractor):
         return self.layers(obs)
 
 
-class Stopped(Exception):
-    """A hook has stopped the run."""
-
-
 def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[Hook]) -> Path:
     """See `trainers.any_env.train_policy`. first: the first environment of the factory."""
     if config.resume:
@@ -75,85 +71,84 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
             raise ValueError(
                 f"{name}={getattr(config, name)!r} is for functional environments, not for Stable-Baselines3"
             )
+    check_installed(config.trackers)
     worlds = make_worlds(factory, first, config.num_envs)
-    num_agents = worlds.num_envs // config.num_envs
-    config = config.for_lanes(config.num_envs, num_agents)
+    config = config.for_lanes(config.num_envs, worlds.num_envs // config.num_envs)
     model = make_model(worlds, config)
+    actor = ActorSpec.of(
+        spaces.flatdim(worlds.observation_space),
+        distribution_of(worlds.action_space),
+        config.hidden_sizes,
+        config.activation,
+    )
+
+    def fresh(seed: int) -> HostedEpisodes:
+        return HostedEpisodes(make_worlds(factory, None, config.num_envs), seed, jax.random.key(config.seed))
+
+    built_in = judge(
+        config,
+        lambda moment: ActorPolicy(actor_params(model), moments_of(model), actor, None, moment.step),
+        lambda: partial(mean_figures, fresh(2**30 + config.seed % 2**30), config.eval_episodes),
+        BufferMean(returns_of),
+    )
+    hooks = [*built_in, *hooks]
     with open_folder(config, config.slug) as folder:
         save_config(folder.config, dataclasses.replace(config, run_dir=folder.path))
-        actor = ActorSpec.of(
-            spaces.flatdim(worlds.observation_space),
-            distribution_of(worlds.action_space),
-            config.hidden_sizes,
-            config.activation,
-        )
-        save = partial(save_actor, model, folder.checkpoints, describe_policy(actor, None))
-        save()
+        run = Run(model, folder, describe_policy(actor, None), config)
+        run.save()
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
         tracking = Tracking(folder.path, config.trackers, config.track_project)
-        with tracking, Progress(config.total_steps) as bar:
-            calls = Updates(hooks, tracking, bar, save, config.checkpoint_interval, folder.path)
-            with contextlib.suppress(KeyboardInterrupt, Stopped):
-                model.learn(config.total_steps, calls, log_interval=sys.maxsize)
-            save()
-            tracking.converged = calls.stopped is not None
-        path = folder.path
-        model.save(path / "model.zip")
-    if calls.stopped is None and model.num_timesteps < config.total_steps:
-        say(f"Stopped and saved: {path}")
-        raise KeyboardInterrupt
-    why = f" and stopped: {calls.stopped}" if calls.stopped else ""
-    say(f"Trained {model.num_timesteps:,} agent steps{why}. Run: {path}")
+        per_update = worlds.num_envs * config.num_steps
+        with tracking, Dashboard(-(-config.total_steps // per_update) * per_update, title=config.env) as dashboard:
+            figures = Figures(tracking, dashboard, Hooks(hooks), folder.path, run.after, config.verbose)
+            try:
+                model.learn(config.total_steps, figures, log_interval=sys.maxsize)
+            except EndedError:
+                tracking.converged = True  # a hook found that the run is done
+            except KeyboardInterrupt:
+                run.finish(interrupted=True)
+                say(f"Stopped and saved: {folder.path}")
+                raise
+            run.finish()
+    why = f" and stopped: {run.last.stopped}" if run.last.stopped else ""
+    say(f"Trained {model.num_timesteps:,} agent steps{why}. Run: {folder.path}")
     if config.episodes:
-        report(
-            evaluate_in(make_worlds(factory, None, config.num_envs), load_policy(path), config.episodes, config.seed),
-            path,
-        )
-    return path
+        played = fresh(2**31 + config.seed % 2**31)  # training begins at its own seed
+        report(evaluate_in(played, load_policy(folder.path), config.episodes, config.seed), folder.path)
+    return folder.path
 
 
-class Updates(BetweenUpdates):
-    """Calls the hooks after each update, writes its figures, and saves now and then."""
+class Run:
+    """What is kept of a run: checkpoints of the actor, and at the end the model of Stable-Baselines3 and a summary."""
 
-    def __init__(
-        self, hooks: Sequence[Hook], tracking: Tracking, bar: Progress, save: Callable[[], object], interval: int,
-        folder: Path,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self._hooks, self._tracking, self._bar, self._save, self._interval = Hooks(hooks), tracking, bar, save, interval
-        self._folder = folder
-        self.stopped: str | None = None
+    def __init__(self, model: PPO, folder: RunFolder, metadata: dict[str, Any], config: Any) -> None:
+        self.last = Moment(0, model, (), {}, folder.path)
+        self._model, self._folder, self._metadata = model, folder, metadata
+        self._interval, self._keep, self._saved = config.checkpoint_interval, config.keep_checkpoints, 0
+        self._patience, self._named = Patience(), Patience()
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._since, self._steps, self._saved = time.perf_counter(), self.model.num_timesteps, self.model.num_timesteps
+    def save(self) -> None:
+        """Write a checkpoint. Raises OSError."""
+        save_actor(self._model, self._folder.checkpoints, self._metadata, self._keep)
 
-    def between(self) -> None:
-        step, now, learnt = self.model.num_timesteps, time.perf_counter(), self.model.logger.name_to_value
-        metrics = {ours: float(learnt[theirs]) for theirs, ours in NAMES.items() if theirs in learnt}
-        for name in ("loss/total", "loss/policy", "loss/value"):
-            if not math.isfinite(metrics.get(name, 0.0)):
-                raise diverged(f"{name} is {metrics[name]}", step)
-        if "train/entropy_loss" in learnt:
-            metrics["loss/entropy"] = -float(learnt["train/entropy_loss"])
-        episodes = self.model.ep_info_buffer or ()
-        for name, short in (("train/episode_return", "r"), ("train/episode_length", "l")):
-            metrics[name] = float(np.mean([episode[short] for episode in episodes])) if episodes else math.nan
-        fps = (step - self._steps) / (now - self._since)
-        metrics |= {"train/fps": fps, "train/sps": 1 / (now - self._since), **system_metrics()}
-        moment = Moment(step, self.model, None, metrics, self._folder)
-        failure = self._hooks.call(moment)
-        self._tracking.log(step, moment.metrics)
-        self._bar.update(step, fps=fps, episode_return=metrics["train/episode_return"])
-        if failure:
-            self._save()
-            raise failure
-        if step - self._saved >= self._interval:
-            self._save()
-            self._saved = step
-        self._since, self._steps, self.stopped = time.perf_counter(), step, moment.stopped
-        if moment.stopped is not None:
-            raise Stopped
+    def after(self, moment: Moment, failure: BaseException | None) -> None:
+        """Save what is to be saved after an update."""
+        self.last = moment
+        if moment.kept_as:
+            save = partial(save_actor, self._model, self._folder.checkpoints / moment.kept_as, self._metadata, 1)
+            self._named.try_to(save, f"checkpoints/{moment.kept_as}", "training goes on")
+        if failure is not None:
+            self.save()
+        elif moment.step - self._saved >= self._interval:
+            written = self._patience.try_to(self.save, f"the checkpoint at {moment.step:,} steps", TRY_AGAIN)
+            self._saved = moment.step if written else self._saved
+
+    def finish(self, interrupted: bool = False) -> None:
+        """Save the end of the run. Raises OSError."""
+        self.last.interrupted = interrupted
+        self.save()
+        self._model.save(self._folder.path / "model.zip")
+        write_summary(self._folder.path, self.last)
 
 
 def make_worlds(factory: Callable[[], Any], first: Any, num_envs: int) -> VecEnv:
@@ -198,11 +193,10 @@ def make_model(worlds: VecEnv, config: Any) -> PPO:
     return model
 
 
-def save_actor(model: PPO, folder: Path, metadata: dict[str, Any]) -> Path:
-    """Write the actor as a checkpoint that `load_policy` reads."""
-    return save_checkpoint(
-        folder, {"params": {"actor": actor_params(model)}, "moments": moments_of(model)}, model.num_timesteps, metadata
-    )
+def save_actor(model: PPO, folder: Path, metadata: dict[str, Any], keep: int) -> Path:
+    """Write the actor as a checkpoint that `load_policy` reads. keep: the number of checkpoints to keep."""
+    tree = {"params": {"actor": actor_params(model)}, "moments": moments_of(model)}
+    return save_checkpoint(folder, tree, model.num_timesteps, metadata, keep=keep)
 
 
 def actor_params(model: PPO) -> dict[str, Any]:
@@ -232,31 +226,35 @@ def moments_of(model: PPO) -> RunningMoments:
     return RunningMoments(*(jnp.asarray(x, jnp.float32) for x in (seen.count, seen.mean, seen.var)))
 
 
-def evaluate_in(worlds: VecEnv, policy: ActorPolicy, episodes: int, seed: int) -> dict[str, Any]:
-    """Compute the figures of `trainers.evaluation.episodes.evaluate_in`, over the first episodes of every lane."""
-    figures = {}
-    for sampled in (True, False):
-        played = play(worlds, policy, -(-episodes // worlds.num_envs), jax.random.key(seed) if sampled else None, seed)
-        returns, lengths = np.array(played[:episodes]).T
-        figures[sampled] = episode_figures(returns, lengths)
-    about = {"episodes": episodes, "seed": seed, "checkpoint_step": int(policy.step)}
-    return {**figures[True], "deterministic": figures[False], **about}
+class HostedEpisodes:
+    """`trainers.evaluation.episodes.Episodes` in environments of Stable-Baselines3, the same at each call.
 
-
-def play(worlds: VecEnv, policy: ActorPolicy, rounds: int, key: jax.Array | None, seed: int) -> list[tuple[float, int]]:
-    """Play `rounds` episodes in every lane, with sampled or likeliest actions. Returns return and length of each.
-
-    As many of every lane, because the first to end would be the short ones.
+    Known limit: only if resets with a seed repeat themselves.
     """
-    worlds.seed(2**31 + seed % 2**31)  # training begins at its own seed
-    obs = worlds.reset()
-    played: list[list[tuple[float, int]]] = [[] for _ in range(worlds.num_envs)]
-    clock = 0
-    while any(len(lane) < rounds for lane in played):
-        action = policy(np.asarray(obs, np.float32), None if key is None else jax.random.fold_in(key, clock))
-        obs, _, _, infos = worlds.step(np.asarray(action))
-        clock += 1
-        for lane, info in zip(played, infos, strict=True):
-            if "episode" in info and len(lane) < rounds:
-                lane.append((info["episode"]["r"], info["episode"]["l"]))
-    return [lane[index] for index in range(rounds) for lane in played]
+
+    def __init__(self, worlds: VecEnv, seed: int, key: jax.Array) -> None:
+        """seed: of the worlds. key: of sampled actions."""
+        self._worlds, self._seed, self._key = worlds, seed, key
+
+    def __call__(self, policy: Policy, count: int, sampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Episodes`. Plays as many of every lane, because the first to end would be the short ones."""
+        lanes = self._worlds.num_envs
+        rounds = -(-count // lanes)
+        self._worlds.seed(self._seed)
+        obs: Any = self._worlds.reset()
+        returns, lengths = np.zeros((rounds, lanes)), np.zeros((rounds, lanes), int)
+        played = np.zeros(lanes, int)  # episodes of each lane
+        clock = waited = 0  # steps, and those since an episode has ended
+        while played.min() < rounds and waited < LONGEST:
+            key = jax.random.fold_in(self._key, clock) if sampled else None
+            action, _ = policy.act(jnp.asarray(obs, jnp.float32), (), key)
+            obs, _, _, infos = self._worlds.step(np.array(action))
+            clock, waited = clock + 1, waited + 1
+            for lane, info in enumerate(infos):
+                if "episode" in info and played[lane] < rounds:
+                    place = played[lane], lane
+                    returns[place], lengths[place] = info["episode"]["r"], info["episode"]["l"]
+                    played[lane] += 1
+                    waited = 0
+        ended = np.arange(rounds)[:, None] < played
+        return returns.ravel()[:count], lengths.ravel()[:count], ended.ravel()[:count]

@@ -24,6 +24,7 @@ from trainers.run.terminal import say
 from trainers.track.dashboard import Dashboard
 from trainers.track.progress import figures_line
 from trainers.track.system import system_metrics
+from trainers.track.tracker import numbers
 from trainers.track.tracking import Tracking
 
 NAMES = {  # SB3's name of a figure, and our name
@@ -70,16 +71,21 @@ class BetweenUpdates(BaseCallback):
         """Act before a rollout."""
 
 
+class EndedError(Exception):
+    """Leaves SB3's loop between two updates, because a hook has ended the training."""
+
+
 class Figures(BetweenUpdates):
     """Calls the hooks after each update, and takes the figures to the files, the trackers and the dashboard.
 
-    Hooks get the model as `state`, and no inputs. after: is called with the moment and the error of a hook.
+    Hooks get the model as `state`, and no inputs. Raises the error of a hook, and EndedError if one ends the training.
     """
 
     def __init__(
         self, tracking: Tracking, dashboard: Dashboard, hooks: Hooks, folder: Path,
-        after: Callable[[Moment, Exception | None], None], verbose: bool,
+        after: Callable[[Moment, BaseException | None], None], verbose: bool,
     ) -> None:  # fmt: skip
+        """after: called after the hooks, with the moment and the error of a hook, to save what is to be saved."""
         super().__init__()
         self._tracking, self._dashboard = tracking, dashboard
         self._hooks, self._folder, self._after, self._show = hooks, folder, after, verbose
@@ -91,10 +97,6 @@ class Figures(BetweenUpdates):
         self._first = self._steps = self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
-            lanes = zip(self.locals["infos"], self.locals["dones"], strict=True)
-            counted = [info["is_success"] for info, done in lanes if "is_success" in info and not done]
-            self.model.ep_success_buffer += counted  # SB3 itself adds those of lanes that are done
         now = time.perf_counter()
         if now - self._looked > GLANCE:
             self._looked = now
@@ -102,35 +104,40 @@ class Figures(BetweenUpdates):
         return True
 
     def between(self) -> None:
-        now = time.perf_counter()
-        figures = self._figures() | {"train/fps": (self.model.num_timesteps - self._steps) / (now - self._since)}
+        step, now = self.model.num_timesteps, time.perf_counter()
+        elapsed = now - self._since
+        figures = self.figures() | {"train/fps": (step - self._steps) / elapsed, "train/sps": 1 / elapsed}
         for name in ("loss/total", "loss/policy", "loss/value"):
             if not math.isfinite(figures.get(name, 0.0)):
-                raise diverged(f"{name} is {figures[name]}", self.model.num_timesteps)
+                raise diverged(f"{name} is {figures[name]}", step)
         if not all(weights.isfinite().all() for weights in self.model.policy.parameters()):
-            raise diverged("the weights are no longer finite", self.model.num_timesteps)
-        moment = Moment(self.model.num_timesteps, self.model, (), figures, self._folder)
+            raise diverged("the weights are no longer finite", step)
+        moment = Moment(step, self.model, (), figures, self._folder)
         failure = self._hooks.call(moment)
-        figures = moment.metrics
-        self._steps, self._since = self.model.num_timesteps, time.perf_counter()
-        self._tracking.log(self.model.num_timesteps, figures)
+        self._tracking.log(step, moment.metrics)
         if self._show:
-            say(figures_line(moment.step, figures))
-        self._dashboard.show(figures)
+            say(figures_line(step, moment.metrics))
+        self._dashboard.show(numbers(moment.metrics))
         self._update_bar(now)
         self._after(moment, failure)
+        if failure is not None:
+            raise failure
+        if moment.stopped is not None:
+            raise EndedError
+        self._steps, self._since = step, time.perf_counter()
 
-    def _figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
+        """Return the figures of the latest update, and the means over the latest 100 episodes."""
         learnt = self.model.logger.name_to_value
         figures = {ours: float(learnt[theirs]) for theirs, ours in NAMES.items() if theirs in learnt}
         if "train/entropy_loss" in learnt:
             figures["loss/entropy"] = -float(learnt["train/entropy_loss"])
-        return figures | self._episodes() | {"env/difficulty": env_attr(self, "difficulty")} | system_metrics()
+        return figures | self._episodes() | system_metrics()
 
     def _episodes(self) -> dict[str, float]:
         """Return means over the latest 100 episodes.
 
-        `env/goal_reached_rate` is the success rate of the latest 100 robots whose success was reported, see `SwarmVecEnv`.
+        `env/goal_reached_rate` is that of the episodes of which the environment reports `is_success`.
         """
         means = {}
         if self.model.ep_info_buffer:
@@ -148,6 +155,21 @@ class Figures(BetweenUpdates):
             success=means.get("env/goal_reached_rate", math.nan),
             episode_return=means.get("train/episode_return", math.nan),
         )
+
+
+class SwarmFigures(Figures):
+    """Those of a swarm, whose robots report their success when they arrive, see `SwarmVecEnv`."""
+
+    def _on_step(self) -> bool:
+        if any(self.locals["infos"]) and self.model.ep_success_buffer is not None:
+            lanes = zip(self.locals["infos"], self.locals["dones"], strict=True)
+            counted = [info["is_success"] for info, done in lanes if "is_success" in info and not done]
+            self.model.ep_success_buffer += counted  # SB3 itself adds those of lanes that are done
+        return super()._on_step()
+
+    def figures(self) -> dict[str, float]:
+        """See `Figures`."""
+        return super().figures() | {"env/difficulty": env_attr(self, "difficulty")}
 
 
 class Checkpoints(BetweenUpdates):
@@ -218,6 +240,11 @@ class BufferMean:
 
     def restore(self, saved: Any) -> None:
         """See `Mean`."""
+
+
+def returns_of(model: Any) -> list[float]:
+    """Return the returns in the buffer of a model."""
+    return [episode["r"] for episode in model.ep_info_buffer or ()]
 
 
 class EntropySchedule(BaseCallback):

@@ -34,7 +34,16 @@ from trainers.run.files import Patience, to_json, write_atomic
 from trainers.run.hooks import Hook, Hooks, Moment
 from trainers.run.loop import write_summary
 from trainers.run.terminal import say
-from trainers.sb3.callbacks import BufferMean, Checkpoints, EntropySchedule, Figures, Levels, diverged
+from trainers.sb3.callbacks import (
+    BufferMean,
+    Checkpoints,
+    EndedError,
+    EntropySchedule,
+    Levels,
+    SwarmFigures,
+    diverged,
+    returns_of,
+)
 from trainers.sb3.checkpoint import (
     Saved,
     fit_goals_of_v2,
@@ -67,7 +76,7 @@ class Training:
         built_in = watch(
             config, task, lambda _: self.player(), config.seed,
             BufferMean(lambda model: list(model.ep_success_buffer or ())),
-            BufferMean(lambda model: [episode["r"] for episode in model.ep_info_buffer or ()]),
+            BufferMean(returns_of),
         )  # fmt: skip
         self.hooks = Hooks([*built_in, *hooks])
         self._patience = Patience()
@@ -163,7 +172,7 @@ class Training:
         )
         folder = self.workspace.run(self.name)
 
-        def after(moment: Moment, failure: Exception | None) -> None:
+        def after(moment: Moment, failure: BaseException | None) -> None:
             self.last = moment
             tracking.converged = moment.stopped is not None  # a hook found that the training is done
             if moment.kept_as:
@@ -171,15 +180,12 @@ class Training:
             if failure is not None:
                 checkpoints.before_rollout()
                 checkpoints.save_now()
-                raise failure
-            if moment.stopped is not None:
-                raise EndedError
 
         title = f"{self.name}: {config.num_agents} robots in {config.num_worlds} worlds, {config.scenario}"
         try:
             with Dashboard(config.whole_steps, done, title=title) as dashboard:
                 callbacks: list[BaseCallback] = [
-                    Figures(tracking, dashboard, self.hooks, folder, after, config.verbose),
+                    SwarmFigures(tracking, dashboard, self.hooks, folder, after, config.verbose),
                     checkpoints,
                 ]
                 callbacks += [Levels(self.curriculum)] if config.curriculum else []
@@ -249,10 +255,6 @@ class Training:
         normalizer = self.model.get_vec_normalize_env()
         arrays = normalizer_arrays(normalizer) if normalizer and self.config.normalize_obs else None
         return as_policy(self.policy, self.config.task, self.model.num_timesteps, arrays)
-
-
-class EndedError(Exception):
-    """Leaves SB3's loop between two updates, because a hook has ended the training."""
 
 
 def make_model(config: LstmConfig) -> RecurrentPPO:

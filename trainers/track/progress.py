@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from trainers.run.terminal import say
+from trainers.track.tracker import numbers
 
 
 class Progress:
@@ -68,9 +69,9 @@ class Progress:
             say(line, self._bar.console.file)  # type: ignore[arg-type]
 
 
-def figures_line(step: int, figures: Mapping[str, float]) -> str:
-    """Return all figures of an update in a line."""
-    return "  ".join([f"step {step:,}", *(f"{name} {value:.4g}" for name, value in figures.items())])
+def figures_line(step: int, figures: Mapping[str, Any]) -> str:
+    """Return all figures of an update in a line, without arrays."""
+    return "  ".join([f"step {step:,}", *(f"{name} {float(value):.4g}" for name, value in numbers(figures).items())])
 
 
 def _short(count: float) -> str:

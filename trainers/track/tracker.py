@@ -64,3 +64,8 @@ def as_figure(value: Any) -> Figure | None:
         return None
     counts, edges = np.histogram(values, BINS)
     return Histogram(counts.tolist(), edges.tolist())
+
+
+def numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures that are single numbers, and no arrays or histograms."""
+    return {name: value for name, value in figures.items() if np.ndim(value) == 0 and not isinstance(value, Histogram)}

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from helpers.killed import killed_at
 
 from entropy_env.task import Task
 from trainers.evaluate import evaluate, main, make_env
@@ -83,13 +84,9 @@ def test_films_are_in_the_run_folder(watched):
 
 @pytest.mark.slow
 def test_a_run_cut_and_resumed_evaluates_and_keeps_as_one_left_alone(watched, tmp_path):
-    def kill(moment):
-        if moment.step == 160:
-            raise KeyboardInterrupt
-
     config = dataclasses.replace(TINY, run_dir=tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, hooks=[kill])
+    with killed_at(160):
+        train(config)
     train(dataclasses.replace(config, resume=True))
     assert evaluations(config.run_dir) == evaluations(watched)
     (expected, about), (arrays, resumed) = best(watched), best(config.run_dir)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.killed import killed_at
 
 from trainers.run import loop
 from trainers.run.checkpoint import CheckpointError, latest_step, load_arrays, save_checkpoint
@@ -76,18 +77,6 @@ class Louder:
 
     def restore(self, saved):
         self.seen, self.best = saved["seen"], saved["best"]
-
-
-class KilledError(BaseException):
-    """Ends a run as a kill does: nothing is saved."""
-
-
-def killed_at(step):
-    def kill(moment):
-        if moment.step == step:
-            raise KilledError
-
-    return kill
 
 
 def failing_at(step):
@@ -193,7 +182,7 @@ def test_an_error_of_a_hook_comes_after_the_run_is_saved(tmp_path):
     with pytest.raises(ZeroDivisionError, match="my mistake") as caught:
         run(tmp_path / "run", Louder(), failing_at(30), later.append, interval=1000)
     assert caught.value.__notes__ == ["raised by the hook fail after 30 agent steps"]
-    assert len(later) == 2
+    assert len(later) == 3
     assert newest(tmp_path / "run")[1]["step"] == 30
     run(tmp_path / "run", Louder(), resume=True)
     run(tmp_path / "whole", Louder())
@@ -270,8 +259,8 @@ def test_a_hook_that_the_run_did_not_have_begins_anew(tmp_path):
 def test_a_run_killed_and_resumed_ends_as_one_left_alone(interval, tmp_path):
     run(tmp_path / "whole", Louder(), updates=7)
     for step, resume in ((30, False), (60, True)):
-        with pytest.raises(KilledError):
-            run(tmp_path / "parts", Louder(), killed_at(step), updates=7, resume=resume, interval=interval)
+        with killed_at(step):
+            run(tmp_path / "parts", Louder(), updates=7, resume=resume, interval=interval)
     run(tmp_path / "parts", Louder(), updates=7, resume=True)
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
     (whole, about), (parts, resumed) = newest(tmp_path / "whole"), newest(tmp_path / "parts")

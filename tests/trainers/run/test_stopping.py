@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.killed import killed_at
 
 from trainers.run import loop
 from trainers.run.checkpoint import load_arrays, save_checkpoint
@@ -53,14 +54,6 @@ def target(least=6.0):
 
 def evaluation(interval=10):
     return Evaluation(interval, lambda moment: {"return": SCORES[moment.step // 10 - 1], "success": 0.5})
-
-
-def killed_at(step):
-    def kill(moment):
-        if moment.step == step:
-            raise KeyboardInterrupt  # no Exception, so nothing is saved
-
-    return kill
 
 
 def content(path):
@@ -128,8 +121,8 @@ def test_a_run_cut_and_resumed_stops_and_keeps_as_one_left_alone(cut, interval, 
         return evaluation(every), Best(3), target(8.5)
 
     run(tmp_path / "whole", *hooks(), interval=interval)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", *hooks(), killed_at(cut), interval=interval)
+    with killed_at(cut):
+        run(tmp_path / "parts", *hooks(), interval=interval)
     run(tmp_path / "parts", *hooks(), resume=True, interval=interval)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
@@ -164,8 +157,8 @@ def test_a_best_checkpoint_that_the_disk_refuses_costs_a_warning(tmp_path, monke
 
 def test_a_run_that_goes_on_no_longer_says_that_it_has_ended(tmp_path):
     run(tmp_path / "run", target(2.0))
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", target(9.0), killed_at(50), resume=True)
+    with killed_at(50):
+        run(tmp_path / "run", target(9.0), resume=True)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
