@@ -91,6 +91,8 @@ def _stage(whole: Mapping[str, Any], given: Any, task: Task, options: Collection
     _check_names("a stage", given, worlds | set(options) | {"promote", "demote"})
     settings = {name: value for name, value in given.items() if name in worlds}
     own = task.but(**settings)
+    if own.spec != task.spec:
+        raise ValueError("reward_geodesic cannot begin in a stage: give the whole run a weight, or geodesic=True")
     _, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
     if params.max_steps == checks.NEVER:
         raise ValueError("max_steps='never' has no end, so nobody could judge the stage")
