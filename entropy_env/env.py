@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env import checks, observations
+from entropy_env import checks, geodesic, observations
 from entropy_env.geometry import Point
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.physics import PARTING_SPEED, advance, apart, as_motors, clearance
@@ -26,7 +26,9 @@ from entropy_env.rewards import (
     weighted_terms,
 )
 from entropy_env.scenarios import Scenario, make_scenario
+from entropy_env.scenarios.base import most_corners
 from entropy_env.types import (
+    FAR_AWAY,
     LASTING,
     NO_KEY,
     PARAM_NAMES,
@@ -38,6 +40,7 @@ from entropy_env.types import (
     narrow,
 )
 
+GEODESIC_WEIGHT = "reward_geodesic"
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
 ROUNDING = 1e-3  # m; two compilations of a generator differ by less
 SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # decide how many agents fit
@@ -87,14 +90,17 @@ class Swarm:
             if given is not None and given < needed and name != "num_goals":
                 raise ValueError(f"{name}={given} is too few: {family.name} layouts need {needed}")
         filled: dict[str, Any] = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
+        slots = {name: filled.get(name, getattr(spec, name)) for name in sizes}
+        corners = max(spec.num_corners or 0, most_corners(slots, family.corners_per_wall)) if spec.geodesic else 0
+        filled |= {"geodesic": bool(spec.geodesic), "num_corners": corners}
         object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
         object.__setattr__(self, "scenario", family)
         self._check_capacity(family.difficulty, SwarmParams())
 
     @functools.cached_property
     def terms(self) -> dict[str, Term]:
-        """All reward terms by name: the built-in ones, then a user's own."""
-        return TERMS | dict(self.spec.reward_terms)
+        """All reward terms by name: the built-in ones, then a user's own, then `geodesic` with that option."""
+        return TERMS | dict(self.spec.own_terms)
 
     def make_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """Make parameters with strong types.
@@ -108,7 +114,7 @@ class Swarm:
 
     def resolve_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """Do as `make_params`, but keep numbers and NumPy arrays as they are given. Starts no device."""
-        names = [*PARAM_NAMES, *(f"reward_{name}" for name, _ in self.spec.reward_terms)]
+        names = [*PARAM_NAMES, GEODESIC_WEIGHT, *(f"reward_{name}" for name, _ in self.spec.reward_terms)]
         for name in values:
             if name not in names:
                 raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, names)}")
@@ -128,7 +134,11 @@ class Swarm:
                 values["max_steps"] = table[np.asarray(level, np.int32) - 1]
             else:
                 values["max_steps"] = jnp.asarray(table)[jnp.asarray(level, jnp.int32) - 1]
-        own = {name: values.pop(f"reward_{name}") for name, _ in self.spec.reward_terms if f"reward_{name}" in values}
+        if self.spec.geodesic:
+            values.setdefault(GEODESIC_WEIGHT, 0.0)
+        elif GEODESIC_WEIGHT in values:
+            _check_no_weight(values.pop(GEODESIC_WEIGHT))
+        own = {name: values.pop(f"reward_{name}") for name, _ in self.spec.own_terms if f"reward_{name}" in values}
         params = SwarmParams(**values, own_weights=own)
         self.check_together(params)
         if "difficulty" in concrete:
@@ -144,7 +154,7 @@ class Swarm:
         - robots can get too fast,
         - robots can get so far in a substep that float32 could not tell on which side of a thin wall they are.
         """
-        check_weights(self.spec.reward_terms, params.own_weights)
+        check_weights(self.spec.own_terms, params.own_weights)
         values, substeps = vars(params), self.spec.substeps
         if any(isinstance(value, jax.core.Tracer) for value in values.values()):
             return
@@ -166,7 +176,14 @@ class Swarm:
     def generate(self, key: jax.Array, params: SwarmParams) -> Layout:
         """Draw a layout of this scenario. `layout.valid` tells whether everything fitted."""
         layout = self.scenario.generate(key, self.spec, cast_params(params))
-        return narrow(layout).replace(key=jax.random.key_data(key)[:2])
+        return self.chart(narrow(layout).replace(key=jax.random.key_data(key)[:2]), params)
+
+    def chart(self, layout: Layout, params: SwarmParams) -> Layout:
+        """Return the layout with its shortest ways, with the option `geodesic`, else as it is.
+
+        It is then only valid if every agent can reach its goals.
+        """
+        return geodesic.chart(layout, cast_params(params), self.spec) if self.spec.geodesic else layout
 
     @property
     def rows_run_out(self) -> bool:
@@ -203,7 +220,7 @@ class Swarm:
 
     def reset_to(self, layout: Layout, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """Start on a given layout, with every agent on its first spawn and bound for its first goal."""
-        state = self.start(layout)
+        state = self.start(layout if layout.ways else self.chart(narrow(layout), params))
         return self.observe(state, params), state
 
     def start(self, layout: Layout) -> SwarmState:
@@ -231,16 +248,22 @@ class Swarm:
             action = checks.as_action("action", action, expected)
         elif action.shape != expected:
             raise ValueError(f"action has shape {action.shape}, expected {expected}")
-        check_weights(self.spec.reward_terms, params.own_weights)
+        check_weights(self.spec.own_terms, params.own_weights)
         params, action = cast_params(params), jnp.asarray(action, jnp.float32)
         moving, motors = state.active, as_motors(action)
-        distance_before = _distance(state)
+        before, distance_before = state.position, _distance(state)
         state = advance(state, motors, params, self.spec)
         distance = _distance(state)
         reached = moving & (distance < params.reach)
+        way_before, way = distance_before, distance
+        if self.spec.geodesic:
+            way_before, way = self._ways_left(state, jnp.stack([before, state.position]), params)[0]
+            way = jnp.where(jnp.maximum(way_before, way) < FAR_AWAY, way, way_before)
         outcome = Outcome(
             distance_before=distance_before,
             distance=distance,
+            way_before=way_before,
+            way=way,
             reached=reached.astype(jnp.float32),
             collision=state.collided.astype(jnp.float32),
             left=motors[:, 0],
@@ -294,6 +317,29 @@ class Swarm:
         """
         return jnp.where(state.active[:, None], observations.describe(state, self.spec), 0.0).ravel()
 
+    def geodesic_distance(self, state: SwarmState, params: SwarmParams) -> jax.Array:
+        """Return the length (N,) m of every agent's shortest way to its goal around all that stands still.
+
+        Lengths are true to 2 %, or 2 cm. Without a way it is FAR_AWAY. Needs the option `geodesic`.
+        """
+        return self._ways_left(state, state.position[None], cast_params(params))[0][0]
+
+    def privileged(self, state: SwarmState, params: SwarmParams) -> jax.Array:
+        """Return what a critic may know besides the observation, (N, K) float32, zero for inactive agents.
+
+        See `observations.privileged`. Needs the option `geodesic`.
+        """
+        params = cast_params(params)
+        ways = self._ways_left(state, state.position[None], params)
+        table = observations.privileged(state, params, *(found[0] for found in ways))
+        return jnp.where(state.active[:, None], table, 0.0)
+
+    def _ways_left(self, state: SwarmState, points: jax.Array, params: SwarmParams) -> tuple[jax.Array, jax.Array]:
+        """Do as `geodesic.reach`, for the agents' present goals. points: (T, N, 2) m."""
+        if not self.spec.geodesic:
+            raise ValueError("shortest ways are not known here: make the simulator with SwarmSpec(geodesic=True)")
+        return geodesic.reach(state.layout, params, state.goal_index, points)
+
     def respawn(self, state: SwarmState, params: SwarmParams) -> SwarmState:
         """Bring inactive agents back. Each takes the first clear pose of its row, starting at its next goal's index.
 
@@ -336,6 +382,12 @@ class Swarm:
                 f"num_agents={self.spec.num_agents} is more than scenario {self.scenario.name!r} holds at "
                 f"difficulty {level}: at most {capacity} fit{self.scenario.more_room if capacity else ''}"
             )
+
+
+def _check_no_weight(weight: Any) -> None:
+    """Raise ValueError for a weight of the term `geodesic` where layouts carry no ways. A weight of 0 is fine."""
+    if isinstance(weight, jax.core.Tracer) or np.any(np.asarray(weight) != 0):
+        raise ValueError(f"reward_geodesic={weight!r} needs geodesic=True, a field of SwarmSpec, and it is False here")
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,8 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from entropy_env.checks import NEVER
 from entropy_env.lidar import scan
 from entropy_env.types import GLOBAL_STATE, OBSERVATION, Component, SwarmParams, SwarmSpec, SwarmState
+
+NEAREST = 4  # other agents that a critic is told of
+LONGEST = 10.0  # `goal_scale`; what a critic is told of a longer way, or of none
 
 
 def lidar(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
@@ -75,6 +79,38 @@ def observe(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Arra
 def describe(state: SwarmState, spec: SwarmSpec) -> jax.Array:
     """Return what the global state says of each agent, (N, state_dim) float32."""
     return _side_by_side(GLOBAL_STATE, spec, state, spec)
+
+
+def privileged(state: SwarmState, params: SwarmParams, left: jax.Array, bend: jax.Array) -> jax.Array:
+    """Return what a critic may know besides the observation, (N, 4 + 4 NEAREST) float32.
+
+    left: (N,) m, the length of each agent's shortest way to its goal. bend: (N, 2) m, where it first bends, or ends.
+    In this order, lengths over `goal_scale`, offsets and headings in the agent's frame:
+
+    - the length of the shortest way, at most LONGEST, and the offset to where it first bends, or ends (3);
+    - the share of the time limit that is left, 1 without a limit (1);
+    - of the NEAREST other active agents, nearest first: offset, cosine and sine of the heading (4 each), zero where there
+      are fewer.
+    """
+    num_agents, max_steps = len(state.heading), jnp.asarray(params.max_steps)
+    cos, sin = jnp.cos(state.heading)[:, None], jnp.sin(state.heading)[:, None]
+
+    def in_frame(x: jax.Array, y: jax.Array) -> list[jax.Array]:
+        return [x * cos + y * sin, y * cos - x * sin]
+
+    ahead = in_frame(*jnp.split((bend - state.position) / params.goal_scale, 2, axis=-1))
+    clock = jnp.where(max_steps == NEVER, 1.0, 1 - state.step.astype(jnp.float32) / max_steps.astype(jnp.float32))
+    own = [jnp.minimum(left / params.goal_scale, LONGEST)[:, None], *ahead, jnp.broadcast_to(clock, (num_agents, 1))]
+
+    x, y = ((place[None] - place[:, None]) / params.goal_scale for place in state.position.T)
+    there = state.active[None] & ~jnp.eye(num_agents, dtype=bool)
+    count = min(NEAREST, num_agents)
+    near = jax.lax.top_k(jnp.where(there, -(x * x + y * y), -jnp.inf), count)[1]
+    x, y, there = (jnp.take_along_axis(each, near, axis=1) for each in (x, y, there))
+    facing = in_frame(jnp.cos(state.heading)[near], jnp.sin(state.heading)[near])
+    others = jnp.where(there[..., None], jnp.stack([*in_frame(x, y), *facing], axis=-1), 0.0)
+    others = jnp.pad(others, ((0, 0), (0, NEAREST - count), (0, 0)))
+    return jnp.concatenate([*own, others.reshape(num_agents, -1)], axis=-1)
 
 
 def _side_by_side(table: dict[str, Component], spec: SwarmSpec, *seen: Any) -> jax.Array:

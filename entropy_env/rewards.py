@@ -34,6 +34,8 @@ class Outcome(NamedTuple):
 
     distance_before: Any  # m to the goal
     distance: Any  # m to the goal
+    way_before: Any  # m to the goal along the shortest way around walls; without the option `geodesic` the distance
+    way: Any  # m to the goal along that way; the same as before the step if there is no way
     reached: Any  # 1 if the goal is reached, else 0
     collision: Any  # 1 if the agent was in contact during the step, else 0
     left: Any  # command of the left motor, in [-1, 1]
@@ -67,6 +69,11 @@ def collision(outcome: Outcome, params: Any) -> Any:
 def time(outcome: Outcome, params: Any) -> Any:
     """Minus 1 for every step."""
     return -1.0
+
+
+def geodesic(outcome: Outcome, params: Any) -> Any:
+    """Metres gained along the shortest way to the goal. Not in TERMS: only simulators with `geodesic` have it."""
+    return outcome.way_before - outcome.way
 
 
 TERMS: dict[str, Term] = {
@@ -125,7 +132,7 @@ def as_terms(given: Mapping[str, Term | str] | NamedTerms) -> NamedTerms:
     for name in terms:
         if not isinstance(name, str) or not name.isidentifier() or name == "terms":  # the keyword reward_terms
             raise ValueError(f"reward_terms: {name!r} must be a name that makes a keyword, reward_<name>")
-        if name in TERMS:
+        if name in TERMS or name == geodesic.__name__:
             raise ValueError(
                 f"reward_terms: {name!r} is a built-in term, weighted by reward_{name}: choose another name"
             )

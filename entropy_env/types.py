@@ -20,13 +20,14 @@ import numpy as np
 from flax import struct
 
 from entropy_env import checks
-from entropy_env.rewards import NamedTerms, Weights, as_terms
+from entropy_env.rewards import NamedTerms, Weights, as_terms, geodesic
 
 Drive = Literal["kinematic", "force"]
 OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
 NeighbourSearch = Literal["dense", "grid", "auto"]
-FROM_SCENARIO = frozenset({"num_goals", "num_walls", "num_boxes", "num_discs"})  # where a specification has None
+FROM_SCENARIO = frozenset({"num_goals", "num_walls", "num_boxes", "num_discs", "num_corners"})  # where it has None
+FAR_AWAY = 1e6  # m, the length of a way that does not exist
 Tree = TypeVar("Tree")
 
 
@@ -34,8 +35,8 @@ Tree = TypeVar("Tree")
 class SwarmSpec:
     """Array sizes and choices of algorithm. Hashable: a new value recompiles.
 
-    `None` lets the scenario choose: as many walls, boxes and discs as its layouts need, and as many goals per agent as
-    `on_goal` has a use for. In the `spec` of a Swarm all of them are numbers.
+    `None` lets the scenario choose: as many walls, boxes, discs and corners as its layouts need, and as many goals per
+    agent as `on_goal` has a use for. In the `spec` of a Swarm nothing is None.
     """
 
     num_agents: int = 10
@@ -46,10 +47,12 @@ class SwarmSpec:
     velocity_frame: VelocityFrame = "body"
     neighbour_search: NeighbourSearch = "auto"
     reward_terms: NamedTerms = ()  # a user's own by name; a dict or import paths are also taken: `rewards.as_terms`
+    geodesic: bool = None  # type: ignore[assignment]  # whether layouts carry the shortest ways to all goals; None: no
     num_goals: int = None  # type: ignore[assignment]
     num_walls: int = None  # type: ignore[assignment]
     num_boxes: int = None  # type: ignore[assignment]
     num_discs: int = None  # type: ignore[assignment]
+    num_corners: int = None  # type: ignore[assignment]  # that shortest ways may bend around
 
     def __post_init__(self) -> None:
         for name, allowed in checks.SPEC.items():
@@ -64,7 +67,14 @@ class SwarmSpec:
             choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        if self.geodesic not in (True, False, None):
+            raise ValueError(f"geodesic={self.geodesic!r} must be True, False or None")
         object.__setattr__(self, "reward_terms", as_terms(self.reward_terms))
+
+    @property
+    def own_terms(self) -> NamedTerms:
+        """The reward terms that not every simulator has: a user's own, and with `geodesic` the one of that name."""
+        return self.reward_terms + ((("geodesic", geodesic),) if self.geodesic else ())
 
     @property
     def action_dim(self) -> int:
@@ -236,6 +246,26 @@ def old_name(old: str, new: str) -> Any:
     return property(read)
 
 
+class Ways(struct.PyTreeNode):
+    """The shortest ways to all goals of a layout, with V corners to bend around and M bodies: see `geodesic`."""
+
+    corners: jax.Array  # (V, 2) m
+    shadows: jax.Array  # (M, 3, 2, V), what each body hides from each corner
+    ends: jax.Array  # (N, G, 2) m, where ways end: the goal, or if a robot does not fit there, a place beside it
+    left: jax.Array  # (N, G, V) m, from each corner; FAR_AWAY without a way
+
+    @classmethod
+    def empty(cls, spec: SwarmSpec) -> Ways:
+        """Return zeros."""
+        num_bodies, rows = spec.num_walls + spec.num_boxes + spec.num_discs, (spec.num_agents, spec.num_goals)
+        return cls(
+            corners=jnp.zeros((spec.num_corners, 2), jnp.float32),
+            shadows=jnp.zeros((num_bodies, 3, 2, spec.num_corners), jnp.float32),
+            ends=jnp.zeros((*rows, 2), jnp.float32),
+            left=jnp.zeros((*rows, spec.num_corners), jnp.float32),
+        )
+
+
 class Layout(struct.PyTreeNode):
     """One map with its spawns and goals, fixed for an episode. Unused slots are masked out."""
 
@@ -250,6 +280,7 @@ class Layout(struct.PyTreeNode):
     goals: jax.Array  # (N, G, 2) m
     valid: jax.Array  # () bool; False where the generator could not fit everything
     key: jax.Array  # (2,) uint32, what it was drawn from; NO_KEY for a map given by hand
+    ways: Ways | None = None  # with the option `geodesic`
 
 
 N = -1  # in the shape of a field: the number of agents

@@ -182,7 +182,16 @@ class VectorSwarm:
 
         first = used_up, worlds.layout.spawns, worlds.layout.goals
         _, spawns, goals = jax.lax.while_loop(lambda carry: jnp.any(carry[0]), renew, first)
-        return worlds.layout.replace(spawns=spawns, goals=goals)
+        layouts = worlds.layout.replace(spawns=spawns, goals=goals)
+        if not self.env.spec.geodesic:
+            return layouts
+
+        def chart(layouts, index):
+            some = jax.tree.map(lambda x: x[index], layouts)
+            some = jax.vmap(self.env.chart, (0, param_axes(params)))(some, pick_params(params, index))
+            return jax.tree.map(lambda old, new: old.at[index].set(new), layouts, some)
+
+        return in_parts(jnp.any(used_up, axis=1), REFRESH_SHARE, chart, layouts)
 
     def reset_where(
         self, key: jax.Array, state: VectorState, which: jax.Array, params: SwarmParams

@@ -21,7 +21,7 @@ import entropy_env
 
 PACKAGE = Path(entropy_env.__file__).parent
 TRAINERS = PACKAGE.parent / "trainers"
-SIDE_BY_SIDE = ("physics", "lidar", "scenarios")
+SIDE_BY_SIDE = ("physics", "lidar", "geodesic", "scenarios")
 BELOW = {"checks": (), "rewards": ("checks",), "types": ("checks", "rewards"), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))

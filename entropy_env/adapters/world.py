@@ -13,7 +13,7 @@ import numpy as np
 
 from entropy_env import checks
 from entropy_env.engines import EngineName, make_engine
-from entropy_env.engines.interface import Engine, Transition, check_draws, check_start
+from entropy_env.engines.interface import Engine, Transition, check_arrivals, check_draws, check_start, with_ways
 from entropy_env.env import Swarm
 from entropy_env.rewards import as_terms
 from entropy_env.scenarios import Scenario
@@ -378,8 +378,9 @@ def fit_layout(layout: Layout | Mapping[str, Any], swarm: Swarm, params: SwarmPa
     swarm = Swarm(spec_for(layout, swarm.spec), swarm.scenario)
     padded = pad_layout(layout, swarm.spec)
     check_layout(padded, params)
-    start = jax.tree.map(lambda leaf: np.asarray(leaf)[None], padded)
+    start = with_ways(jax.tree.map(lambda leaf: np.asarray(leaf)[None], padded), swarm, params)
     check_start(start, swarm, 1)
+    check_arrivals(start, swarm, params)
     return Plan(swarm, params, start)
 
 

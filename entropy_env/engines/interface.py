@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env import checks
+from entropy_env import checks, geodesic
 from entropy_env.scenarios.base import empty_layout
-from entropy_env.types import SwarmState, cast_params, old_name
+from entropy_env.types import SwarmState, cast_params, narrow, old_name
+from entropy_env.vector import param_axes
 
 if TYPE_CHECKING:
     from entropy_env.env import Swarm
@@ -185,14 +186,41 @@ def state_shapes(spec: SwarmSpec) -> SwarmState:
 def _check_shapes(what: str, given: Any, expected: Any, num_envs: int) -> None:
     """Raise ValueError if an array does not have the shape of one world, with an axis of `num_envs` in front."""
     for name, leaf in vars(expected).items():
-        if name != "layout":
+        if name not in ("layout", "ways"):
             check_shape(f"{what}.{name}", getattr(given, name), (num_envs, *leaf.shape))
 
 
 def check_layout_shapes(layout: Layout, env: Swarm, num_envs: int) -> None:
     """Check that a layout has the shapes for these worlds, and all numbers in range. Raises ValueError."""
-    _check_shapes("layout", layout, state_shapes(env.spec).layout, num_envs)
+    expected = state_shapes(env.spec).layout
+    _check_shapes("layout", layout, expected, num_envs)
+    if (layout.ways is None) != (expected.ways is None):
+        raise ValueError(f"layout.ways is {layout.ways and 'given'}, and geodesic={env.spec.geodesic} here")
+    if expected.ways is not None:
+        _check_shapes("layout.ways", layout.ways, expected.ways, num_envs)
     checks.check_layout_numbers(layout)
+
+
+def with_ways(layout: Layout, env: Swarm, params: SwarmParams, device: jax.Device | None = None) -> Layout:
+    """Return layouts (E, ...) with their shortest ways as NumPy arrays, if `geodesic` is on and they have none yet."""
+    if layout.ways is not None or not env.spec.geodesic:
+        return layout
+    check_fork()
+    with jax.default_device(device):
+        return jax.tree.map(np.asarray, _chart(env, narrow(layout), cast_params(params, np.asarray)))
+
+
+def check_arrivals(layout: Layout, env: Swarm, params: SwarmParams) -> None:
+    """Raise ValueError naming an agent that has no way to one of its goals, if `geodesic` is on. layout: (E, ...)."""
+    if not env.spec.geodesic or np.all(layout.valid):
+        return
+    arrives = jax.vmap(geodesic.arrives, (0, param_axes(params)))(narrow(layout), cast_params(params))
+    for world, agent, turn in np.argwhere(~np.asarray(arrives)):
+        spawn, goal = np.asarray(layout.spawns)[world, agent, 0, :2], np.asarray(layout.goals)[world, agent, turn]
+        raise ValueError(
+            f"agent_{agent}: its goal {goal.tolist()} cannot be reached from its spawn {spawn.tolist()}, and geodesic=True "
+            "needs a way to every goal"
+        )
 
 
 def check_start(layout: Layout, env: Swarm, num_envs: int) -> None:
@@ -277,6 +305,11 @@ def draw_rows(
             rows.append(jax.tree.map(np.asarray, _draw_rows(env, *some)))
     spawns, goals = (np.concatenate(arrays)[:count] for arrays in zip(*rows, strict=True))
     return spawns, goals
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def _chart(env: Swarm, layout: Layout, params: SwarmParams) -> Layout:
+    return jax.vmap(env.chart, (0, param_axes(params)))(layout, params)
 
 
 _draw = jax.jit(_drawn, static_argnums=0)

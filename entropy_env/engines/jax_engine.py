@@ -30,6 +30,7 @@ from entropy_env.engines.interface import (
     draw,
     draw_key,
     read_draws,
+    with_ways,
 )
 from entropy_env.env import Swarm
 from entropy_env.scenarios.base import empty_layout
@@ -83,6 +84,7 @@ class JaxEngine:
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
+        layout = with_ways(layout, self.env, self._params)
         check_start(layout, self.env, self.num_envs)
         return self._begin(layout)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 
 from entropy_env.checks import DIFFICULTY, as_count
-from entropy_env.types import Layout, SwarmParams, SwarmSpec
+from entropy_env.types import Layout, SwarmParams, SwarmSpec, Ways
 
 LEVELS = (1, 2, 3, 4)
 PACKED_BITS = 12  # bits of an index packed beside a score; with 4,096 items, one in 128 then shares its score
@@ -55,6 +55,7 @@ class Scenario:
     difficulty: int = 1
     name: ClassVar[str]
     draws: ClassVar[bool] = True  # False if maps are given by hand; a world then resets to the map it has
+    corners_per_wall: ClassVar[int] = 8  # the most that shortest ways may bend around: 4 at each end
     more_room: ClassVar[str] = ""  # ends the error that not all agents fit: how to make room
 
     def __post_init__(self) -> None:
@@ -110,6 +111,11 @@ class Scenario:
         return (difficulty >= 1) & (difficulty <= self.difficulty)
 
 
+def most_corners(slots: Mapping[str, int], per_wall: int = Scenario.corners_per_wall) -> int:
+    """Return how many corners bodies may have at most. slots: their `num_walls`, `num_boxes` and `num_discs`."""
+    return per_wall * slots["num_walls"] + 8 * slots["num_boxes"] + 8 * slots["num_discs"]
+
+
 def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:
     """Return an arena without obstacles, spawns or goals. size: (2,) m."""
     return Layout(
@@ -124,6 +130,7 @@ def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:
         goals=jnp.zeros((spec.num_agents, spec.num_goals, 2), jnp.float32),
         valid=jnp.array(True),
         key=jnp.zeros(2, jnp.uint32),
+        ways=Ways.empty(spec) if spec.geodesic else None,
     )
 
 

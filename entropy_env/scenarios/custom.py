@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from entropy_env import checks
-from entropy_env.scenarios.base import Scenario
+from entropy_env.scenarios.base import Scenario, most_corners
 from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec
 
 PAIRS = 1_000_000  # pairs of a point and a body that are compared at once, which bounds the memory
@@ -89,7 +89,8 @@ def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
     if num_agents != spec.num_agents:
         raise ValueError(f"the layout has spawns for {num_agents} agents, the environment has {spec.num_agents}")
     slots = {f"num_{name}": max(getattr(spec, f"num_{name}"), len(getattr(layout, name))) for name, _ in BODIES}
-    return dataclasses.replace(spec, num_goals=num_goals, **slots)
+    corners = most_corners(slots) if spec.geodesic else 0
+    return dataclasses.replace(spec, num_goals=num_goals, num_corners=corners, **slots)
 
 
 def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:

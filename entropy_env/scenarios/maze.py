@@ -22,6 +22,7 @@ class Maze(Roaming):
     """
 
     name = "maze"
+    corners_per_wall = 4  # there are as many walls as posts, and 4 corners at most around a post
     sizes = tuple((columns * pitch, rows * pitch) for (columns, rows), pitch in zip(GRIDS, PITCHES, strict=True))
     spacings = tuple((pitch, pitch) for pitch in PITCHES)
     max_steps = (360, 450, 675, 720)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from entropy_env.engines.interface import state_shapes
@@ -23,9 +24,11 @@ from entropy_env.types import (
     SwarmParams,
     SwarmSpec,
     SwarmState,
+    Ways,
 )
 
-STATE = vars(state_shapes(SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0)))
+SMALLEST = SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0, num_corners=0)
+STATE = vars(state_shapes(SMALLEST))
 WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
 # What the force drive alone uses lies apart. A new field of the state works in either record.
 MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")
@@ -153,6 +156,15 @@ class Maps(NamedTuple):
     key: np.ndarray  # (E, 2) uint32
 
 
+class WayMaps(NamedTuple):
+    """The fields of `Ways`, for E worlds; all without entries if the option `geodesic` is off."""
+
+    corners: np.ndarray  # (E, V, 2) m
+    shadows: np.ndarray  # (E, M, 3, 2, V)
+    ends: np.ndarray  # (E, N, G, 2) m
+    left: np.ndarray  # (E, N, G, V) m
+
+
 class Swarms(NamedTuple):
     """All that a kernel reads and writes."""
 
@@ -160,6 +172,8 @@ class Swarms(NamedTuple):
     motions: np.ndarray  # (E, N) MOTION
     worlds: np.ndarray  # (E,) WORLD
     maps: Maps
+    ways: WayMaps
+    way_before: np.ndarray  # (E, N) m, along the shortest way when the step began; (E, 0) without `geodesic`
     obs: np.ndarray  # (E, N, obs_dim) float32, to act on next
     final_obs: np.ndarray  # (E, N, obs_dim) float32, of the agents whose episode ended
     weights: np.ndarray  # (E, terms) float32, of all reward terms: the built-in ones, then a user's own
@@ -177,24 +191,36 @@ class Swarms(NamedTuple):
 
 def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
     """Return maps of zeros."""
-    layout = vars(state_shapes(spec).layout)
-    return Maps(**{name: np.zeros((num_envs, *leaf.shape), leaf.dtype) for name, leaf in layout.items()})
+    layout = state_shapes(spec).layout
+    return Maps(*(_zeros(getattr(layout, name), num_envs) for name in Maps._fields))
+
+
+def empty_ways(spec: SwarmSpec, num_envs: int) -> WayMaps:
+    """Return ways of zeros, or without entries."""
+    ways = jax.eval_shape(lambda: Ways.empty(spec if spec.geodesic else SMALLEST))
+    return WayMaps(*(_zeros(getattr(ways, name), num_envs if spec.geodesic else 0) for name in WayMaps._fields))
+
+
+def _zeros(leaf: Any, num_envs: int) -> np.ndarray:
+    return np.zeros((num_envs, *leaf.shape), leaf.dtype)
 
 
 def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: int) -> Swarms:
     """Return arrays of zeros, with the directions of the rays filled in."""
     lanes, fixed = (num_envs, spec.num_agents), 4 + spec.num_walls + spec.num_boxes + spec.num_discs
-    num_terms = len(BUILT_IN) + len(spec.reward_terms)
+    num_terms = len(BUILT_IN) + len(spec.own_terms)
     angle = 2 * np.pi * np.arange(spec.num_rays) / spec.num_rays
     return Swarms(
         agents=np.zeros(lanes, AGENT),
         motions=np.zeros(lanes, MOTION),
         worlds=np.zeros(num_envs, WORLD),
         maps=empty_maps(spec, num_envs),
+        ways=empty_ways(spec, num_envs),
+        way_before=np.zeros((num_envs, spec.num_agents if spec.geodesic else 0), np.float32),
         obs=np.zeros((*lanes, spec.obs_dim), np.float32),
         final_obs=np.zeros((*lanes, spec.obs_dim), np.float32),
         weights=np.zeros((num_envs, num_terms), np.float32),
-        reward_terms=np.zeros((*lanes, num_terms if spec.reward_terms else 0), np.float32),
+        reward_terms=np.zeros((*lanes, num_terms if spec.own_terms else 0), np.float32),
         near_fixed=np.zeros((*lanes, fixed), np.int32),
         contacts=np.zeros((num_threads, spec.num_agents + fixed, 5), np.float32),
         cell_end=np.zeros((num_envs, num_cells), np.int32),
@@ -221,20 +247,31 @@ def pack_weights(weights: np.ndarray, params: SwarmParams, terms: Iterable[str])
         weights[:, column] = params.weight(name)
 
 
-def map_bytes(maps: Maps) -> list[np.ndarray]:
+def map_bytes(maps: Maps | WayMaps) -> list[np.ndarray]:
     """Return the arrays of some maps as (E, ...) uint8 views."""
     return [array.reshape(len(array), -1).view(np.uint8) for array in maps if array.size]
 
 
-def write_maps(maps: Maps, layout: Layout, where: Any = slice(None)) -> None:
-    """Copy a Layout into the maps of the worlds at `where`, which are as many as the Layout has."""
+def write_maps(maps: Maps, ways: WayMaps, layout: Layout, where: Any = slice(None)) -> None:
+    """Copy a Layout into the maps and ways of the worlds at `where`, which are as many as the Layout has."""
     for name in Maps._fields:
         getattr(maps, name)[where] = getattr(layout, name)
+    if layout.ways is not None:
+        for name in WayMaps._fields:
+            getattr(ways, name)[where] = getattr(layout.ways, name)
+
+
+def read_layout(swarms: Swarms, where: Any = slice(None), ways: bool = True) -> Layout:
+    """Return a copy of the Layout of the worlds at `where`. ways: with its shortest ways, if there are any."""
+    maps = {name: array[where].copy() for name, array in swarms.maps._asdict().items()}
+    if ways and swarms.way_before.size:
+        return Layout(**maps, ways=Ways(**{name: array[where].copy() for name, array in swarms.ways._asdict().items()}))
+    return Layout(**maps)
 
 
 def write_state(swarms: Swarms, state: SwarmState) -> None:
     """Copy in a SwarmState of E worlds. It must have been checked, because kernels do not check goal indices."""
-    write_maps(swarms.maps, state.layout)
+    write_maps(swarms.maps, swarms.ways, state.layout)
     for name in AGENT_FIELDS:
         swarms.agents[name] = getattr(state, name)
     for name in MOTION_FIELDS:
@@ -248,4 +285,4 @@ def read_state(swarms: Swarms) -> SwarmState:
     fields: dict[str, Any] = {name: swarms.agents[name].copy() for name in AGENT_FIELDS}
     fields |= {name: swarms.motions[name].copy() for name in MOTION_FIELDS}
     fields |= {name: swarms.worlds[name].copy() for name in WORLD_FIELDS}
-    return SwarmState(layout=Layout(**{name: array.copy() for name, array in swarms.maps._asdict().items()}), **fields)
+    return SwarmState(layout=read_layout(swarms), **fields)

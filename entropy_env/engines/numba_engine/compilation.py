@@ -27,7 +27,15 @@ OPTIONS: dict[str, Any] = {
 # `_nrt`: without Numba's runtime a kernel cannot allocate, and does not count references, which took most of its time
 
 # Other files of the package that machine code depends on: numbers, formulas, the order of a table.
-COMPILED = ("physics/contacts.py", "physics/force.py", "types.py", "checks.py", "observations.py", "rewards.py")
+COMPILED = (
+    "physics/contacts.py",
+    "physics/force.py",
+    "types.py",
+    "checks.py",
+    "observations.py",
+    "rewards.py",
+    "geodesic.py",
+)
 NOT_COMPILED = {"__init__.py", "engine.py", "kernels.py", "threads.py"}
 
 

@@ -26,15 +26,18 @@ from entropy_env.engines.interface import (
     draw,
     draw_rows,
     read_draws,
+    with_ways,
 )
 from entropy_env.engines.numba_engine.arrays import (
     PARAMS,
     Swarms,
     empty_maps,
     empty_swarms,
+    empty_ways,
     map_bytes,
     pack_params,
     pack_weights,
+    read_layout,
     read_state,
     write_maps,
     write_state,
@@ -79,12 +82,14 @@ class NumbaEngine:
         spec = env.spec
         num_cells = CELLS_PER_AGENT * spec.num_agents if uses_grid(spec, CELLS_FROM) else 1
         self._w = empty_swarms(spec, num_envs, self.num_threads, num_cells)
-        self._next_maps = empty_maps(spec, num_envs)
-        self._map_pairs = list(zip(map_bytes(self._w.maps), map_bytes(self._next_maps), strict=True))
+        self._next_maps, self._next_ways = empty_maps(spec, num_envs), empty_ways(spec, num_envs)
+        here, following = (self._w.maps, self._w.ways), (self._next_maps, self._next_ways)
+        both = ([row for maps in place for row in map_bytes(maps)] for place in (here, following))
+        self._map_pairs = list(zip(*both, strict=True))
         self._spent = np.ones(num_envs, bool)  # worlds whose next map has already been played
         self._everywhere, self._over = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._action = np.zeros((num_envs, spec.num_agents, spec.action_dim), np.float32)
-        self._own_terms = compile_terms(spec.reward_terms) if spec.reward_terms else None
+        self._own_terms = compile_terms(spec.own_terms) if spec.own_terms else None
         self._choices = make_choices(spec, autoreset, self._own_terms.address if self._own_terms else 0)
         self._num_stages = len(self._choices.schedule)
         self._transition = _transition(self._w)
@@ -128,17 +133,18 @@ class NumbaEngine:
                 self._start(where)
                 return self._observe(self._everywhere)
             layouts = self._draw()
-            write_maps(self._next_maps, jax.tree.map(lambda x: x[0], layouts))
+            self._write_next(jax.tree.map(lambda x: x[0], layouts))
             self._start(where)
-            write_maps(self._next_maps, jax.tree.map(lambda x: x[-1], layouts))
+            self._write_next(jax.tree.map(lambda x: x[-1], layouts))
             self._spent[:] = not self.autoreset
             return self._observe(self._everywhere)
 
     def reset_to(self, layout: Layout) -> np.ndarray:
         """See `Engine`."""
+        layout = with_ways(layout, self.env, self.params, _cpu())
         check_start(layout, self.env, self.num_envs)
         with self._alone:
-            write_maps(self._next_maps, layout)
+            self._write_next(layout)
             self._start(self._everywhere)
             return self._observe(self._everywhere)
 
@@ -194,7 +200,7 @@ class NumbaEngine:
         with self._alone:
             write_state(self._w, state)
             if not self.env.scenario.draws:
-                write_maps(self._next_maps, state.layout)
+                self._write_next(state.layout)
             self._w.agents["return_so_far"], self._w.agents["length_so_far"] = 0, 0
             self._begun = True
 
@@ -229,6 +235,9 @@ class NumbaEngine:
         w = self._w
         maps = {f"maps/{name}": array for name, array in w.maps._asdict().items()}
         next_maps = {f"next_maps/{name}": array for name, array in self._next_maps._asdict().items()}
+        if self.env.spec.geodesic:
+            maps |= {f"ways/{name}": array for name, array in w.ways._asdict().items()}
+            next_maps |= {f"next_ways/{name}": array for name, array in self._next_ways._asdict().items()}
         agents = {"agents": w.agents, "motions": w.motions, "obs": w.obs, "final_obs": w.final_obs}
         return agents | {"worlds": w.worlds} | maps | next_maps
 
@@ -296,17 +305,30 @@ class NumbaEngine:
         if not len(worlds):
             return
         check_fork()
-        layouts = Layout(**{name: array[worlds] for name, array in maps._asdict().items()})
-        own: dict[str, Any] = {name: self._packed[name][worlds] for name in PARAMS.names or ()}
         which = which.astype(np.int32)
-        rows = draw_rows(self.env, layouts, which, agents["goals_reached"][used_up], SwarmParams(**own), _cpu())
+        some = read_layout(self._w, worlds, ways=False), which, agents["goals_reached"][used_up]
+        rows = draw_rows(self.env, *some, self._params_of(worlds), _cpu())
         maps.spawns[worlds, which], maps.goals[worlds, which] = rows
+        if self.env.spec.geodesic:
+            for world in np.unique(worlds)[:, None]:  # one at a time, so only one size is compiled
+                layout = read_layout(self._w, world, ways=False)
+                layout = with_ways(layout, self.env, self._params_of(world), _cpu())
+                write_maps(maps, self._w.ways, layout, world)
+
+    def _params_of(self, worlds: np.ndarray) -> SwarmParams:
+        """Return the parameters of worlds, one value each.  Leaves out weights of own terms."""
+        own: dict[str, Any] = {name: self._packed[name][worlds] for name in PARAMS.names or ()}
+        return SwarmParams(**own)
 
     def _refill(self) -> None:
         """Give a new next map to every world whose own has been played."""
         layouts = jax.tree.map(lambda x: x[0][self._spent], self._draw())
-        write_maps(self._next_maps, layouts, self._spent)
+        self._write_next(layouts, self._spent)
         self._spent[:] = False
+
+    def _write_next(self, layout: Layout, where: Any = slice(None)) -> None:
+        """Copy layouts into the next maps of the worlds at `where`."""
+        write_maps(self._next_maps, self._next_ways, layout, where)
 
     def _draw(self) -> Layout:
         """Return layouts (S, E, ...), and begin to draw the next ones in JAX's own thread."""

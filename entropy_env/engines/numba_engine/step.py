@@ -16,6 +16,7 @@ from entropy_env.engines.numba_engine import schedule
 from entropy_env.engines.numba_engine.arrays import rest_agent, rest_lasting, rest_motion, rest_world
 from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
 from entropy_env.engines.numba_engine.compilation import inlined, kernel, spliced
+from entropy_env.engines.numba_engine.geodesic import FAR, way_left
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
 from entropy_env.engines.numba_engine.observations import observe
 from entropy_env.engines.numba_engine.physics.contacts import (
@@ -56,6 +57,7 @@ class Choices(NamedTuple):
     columns: tuple[
         tuple[int, int], ...
     ]  # the first column of each component of an observation, and the one after its last
+    geodesic: bool  # whether layouts carry the shortest ways
     own_terms: int  # address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 
 
@@ -64,7 +66,8 @@ def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choice
     force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
     stages = schedule.make_schedule(spec.substeps, force)
     columns = tuple((spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION)
-    return Choices(stages, spec.substeps, force, ON_GOAL[spec.on_goal], world_frame, autoreset, columns, own_terms)
+    choices = ON_GOAL[spec.on_goal], world_frame, autoreset, columns, bool(spec.geodesic), own_terms
+    return Choices(stages, spec.substeps, force, *choices)
 
 
 @inlined
@@ -89,6 +92,8 @@ def prepare(w, p, choices, action, e, i):
         goal = w.maps.goals[e, i, me.goal_index]
         me.goal[0], me.goal[1] = goal[0], goal[1]
         me.distance = distance_to_goal(me)
+        if choices.geodesic:
+            w.way_before[e, i] = way_left(w, p, e, i, me.goal_index)
         if choices.force:
             set_thrust(me, w.motions[e, i], action[e, i], p, choices)
         else:
@@ -134,9 +139,15 @@ def score(w, p, choices, motors, e, i):
             settle(me)
         distance = distance_to_goal(me)
         reached = distance < p.agent_radius + p.goal_radius
+        way_before, way = me.distance, distance
+        if choices.geodesic:
+            way_before, way = w.way_before[e, i], way_left(w, p, e, i, me.goal_index)
+            way = way if max(way_before, way) < FAR else way_before
         outcome = Outcome(
             distance_before=me.distance,
             distance=distance,
+            way_before=way_before,
+            way=way,
             reached=ONE if reached else ZERO,
             collision=ONE if me.collided else ZERO,
             left=clipped(motors[0]),
