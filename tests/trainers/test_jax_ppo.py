@@ -71,6 +71,23 @@ def test_the_second_update_compiles_nothing() -> None:
     assert PPO.update._cache_size() == before + 1
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run with a checkpoint of each update, which tests must not change."""
+    return train(dataclasses.replace(TINY, run_dir=tmp_path_factory.mktemp("whole") / "run", checkpoint_interval=1))
+
+
+@pytest.fixture(scope="module")
+def one_update(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(dataclasses.replace(TINY, run_dir=tmp_path_factory.mktemp("short") / "run", total_steps=1))
+
+
+@pytest.fixture
+def short(one_update: Path, tmp_path: Path) -> Path:
+    """The folder of a run of one update, to change."""
+    return shutil.copytree(one_update, tmp_path / "run")
+
+
 def newest(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return load_arrays(max((run / "checkpoints").glob("*.safetensors")))
 
@@ -152,19 +169,14 @@ def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("keep", [0, 40])
-def test_a_config_that_was_emptied_is_refused_on_resume(keep: int, tmp_path: Path, capsys: Any) -> None:
-    run = tmp_path / "run"
-    train(dataclasses.replace(TINY, run_dir=run, total_steps=1))
-    (run / "config.yaml").write_text((run / "config.yaml").read_text()[:keep].rpartition("\n")[0])
-    assert main(["--resume", "--run-dir", str(run)]) == 2
+def test_a_config_that_was_emptied_is_refused_on_resume(keep: int, short: Path, capsys: Any) -> None:
+    (short / "config.yaml").write_text((short / "config.yaml").read_text()[:keep].rpartition("\n")[0])
+    assert main(["--resume", "--run-dir", str(short)]) == 2
     assert "config.yaml does not set " in capsys.readouterr().err
 
 
-def test_a_full_disk_costs_no_checkpoint_and_says_which_file(tmp_path: Path, capsys: Any) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    config = dataclasses.replace(TINY, run_dir=whole, checkpoint_interval=1)
-    train(config)
-    shutil.copytree(whole, parts)
+def test_a_full_disk_costs_no_checkpoint_and_says_which_file(whole: Path, tmp_path: Path, capsys: Any) -> None:
+    parts = shutil.copytree(whole, tmp_path / "parts")
     for file in sorted((parts / "checkpoints").iterdir())[1:]:
         file.unlink()
     before = list((parts / "checkpoints").iterdir())
@@ -202,25 +214,24 @@ def test_a_folder_that_the_terminal_cannot_show_is_trained_in(name: str, tmp_pat
     assert b"already holds a run" in sys.stderr.buffer.getvalue()
 
 
-def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, run_dir=tmp_path / "run")
-    train(config)
-    assert load_config(PPOConfig, tmp_path / "run" / "config.yaml") == config
-    assert {"checkpoints", "videos", "config.yaml", "metrics.jsonl"} <= set(os.listdir(tmp_path / "run"))
-    assert any(name.startswith("events.out.tfevents") for name in os.listdir(tmp_path / "run"))
+def test_a_run_folder_holds_everything(whole: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=whole, checkpoint_interval=1)
+    assert load_config(PPOConfig, whole / "config.yaml") == config
+    assert {"checkpoints", "videos", "config.yaml", "metrics.jsonl"} <= set(os.listdir(whole))
+    assert any(name.startswith("events.out.tfevents") for name in os.listdir(whole))
     named = {"train/reward_mean", "train/reward_std", "train/episode_length", "train/fps", "train/sps", "loss/policy",
              "loss/value", "loss/entropy", "loss/approx_kl", "loss/clip_fraction", "loss/explained_variance",
              "env/goal_reached_rate", "env/collision_rate", "system/gpu_memory", "system/cpu_memory"}  # fmt: skip
-    assert named <= json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]).keys()
+    assert named <= json.loads((whole / "metrics.jsonl").read_text().splitlines()[0]).keys()
 
 
-def test_a_run_of_before_an_option_goes_on_without_it(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, run_dir=tmp_path / "run")
-    train(dataclasses.replace(config, total_steps=32))
-    kept = tmp_path / "run" / "config.yaml"
-    kept.write_text(re.sub("^reward_terms.*\n", "", kept.read_text(), flags=re.MULTILINE))
-    assert main(["--resume", "--run-dir", str(tmp_path / "run"), "--total-steps", "64"]) == 0
-    assert newest(tmp_path / "run")[1]["step"] == 64
+def test_a_run_of_before_an_option_goes_on_without_it(short: Path) -> None:
+    kept = short / "config.yaml"
+    text = re.sub("^reward_terms.*\n", "", kept.read_text(), flags=re.MULTILINE)
+    assert text != kept.read_text()
+    kept.write_text(text)
+    assert main(["--resume", "--run-dir", str(short), "--total-steps", "64"]) == 0
+    assert newest(short)[1]["step"] == 64
 
 
 def test_a_hook_sees_every_update_adds_figures_and_may_stop_the_run(tmp_path: Path, capsys: Any) -> None:
@@ -277,21 +288,19 @@ def test_a_wrong_option_is_named(flags: list[str], words: list[str], capsys: pyt
 
 
 @pytest.mark.parametrize("change", [{"num_steps": 8}, {"scenario": "circle"}, {"learning_rate": 1.0}])
-def test_a_resumed_run_keeps_its_options(change: dict[str, Any], tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", total_steps=1)
-    train(config)
+def test_a_resumed_run_keeps_its_options(change: dict[str, Any], short: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=short, total_steps=1, resume=True)
     with pytest.raises(ValueError, match=f"{next(iter(change))}=.* is not what"):
-        train(dataclasses.replace(config, resume=True, **change))
+        train(dataclasses.replace(config, **change))
 
 
-def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", total_steps=1)
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(short: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=short, total_steps=1, resume=True)
+    before = newest(short)[1]["step"]
     train(config)
-    before = newest(config.run_dir)[1]["step"]
-    train(dataclasses.replace(config, resume=True))
-    assert newest(config.run_dir)[1]["step"] == before
-    train(dataclasses.replace(config, resume=True, total_steps=2 * before))
-    assert newest(config.run_dir)[1]["step"] == 2 * before
+    assert newest(short)[1]["step"] == before
+    train(dataclasses.replace(config, total_steps=2 * before))
+    assert newest(short)[1]["step"] == 2 * before
 
 
 @pytest.mark.parametrize(
