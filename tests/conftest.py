@@ -18,9 +18,11 @@ from hypothesis import settings
 
 TESTS = Path(__file__).parent
 CLIENTS = {  # rooms and files that test no arithmetic
-    "adapters", "benchmarks", "examples", "render", "trainers", "test_checks.py", "test_readme.py", "test_seeds.py",
+    "adapters", "benchmarks", "examples", "render", "trainers", "test_checks.py", "test_engines.py",
+    "test_no_time_limit.py", "test_readme.py", "test_seeds.py",
 }  # fmt: skip
-FIRST = ["engines/test_conformance.py", "test_vector.py"]  # so that one worker compiles for Numba; the second need not
+# One worker compiles the Numba kernels, for half a minute. The other begins with what needs none, and then reads them.
+FIRST = ["engines/test_conformance.py", "test_vector.py", "test_neighbours.py"]
 SHORT = {
     "learn", "policies", "render", "run", "test_adapters.py", "test_geometry.py", "test_imports.py", "test_pettingzoo.py",
 }  # fmt: skip
