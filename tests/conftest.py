@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 import signal
@@ -12,9 +13,19 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and child processes
 
 import jax
 import pytest
+from helpers.compilation import quick_compilation
 from hypothesis import settings
 
-ROOMS_OF_CLIENTS = {"adapters", "benchmarks", "examples", "render", "trainers"}  # test no arithmetic of the simulator
+TESTS = Path(__file__).parent
+CLIENTS = {  # rooms and files that test no arithmetic
+    "adapters", "benchmarks", "examples", "render", "trainers", "test_checks.py", "test_engines.py",
+    "test_no_time_limit.py", "test_readme.py", "test_seeds.py",
+}  # fmt: skip
+# One worker compiles the Numba kernels, for half a minute. The other begins with what needs none, and then reads them.
+FIRST = ["engines/test_conformance.py", "test_vector.py", "test_neighbours.py"]
+SHORT = {
+    "learn", "policies", "render", "run", "test_adapters.py", "test_geometry.py", "test_imports.py", "test_pettingzoo.py",
+}  # fmt: skip
 MOST_MAPS = 20_000  # after which compiled functions are thrown away
 
 settings.register_profile("quick", deadline=None, max_examples=5, derandomize=True, database=None)
@@ -25,8 +36,32 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background, where tests press Ctrl-C too
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.option.loadscopereorder = False  # which puts modules of few tests last, however long they take
     config.addinivalue_line("markers", "slow: takes long, and is run by `make test-all` alone")
     config.addinivalue_line("markers", "core: runs under strict dtype promotion and without implicit rank promotion")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: turn_of(item.path.relative_to(TESTS)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Let clients of the simulator compile quickly, fixtures of all scopes included."""
+    client = CLIENTS & set(item.path.relative_to(TESTS).parts)
+    with quick_compilation() if client else contextlib.nullcontext():
+        return (yield)
+
+
+def turn_of(path):
+    """When workers take a module: what users' code is compiled for, then clients, and last what is short.
+
+    So code that was compiled quickly is never met where users' code is tested, and workers end together.
+    """
+    if path.as_posix() in FIRST:
+        return FIRST.index(path.as_posix())
+    names = set(path.parts)
+    return len(FIRST) + (2 if names & SHORT else bool(names & CLIENTS))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,16 +82,3 @@ def strict_promotion(request):
     else:
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(request):
-    """Clients of the simulator compile with few optimisations, in three quarters of the time, child processes too."""
-    if ROOMS_OF_CLIENTS.isdisjoint(request.path.relative_to(request.config.rootpath).parts):
-        yield
-    else:
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
-        del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.worlds import KEY, Lanes, make_world, quick_jit, stack
+from helpers.compilation import quick_jit
+from helpers.worlds import KEY, Lanes, make_world, stack
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.worlds import KEY, Lanes, numpy_tree, quick_jit, take
+from helpers.compilation import quick_environment, quick_jit
+from helpers.worlds import KEY, Lanes, numpy_tree, take
 
 from entropy_env import spread, vector
 from entropy_env.env import Swarm
@@ -312,7 +313,7 @@ def test_worlds_spread_over_devices_do_what_each_part_does_alone():
     done = subprocess.run(
         [sys.executable, "-c", SPREAD],
         cwd=Path(__file__).parent,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | quick_environment() | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.worlds import KEY, Lanes, numpy_tree, quick_jit, take
+from helpers.compilation import quick_jit
+from helpers.worlds import KEY, Lanes, numpy_tree, take
 
 from entropy_env import vector
 from entropy_env.adapters import functional

@@ -6,7 +6,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers.worlds import ENGINES, quick_jit
+from helpers.compilation import quick_jit
+from helpers.worlds import ENGINES
 
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout, swarm_v0
 from entropy_env.checks import NEVER

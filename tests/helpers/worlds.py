@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import reference
+from helpers.compilation import quick_jit
 
 from entropy_env import engines
 from entropy_env.env import Swarm
@@ -114,11 +115,6 @@ class Lanes(Scenario):
         goal_x = x + jax.random.uniform(k_trip, shape, jnp.float32, minval=0.3, maxval=1.0)
         layout = empty_layout(jnp.stack([3.0 + params.difficulty.astype(jnp.float32), jnp.float32(4)]), spec)
         return layout.replace(spawns=jnp.stack([x, y, heading], -1), goals=jnp.stack([goal_x, y], -1))
-
-
-def quick_jit(function):
-    """Compile in half the time. Layouts keep their bits, as a test of the scenarios shows."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache

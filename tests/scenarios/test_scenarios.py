@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.compilation import quick_jit
 from helpers.reference import agent_gap, fixed_gap, world
-from helpers.worlds import quick_jit
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32

@@ -25,7 +25,7 @@ FLAGS = ["--num-envs", "8", "--num-agents", "2", "--num-steps", "4", "--num-mini
 
 
 def start(*arguments: str, devices: int = 1, **environment: str) -> subprocess.Popen:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths} | environment
     return subprocess.Popen(
