@@ -27,7 +27,8 @@ from jax.sharding import Mesh
 
 from entropy_env import spaces, vector
 from entropy_env.env import Swarm
-from trainers.algorithms.ppo import PPO, PRESETS, Hyperparameters
+from trainers.algorithms.ppo import PPO
+from trainers.algorithms.ppo_options import PRESETS, Hyperparameters
 from trainers.envs.contract import BatchedEnv, check_env
 from trainers.evaluation.episodes import evaluate_in, report
 from trainers.learn.distributions import action_shape, distribution_of

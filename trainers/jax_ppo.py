@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 from entropy_env import vector
 from entropy_env.task import Task
-from trainers.algorithms.ppo import PPO, PRESETS, STEERABLE, Hyperparameters
+from trainers.algorithms.ppo import PPO
+from trainers.algorithms.ppo_options import PRESETS, STEERABLE, Hyperparameters
 from trainers.curriculum.promotion import Course, Promotion
 from trainers.curriculum.stages import Plan, read_plan
 from trainers.envs.contract import BatchedEnv

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from trainers.algorithms.ppo import PPO, Batch, Hyperparameters
+from trainers.algorithms.ppo import PPO, Batch
+from trainers.algorithms.ppo_options import Hyperparameters
 from trainers.learn.distributions import Categorical, Gaussian, action_shape
 from trainers.run.devices import make_mesh
 

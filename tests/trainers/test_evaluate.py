@@ -20,7 +20,8 @@ from helpers.reference import arc
 from entropy_env import vector
 from entropy_env.task import Task
 from trainers import evaluate as command
-from trainers.algorithms.ppo import PPO, Hyperparameters
+from trainers.algorithms.ppo import PPO
+from trainers.algorithms.ppo_options import Hyperparameters
 from trainers.evaluate import evaluate, evaluate_policy, load_policy, main, make_env
 from trainers.evaluation import figures as evaluation
 from trainers.evaluation.intervals import mean_interval, share_interval

@@ -10,19 +10,17 @@ statistics and metrics are those over all.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
+from trainers.algorithms.ppo_options import Hyperparameters
 from trainers.envs.contract import BatchedEnv
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Distribution
@@ -35,116 +33,12 @@ from trainers.learn.losses import (
     over_devices,
     value_loss,
 )
+from trainers.learn.metrics import rollout_metrics
 from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
 from trainers.learn.rollout import Transitions, collect
-from trainers.learn.steering import Steered
+from trainers.learn.spread import Spread
+from trainers.learn.steering import Steered, steer
 from trainers.networks.mlp import Actor, Critic
-
-PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
-    # Those of the V3 blueprint: 2,048 steps of worlds in each update, here of 32 worlds.
-    "v3": {
-        "num_envs": 32,
-        "num_steps": 64,
-        "num_minibatches": 32,
-        "num_epochs": 10,
-        "learning_rate": 3e-4,
-        "gamma": 0.99,
-        "gae_lambda": 0.95,
-        "clip": 0.2,
-        "entropy_coefficient": 0.01,
-        "value_coefficient": 0.5,
-        "hidden_sizes": (256, 256),
-        "activation": "relu",
-        "shared_trunk": True,
-    },
-    "cartpole": {
-        "num_envs": 16,
-        "num_steps": 32,
-        "num_minibatches": 2,
-        "num_epochs": 10,
-        "learning_rate": 1e-3,
-        "gamma": 0.98,
-        "gae_lambda": 0.8,
-        "entropy_coefficient": 0.0,
-        "hidden_sizes": (64, 64),
-    },
-    "pendulum": {
-        "num_envs": 32,
-        "num_steps": 64,
-        "num_minibatches": 8,
-        "num_epochs": 10,
-        "learning_rate": 1e-3,
-        "gamma": 0.95,
-        "gae_lambda": 0.95,
-        "entropy_coefficient": 0.0,
-        "hidden_sizes": (64, 64),
-    },
-}
-
-STEERABLE = (  # options that may change between updates
-    "learning_rate", "gamma", "gae_lambda", "clip", "entropy_coefficient", "value_coefficient", "max_grad_norm",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Hyperparameters:
-    """Options of PPO itself."""
-
-    num_envs: int = 256
-    """Number of worlds, all stepped together."""
-    num_steps: int = 32
-    """Control periods of each world between two updates."""
-    num_minibatches: int = 8
-    """Number of minibatches per batch. Each holds whole worlds, so it must divide num_envs."""
-    num_epochs: int = 4
-    """Passes over each batch."""
-    learning_rate: float = 1e-3
-    """Learning rate of Adam at the start."""
-    anneal_learning_rate: bool = True
-    """Decrease the learning rate linearly to 0 over the run."""
-    gamma: float = 0.995
-    """Discount per control period."""
-    gae_lambda: float = 0.97
-    """Decay of the advantage estimate (lambda of GAE)."""
-    clip: float = 0.2
-    """Clip range of PPO: the ratio of new to old probability counts only from 1 - clip to 1 + clip."""
-    entropy_coefficient: float = 0.001
-    """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
-    """Weight of the critic's loss."""
-    max_grad_norm: float = 0.5
-    """Largest global norm of the gradients; larger ones are scaled down to it."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer, in the actor and in the critic."""
-    shared_trunk: bool = False
-    """Let the critic share the actor's hidden layers."""
-    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
-    """Activation of the hidden layers."""
-    accumulate: int = 1
-    """Parts that each minibatch is computed in, one after the other, to save memory. The update stays the same."""
-    precision: Literal["f32", "bf16"] = "f32"
-    """What networks compute in. Weights, losses and the optimiser stay in f32."""
-    normalize_obs: bool = True
-    """Normalise observations by their running mean and standard deviation."""
-    initial_log_std: float = -0.7
-    """Logarithm of the actions' standard deviation at the start. Less noise keeps actions closer to the mean action."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate={self.accumulate} must be above 0")
-        self.worlds_on(1)
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
-
-    def worlds_on(self, num_devices: int) -> int:
-        """Return the number of worlds on each of so many devices. Raises ValueError if they do not divide."""
-        shares = {"devices": num_devices, "num_minibatches": self.num_minibatches, "accumulate": self.accumulate}
-        if self.num_envs % math.prod(shares.values()):
-            named = [f"{name}={count}" for name, count in shares.items() if count > 1]
-            product = f" = {math.prod(shares.values())}" if len(named) > 1 else ""
-            raise ValueError(f"num_envs={self.num_envs} must be a multiple of {' x '.join(named)}{product}")
-        return self.num_envs // num_devices
 
 
 class Runner(struct.PyTreeNode):
@@ -189,14 +83,14 @@ class PPO:
     mesh: Mesh | None = None  # of the devices, with one axis; None for one device
 
     @property
-    def axis(self) -> str | None:
-        """The name of the axis of the devices, None for one device."""
-        return None if self.mesh is None else self.mesh.axis_names[0]
+    def spread(self) -> Spread:
+        """How the runner lies on the devices."""
+        return Spread(self.mesh, self.config.num_envs, self.WORLDS)
 
     @property
-    def num_devices(self) -> int:
-        """The number of devices."""
-        return 1 if self.mesh is None else self.mesh.size
+    def axis(self) -> str | None:
+        """The name of the axis of the devices, None for one device."""
+        return self.spread.axis
 
     @property
     def steps_per_update(self) -> int:
@@ -232,7 +126,7 @@ class PPO:
         """Return a runner before its first update. inputs: see `update`."""
         env_params = inputs.env_params if isinstance(inputs, Steered) else inputs
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
-        obs, env_state = self.begin(k_env, env_params)
+        obs, env_state = self.spread.begin(self.env.reset, k_env, env_params)
         one = obs[0] if self.mesh is None else obs[0, 0]
         params = {"actor": self.actor.init(k_actor, one)}
         params["critic"] = self.critic.init(k_critic, self.seen(params, one))
@@ -246,26 +140,9 @@ class PPO:
             update=jnp.int32(0),
         )
 
-    def begin(self, key: jax.Array, env_params: Any) -> tuple[jax.Array, Any]:
-        """Begin the worlds of all devices. Returns their observations and state."""
-        if self.mesh is None:
-            return self.env.reset(key, env_params)
-        keys = jax.random.split(key, self.num_devices)
-        per_world = jax.tree.map(self.is_per_world, env_params)
-        params = jax.tree.map(
-            lambda x, own: x.reshape(len(keys), -1, *x.shape[1:]) if own else x, env_params, per_world
-        )
-        return jax.vmap(self.env.reset, (0, jax.tree.map(lambda own: 0 if own else None, per_world)))(keys, params)
-
-    def is_per_world(self, param: jax.Array) -> bool:
-        """Whether a parameter has a value for each world, rather than one for all."""
-        return jnp.ndim(param) > 0 and len(param) == self.config.num_envs
-
     def specs(self, runner: Runner) -> Runner:
-        """Return how a runner is spread over the devices: each has its own worlds, and all else whole."""
-        whole = jax.tree.map(lambda _: P(), runner)
-        own = {name: jax.tree.map(lambda _: P(self.axis), getattr(runner, name)) for name in self.WORLDS}
-        return whole.replace(**own)
+        """Return how a runner is spread over the devices."""
+        return self.spread.specs(runner)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def update(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
@@ -273,37 +150,12 @@ class PPO:
 
         inputs: the parameters of the environment, or `Steered`, which sets options among STEERABLE, too.
         """
-        if self.mesh is None:
-            return self.update_share(runner, inputs)
-        runners = self.specs(runner)
-        spread = jax.tree.map(lambda x: P(self.axis) if self.is_per_world(x) else P(), inputs)
-        share = jax.shard_map(
-            self.update_one_of_many,
-            mesh=self.mesh,
-            in_specs=(runners, spread),
-            out_specs=(runners, P()),
-            check_vma=False,  # the gradient of a sum over devices is then the sum of gradients, see `gradients`
-        )
-        runner, metrics = share(runner, inputs)
-        if jax.process_count() > 1:  # so that the first process can save the worlds of all
-            runner = jax.lax.with_sharding_constraint(runner, NamedSharding(self.mesh, P()))
-        return runner, metrics
-
-    def update_one_of_many(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
-        """Do the share of one device in an update. Its worlds have a leading axis of 1."""
-        env_state, obs = jax.tree.map(lambda x: x[0], (runner.env_state, runner.obs))
-        runner, metrics = self.update_share(runner.replace(env_state=env_state, obs=obs), inputs)
-        env_state, obs = jax.tree.map(lambda x: x[None], (runner.env_state, runner.obs))
-        return runner.replace(env_state=env_state, obs=obs), metrics
+        return self.spread.update(self.update_share, runner, inputs)
 
     def update_share(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
         """Update with the worlds of one device, and with the options that the inputs set."""
-        if not isinstance(inputs, Steered):
-            return self._update(runner, inputs)
-        config = copy.copy(self.config)
-        for name, value in inputs.options.items():
-            object.__setattr__(config, name, value)  # traced, so the checks of the options cannot run again
-        return dataclasses.replace(self, config=config)._update(runner, inputs.env_params)
+        steered, env_params = steer(self, inputs)
+        return steered._update(runner, env_params)
 
     def _update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)
@@ -372,7 +224,7 @@ class PPO:
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
         """Pass over the batch once, in minibatches of randomly chosen worlds."""
-        worlds = jnp.arange(self.config.num_envs // self.num_devices, dtype=jnp.int32)
+        worlds = jnp.arange(self.config.worlds_on(self.spread.num_devices), dtype=jnp.int32)
         order = jax.random.permutation(key, worlds).reshape(self.config.num_minibatches, -1)
         return jax.lax.scan(partial(self.descend, batch), learner, order)
 
@@ -427,34 +279,3 @@ class PPO:
         total = policy + config.value_coefficient * critic - config.entropy_coefficient * entropy
         names = {"policy": policy, "value": critic, "entropy": entropy, **metrics}
         return total, {f"loss/{name}": value for name, value in names.items()}
-
-
-def rollout_metrics(steps: Transitions, axis: str | None = None) -> dict[str, jax.Array]:
-    """Return means over a rollout, without idle lanes. Those of `env/` are there if the environment reports them.
-
-    `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
-    goals would bias it, because an agent has less time left for them. `env/episodes` is how many agents that is over, and
-    `train/episodes` how many episodes ended. Lanes that the environment does not count are left out.
-    """
-    if "counted" in steps.info:
-        counted = steps.info["counted"]
-        steps = steps.replace(
-            acted=steps.acted & counted, terminated=steps.terminated & counted, truncated=steps.truncated & counted
-        )
-    done, info = steps.done, steps.info
-    mean = masked_mean(steps.reward, steps.acted, axis)
-    metrics = {
-        "train/reward_mean": mean,
-        "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted, axis)),
-        "train/episode_length": masked_mean(info["episode_length"].astype(jnp.float32), done, axis),
-        "train/episode_return": masked_mean(info["episode_return"], done, axis),
-        "train/episodes": over_devices(jnp.sum(done, dtype=jnp.int32), axis),
-        "train/active_share": mean_over_devices(jnp.mean(steps.acted.astype(jnp.float32)), axis),
-    }
-    if "success" in info:
-        first = done & (info["goals_reached"] == info["success"])
-        metrics["env/goal_reached_rate"] = masked_mean(info["success"].astype(jnp.float32), first, axis)
-        metrics["env/episodes"] = over_devices(jnp.sum(first, dtype=jnp.int32), axis)
-    if "collision" in info:
-        metrics["env/collision_rate"] = masked_mean(info["collision"].astype(jnp.float32), steps.acted, axis)
-    return metrics

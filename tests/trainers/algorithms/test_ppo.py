@@ -22,7 +22,8 @@ import pytest
 from helpers.disk import full_disk
 
 from trainers import jax_ppo
-from trainers.algorithms.ppo import PPO, STEERABLE, Hyperparameters, Runner
+from trainers.algorithms.ppo import PPO, Runner
+from trainers.algorithms.ppo_options import STEERABLE, Hyperparameters
 from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical

@@ -1,0 +1,113 @@
+"""Options of PPO, and settings of them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
+    # Those of the V3 blueprint: 2,048 steps of worlds in each update, here of 32 worlds.
+    "v3": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "num_minibatches": 32,
+        "num_epochs": 10,
+        "learning_rate": 3e-4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip": 0.2,
+        "entropy_coefficient": 0.01,
+        "value_coefficient": 0.5,
+        "hidden_sizes": (256, 256),
+        "activation": "relu",
+        "shared_trunk": True,
+    },
+    "cartpole": {
+        "num_envs": 16,
+        "num_steps": 32,
+        "num_minibatches": 2,
+        "num_epochs": 10,
+        "learning_rate": 1e-3,
+        "gamma": 0.98,
+        "gae_lambda": 0.8,
+        "entropy_coefficient": 0.0,
+        "hidden_sizes": (64, 64),
+    },
+    "pendulum": {
+        "num_envs": 32,
+        "num_steps": 64,
+        "num_minibatches": 8,
+        "num_epochs": 10,
+        "learning_rate": 1e-3,
+        "gamma": 0.95,
+        "gae_lambda": 0.95,
+        "entropy_coefficient": 0.0,
+        "hidden_sizes": (64, 64),
+    },
+}
+
+STEERABLE = (  # options that may change between updates
+    "learning_rate", "gamma", "gae_lambda", "clip", "entropy_coefficient", "value_coefficient", "max_grad_norm",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """Options of PPO itself."""
+
+    num_envs: int = 256
+    """Number of worlds, all stepped together."""
+    num_steps: int = 32
+    """Control periods of each world between two updates."""
+    num_minibatches: int = 8
+    """Number of minibatches per batch. Each holds whole worlds, so it must divide num_envs."""
+    num_epochs: int = 4
+    """Passes over each batch."""
+    learning_rate: float = 1e-3
+    """Learning rate of Adam at the start."""
+    anneal_learning_rate: bool = True
+    """Decrease the learning rate linearly to 0 over the run."""
+    gamma: float = 0.995
+    """Discount per control period."""
+    gae_lambda: float = 0.97
+    """Decay of the advantage estimate (lambda of GAE)."""
+    clip: float = 0.2
+    """Clip range of PPO: the ratio of new to old probability counts only from 1 - clip to 1 + clip."""
+    entropy_coefficient: float = 0.001
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss."""
+    max_grad_norm: float = 0.5
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer, in the actor and in the critic."""
+    shared_trunk: bool = False
+    """Let the critic share the actor's hidden layers."""
+    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
+    """Activation of the hidden layers."""
+    accumulate: int = 1
+    """Parts that each minibatch is computed in, one after the other, to save memory. The update stays the same."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """What networks compute in. Weights, losses and the optimiser stay in f32."""
+    normalize_obs: bool = True
+    """Normalise observations by their running mean and standard deviation."""
+    initial_log_std: float = -0.7
+    """Logarithm of the actions' standard deviation at the start. Less noise keeps actions closer to the mean action."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate} must be above 0")
+        self.worlds_on(1)
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
+
+    def worlds_on(self, num_devices: int) -> int:
+        """Return the number of worlds on each of so many devices. Raises ValueError if they do not divide."""
+        shares = {"devices": num_devices, "num_minibatches": self.num_minibatches, "accumulate": self.accumulate}
+        if self.num_envs % math.prod(shares.values()):
+            named = [f"{name}={count}" for name, count in shares.items() if count > 1]
+            product = f" = {math.prod(shares.values())}" if len(named) > 1 else ""
+            raise ValueError(f"num_envs={self.num_envs} must be a multiple of {' x '.join(named)}{product}")
+        return self.num_envs // num_devices
