@@ -1,8 +1,12 @@
-"""Feed-forward PPO with one network for all agents. Rollout and learning are one jitted update.
+"""PPO for many agents. Rollout and learning are one jitted update.
 
 Proximal policy optimisation (Schulman et al. 2017) with the details of Huang et al. 2022, "The 37 implementation
 details". Agents that arrive respawn, so few lanes of a batch are idle. Idle lanes are masked out of the losses, the
 advantages, the observation statistics and the metrics.
+
+Memory, the critic's view and the sharing of weights are options. Networks that remember learn from whole sequences, with
+the memory that the rollout had before each. Independent agents have weights and standardised advantages of their own; the
+loss is the mean over all, so Adam gives each its own pace, and only the clipping of the global norm joins them.
 
 Several devices share the worlds. Each steps and learns from its own; gradients, standardised advantages, observation
 statistics and metrics are those over all.
@@ -17,10 +21,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax.sharding import Mesh
 
 from trainers.algorithms.ppo_options import Hyperparameters
+from trainers.algorithms.ppo_state import Batch, Runner
 from trainers.envs.contract import BatchedEnv
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Distribution
@@ -32,37 +36,15 @@ from trainers.learn.losses import (
     mean_over_devices,
     over_devices,
     value_loss,
+    weighted_gradients,
 )
 from trainers.learn.metrics import rollout_metrics
-from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
-from trainers.learn.rollout import Transitions, collect
+from trainers.learn.normalize import RunningMoments, init_moments, normalize, standardize, unstandardize, update_moments
+from trainers.learn.rollout import Choice, Scene, Transitions, collect
 from trainers.learn.spread import Spread
 from trainers.learn.steering import Steered, steer
-from trainers.networks.mlp import Actor, Critic
-
-
-class Runner(struct.PyTreeNode):
-    """Everything that training carries from one update to the next. A checkpoint holds all of it."""
-
-    params: dict[str, Any]  # weights, `actor` and `critic`
-    opt_state: Any
-    moments: RunningMoments  # of observations
-    env_state: Any
-    obs: jax.Array  # (E, N, D)
-    key: jax.Array
-    update: jax.Array  # () int32, updates done
-
-
-class Batch(struct.PyTreeNode):
-    """Samples to learn from: obs (E, T, N, D), action (E, T, N, ...), all others (E, T, N)."""
-
-    obs: jax.Array
-    action: jax.Array
-    log_prob: jax.Array
-    value: jax.Array
-    advantage: jax.Array
-    target: jax.Array
-    mask: jax.Array
+from trainers.networks.actor_critic import NO_MEMORY, ActorCritic
+from trainers.networks.layers import Body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +54,11 @@ class PPO:
     With several devices, `env` holds the worlds of one. The state of the worlds then has a leading axis of devices.
     """
 
-    WORLDS: ClassVar[tuple[str, ...]] = ("env_state", "obs")  # what of the state belongs to the worlds of a device
+    WORLDS: ClassVar[tuple[str, ...]] = (
+        "env_state",
+        "obs",
+        "memory",
+    )  # what of the state belongs to the worlds of a device
 
     config: Hyperparameters
     env: BatchedEnv
@@ -81,6 +67,13 @@ class PPO:
     num_agents: int  # in each world
     num_updates: int  # of the whole run; the learning rate reaches 0 after as many
     mesh: Mesh | None = None  # of the devices, with one axis; None for one device
+
+    def __post_init__(self) -> None:
+        if self.config.critic != "local" and not hasattr(self.env, "critic_input"):
+            raise ValueError(
+                f"critic={self.config.critic!r} needs an environment that has `critic_input`, and "
+                f"{type(self.env).__name__} has none"
+            )
 
     @property
     def spread(self) -> Spread:
@@ -98,15 +91,16 @@ class PPO:
         return self.config.num_envs * self.num_agents * self.config.num_steps
 
     @property
-    def actor(self) -> Actor:
+    def networks(self) -> ActorCritic:
+        """What chooses actions and what judges them."""
         config = self.config
+        body = Body(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Body)})
         initial_log_std = config.initial_log_std if self.actions.has_scale else None
-        return Actor(config.hidden_sizes, self.actions.outputs, initial_log_std, config.activation, self.dtype)
-
-    @property
-    def critic(self) -> Critic:
-        hidden_sizes = () if self.config.shared_trunk else self.config.hidden_sizes
-        return Critic(hidden_sizes, self.config.activation, self.dtype)
+        agents = self.num_agents if config.sharing == "independent" else 0
+        return ActorCritic(
+            body, self.actions.outputs, initial_log_std, config.deviation, config.critic, config.shared_trunk, agents,
+            self.dtype,
+        )  # fmt: skip
 
     @property
     def dtype(self) -> Any:
@@ -126,10 +120,9 @@ class PPO:
         """Return a runner before its first update. inputs: see `update`."""
         env_params = inputs.env_params if isinstance(inputs, Steered) else inputs
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
-        obs, env_state = self.spread.begin(self.env.reset, k_env, env_params)
-        one = obs[0] if self.mesh is None else obs[0, 0]
-        params = {"actor": self.actor.init(k_actor, one)}
-        params["critic"] = self.critic.init(k_critic, self.seen(params, one))
+        obs, env_state, more = self.spread.begin(self.begin, k_env, env_params)
+        first = (0,) * (obs.ndim - 2)  # a world
+        params = self.networks.init(k_actor, k_critic, *jax.tree.map(lambda x: x[first], (obs, more)))
         return Runner(
             params=params,
             opt_state=self.optimizer.init(params),
@@ -138,7 +131,21 @@ class PPO:
             obs=obs,
             key=k_run,
             update=jnp.int32(0),
+            memory=self.networks.begin(obs.shape[:-1]),
+            critic_moments=None if more is None else init_moments(more.shape[-1]),
+            value_moments=init_moments(1) if self.config.normalize_value else None,
         )
+
+    def begin(self, key: jax.Array, env_params: Any) -> tuple[jax.Array, Any, jax.Array | None]:
+        """Begin the worlds of one device. Returns observations, state, and what else the critic sees."""
+        obs, env_state = self.env.reset(key, env_params)
+        return obs, env_state, self.critic_input(env_state, env_params)
+
+    def critic_input(self, env_state: Any, env_params: Any) -> jax.Array | None:
+        """Return what the critic sees beside the observations, (E, N, K), or None."""
+        if self.config.critic == "local":
+            return None
+        return self.env.critic_input(env_state, env_params)  # type: ignore[attr-defined]
 
     def specs(self, runner: Runner) -> Runner:
         """Return how a runner is spread over the devices."""
@@ -163,24 +170,24 @@ class PPO:
             k_rollout, k_epochs = (
                 jax.random.fold_in(key, jax.lax.axis_index(self.axis)) for key in (k_rollout, k_epochs)
             )
-        env_state, obs, steps = collect(
-            k_rollout, self.env, env_params, runner.env_state, runner.obs, self.config.num_steps,
-            partial(self.act, runner.params, runner.moments), partial(self.value, runner.params, runner.moments),
-        )  # fmt: skip
-        batch = self.prepare(runner, steps, obs)
+        scene, steps, batch = self.gather(runner, env_params, k_rollout)
+        value_moments = self.observe_returns(runner.value_moments, batch)
         (params, opt_state), losses = jax.lax.scan(
-            partial(self.epoch, batch),
+            partial(self.epoch, batch.replace(target=standardize(value_moments, batch.target))),
             (runner.params, runner.opt_state),
             jax.random.split(k_epochs, self.config.num_epochs),
         )
         runner = Runner(
             params=params,
             opt_state=opt_state,
-            moments=self.observe(runner.moments, steps),
-            env_state=env_state,
-            obs=obs,
+            moments=self.observe(runner.moments, steps.obs, steps.acted),
+            env_state=scene.env_state,
+            obs=scene.obs,
             key=k_next,
             update=runner.update + 1,
+            memory=scene.memory,
+            critic_moments=self.observe(runner.critic_moments, steps.critic_input, steps.acted),
+            value_moments=value_moments,
         )
         return runner, rollout_metrics(steps, self.axis) | {
             **jax.tree.map(jnp.mean, losses),
@@ -188,38 +195,73 @@ class PPO:
             "loss/weight_norm": optax.tree.norm(params),
         }
 
-    def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Sample actions (..., A) for obs (..., D). Returns them and their log probabilities (...,)."""
-        described, _ = self.actor.apply(params["actor"], normalize(moments, obs))
+    def gather(self, runner: Runner, env_params: Any, key: jax.Array) -> tuple[Scene, Transitions, Batch]:
+        """Collect a rollout. Returns where it ended, its steps, and what can be learnt from it."""
+        scene, steps, memories = collect(
+            key, self.env, env_params, Scene(runner.env_state, runner.obs, runner.memory), self.config.num_steps,
+            partial(self.act, runner), partial(self.value, runner), self.critic_input, self.config.cuts.every,
+        )  # fmt: skip
+        last_input = self.critic_input(scene.env_state, env_params)
+        return scene, steps, self.prepare(runner, steps, scene, last_input, memories)
+
+    def act(self, runner: Runner, key: jax.Array, obs: jax.Array, memory: Any = NO_MEMORY) -> Choice:
+        """Sample actions for obs (..., D)."""
+        obs, value = normalize(runner.moments, obs), None
+        if self.networks.critic_remembers:  # so it must see every step
+            described, value, memory = self.networks(runner.params, obs, None, memory)
+            value = unstandardize(runner.value_moments, value)
+        else:
+            described, _, acted = self.networks.act(runner.params, obs, memory[0])
+            memory = acted, memory[1]
         action = self.actions.sample(key, described)
-        return action, self.actions.log_prob(action, described)
+        return Choice(action, self.actions.executed(action), self.actions.log_prob(action, described), value, memory)
 
-    def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
-        """Return the critic's estimate of the discounted return."""
-        return self.criticise(params, normalize(moments, obs))
+    def value(
+        self, runner: Runner, obs: jax.Array, more: jax.Array | None = None, memory: Any = NO_MEMORY
+    ) -> jax.Array:
+        """Return the critic's estimate of the discounted return. more: what it sees beside the observations."""
+        obs, more = normalize(runner.moments, obs), self.see(runner, more)
+        return unstandardize(runner.value_moments, self.networks.value(runner.params, obs, more, memory))
 
-    def criticise(self, params: dict, obs: jax.Array) -> jax.Array:
-        """Return the value of normalised observations."""
-        return self.critic.apply(params["critic"], self.seen(params, obs))
+    def see(self, runner: Runner, more: jax.Array | None) -> jax.Array | None:
+        """Normalise what the critic sees beside the observations, but for the mark of agents that are in the world."""
+        if more is None:
+            return None
+        seen = normalize(runner.critic_moments, more)
+        return seen.at[..., -1].set(more[..., -1]) if self.config.critic == "central" else seen
 
-    def seen(self, params: dict, obs: jax.Array) -> jax.Array:
-        """Return what the critic sees: the observations, or the hidden layer of the actor with a shared trunk."""
-        return self.actor.apply(params["actor"], obs)[1] if self.config.shared_trunk else obs
+    def observe(self, moments: Any, seen: jax.Array | None, acted: jax.Array) -> Any:
+        """Update the statistics of what was seen in a rollout. The next rollout uses them."""
+        if not self.config.normalize_obs or seen is None:
+            return moments
+        return update_moments(moments, seen, acted, self.axis)
 
-    def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
-        """Update the observation statistics with a rollout. The next rollout uses them."""
-        return update_moments(moments, steps.obs, steps.acted, self.axis) if self.config.normalize_obs else moments
+    def observe_returns(self, moments: RunningMoments | None, batch: Batch) -> RunningMoments | None:
+        """Update the statistics of returns, if values are normalised (Yu et al. 2022, section 5.1)."""
+        return None if moments is None else update_moments(moments, batch.target[..., None], batch.mask, self.axis)
 
-    def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
+    def prepare(
+        self, runner: Runner, steps: Transitions, scene: Scene, last_input: jax.Array | None, memories: Any
+    ) -> Batch:
         """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
-        obs = normalize(runner.moments, jnp.concatenate([steps.obs, last_obs[None]]))
-        value = self.criticise(runner.params, obs)
+        obs = normalize(runner.moments, jnp.concatenate([steps.obs, scene.obs[None]]))
+        more = None
+        if last_input is not None:
+            more = self.see(runner, jnp.concatenate([steps.critic_input, last_input[None]]))
+        if steps.value is None:
+            value = unstandardize(runner.value_moments, self.networks.value(runner.params, obs, more))
+        else:
+            value = jnp.concatenate([steps.value, self.value(runner, scene.obs, None, scene.memory)[None]])
         next_value = jnp.where(steps.truncated, steps.final_value, value[1:])
         advantage, target = gae(
             steps.reward, value[:-1], next_value, steps.terminated, steps.done,
             discount=self.config.gamma, lam=self.config.gae_lambda,
         )  # fmt: skip
-        batch = Batch(obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.acted)
+        goes_on = steps.goes_on if self.networks.body.remembers else None
+        batch = Batch(
+            obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.acted,
+            None if more is None else more[:-1], goes_on, memories,
+        )  # fmt: skip
         return jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
@@ -231,48 +273,51 @@ class PPO:
     def descend(self, batch: Batch, learner: tuple, worlds: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
         """Take one gradient step on some worlds of the batch."""
         params, opt_state = learner
-        samples = jax.tree.map(lambda x: x[worlds].reshape(-1, *x.shape[3:]), batch)
-        grads, metrics = self.gradients(params, samples)
+        grads, metrics = self.gradients(params, jax.tree.map(lambda x: x[worlds], batch))
         updates, opt_state = self.optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
-    def gradients(self, params: dict, samples: Batch) -> tuple[dict, dict[str, jax.Array]]:
+    def gradients(self, params: dict, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
         """Return the gradients of the loss over a minibatch, and its metrics. The same on all devices.
 
         Each device differentiates the loss over all of them, so the mean of what they get is the gradient.
         """
         if self.config.accumulate == 1:
-            grads, metrics = jax.grad(self.loss, has_aux=True)(params, samples)
-        else:
-            grads, metrics = self.gradients_in_parts(params, samples)
+            grads, metrics = jax.grad(self.loss, has_aux=True)(params, batch)
+        else:  # each part counts by its share of the samples
+            batch = batch.replace(advantage=self.standardize(batch.advantage, batch.mask))
+            parts = jax.tree.map(lambda x: x.reshape(self.config.accumulate, -1, *x.shape[1:]), batch)
+            counts = over_devices(jnp.sum(parts.mask, axis=(1, 2, 3), dtype=jnp.int32), self.axis)
+            loss = partial(self.loss, standardized=True)
+            grads, metrics = weighted_gradients(loss, params, parts, counts / jnp.maximum(jnp.sum(counts), 1))
         return mean_over_devices(grads, self.axis), metrics
 
-    def gradients_in_parts(self, params: dict, samples: Batch) -> tuple[dict, dict[str, jax.Array]]:
-        """Do as `jax.grad` of the loss, in parts. Each counts by its share of the samples."""
-        advantage = masked_standardize(samples.advantage, samples.mask, self.axis)
-        parts = jax.tree.map(
-            lambda x: x.reshape(self.config.accumulate, -1, *x.shape[1:]), samples.replace(advantage=advantage)
-        )
-        counts = over_devices(jnp.sum(parts.mask, axis=1, dtype=jnp.int32), self.axis)
+    def standardize(self, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+        """Standardise advantages over a minibatch: over all agents together, or with independent ones over each alone."""
+        scale = partial(masked_standardize, axis=self.axis)
+        return jax.vmap(scale, -1, -1)(advantage, mask) if self.networks.agents else scale(advantage, mask)
 
-        def add(total, part_and_count):
-            part, count = part_and_count
-            share = count / jnp.maximum(jnp.sum(counts), 1)
-            found = jax.grad(partial(self.loss, standardized=True), has_aux=True)(params, part)
-            return jax.tree.map(lambda so_far, new: so_far + share * new, total, found), None
+    def arrange(self, params: dict, batch: Batch) -> Batch:
+        """Return a minibatch as networks take it: samples (S, ...) if each is judged alone, else sequences
+        (length, S, N, ...) with the memory before each, (S, N, ...)."""
+        networks, cuts = self.networks, self.config.cuts
+        if not (networks.body.remembers or networks.agents or self.config.critic == "central"):
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), batch)
 
-        first = jax.tree.map(lambda x: x[0], parts)
-        zero = jax.tree.map(jnp.zeros_like, (params, jax.eval_shape(self.loss, params, first)[1]))
-        return jax.lax.scan(add, zero, (parts, counts))[0]
+        def renew(steps: Batch, memory: Any) -> Any:
+            return networks(jax.lax.stop_gradient(params), steps.obs, steps.critic_input, memory, steps.goes_on)[-1]
+
+        steps = batch.replace(memory=NO_MEMORY)
+        return cuts.cut(steps).replace(memory=cuts.memory_before(batch.memory, steps, renew))
 
     def loss(self, params: dict, batch: Batch, standardized: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return PPO's loss over a minibatch, and its metrics. standardized: whether its advantages already are."""
+        batch = self.arrange(params, batch)
         config, mask, axis = self.config, batch.mask, self.axis
-        described, hidden = self.actor.apply(params["actor"], batch.obs)
+        described, value, _ = self.networks(params, batch.obs, batch.critic_input, batch.memory, batch.goes_on)
         log_prob = self.actions.log_prob(batch.action, described)
-        advantage = batch.advantage if standardized else masked_standardize(batch.advantage, mask, axis)
+        advantage = batch.advantage if standardized else self.standardize(batch.advantage, mask)
         policy, metrics = clipped_policy_loss(log_prob, batch.log_prob, advantage, mask, config.clip, axis)
-        value = self.critic.apply(params["critic"], hidden if config.shared_trunk else batch.obs)
         critic = value_loss(value, batch.target, mask, axis)
         entropy = self.actions.entropy(described)
         entropy = masked_mean(entropy, mask, axis) if entropy.ndim else entropy

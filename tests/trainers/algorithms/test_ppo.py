@@ -102,7 +102,7 @@ def learn(
 
 
 def value_of(ppo: PPO, runner: Runner, obs: float) -> float:
-    return float(ppo.value(runner.params, runner.moments, jnp.array([obs])))
+    return float(ppo.value(runner, jnp.array([obs])))
 
 
 def test_the_critic_learns_the_value_of_a_constant() -> None:
@@ -123,7 +123,7 @@ def test_truncation_bootstraps_and_termination_does_not() -> None:
 
 def test_the_actor_finds_the_rewarded_action() -> None:
     ppo, runner, _ = learn(Probe(rewards_action=True))
-    (mean, _), _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
+    (mean, _), *_ = ppo.networks.act(runner.params, jnp.zeros(1))
     assert float(mean[0]) == pytest.approx(0.5, abs=0.1)
 
 
@@ -132,7 +132,7 @@ def test_the_actor_finds_the_rewarded_action() -> None:
 def test_the_actor_finds_the_rewarded_choices_at_each_step(actions: Distribution, shared_trunk: bool) -> None:
     ppo, runner, _ = learn(Probe(length=2, rewards_choices=True), actions=actions, shared_trunk=shared_trunk)
     for step in (0, 1):
-        described, _ = ppo.actor.apply(runner.params["actor"], jnp.full(1, step, jnp.float32))
+        described, *_ = ppo.networks.act(runner.params, jnp.full(1, step, jnp.float32))
         assert np.all(actions.mode(described) == step)
     assert value_of(ppo, runner, 1.0) == pytest.approx(1.0, abs=0.06)
     assert value_of(ppo, runner, 0.0) == pytest.approx(1.5, abs=0.09)
@@ -179,10 +179,10 @@ def test_gae_matches_a_sum_over_every_episode() -> None:
 def test_bf16_is_what_networks_compute_in_and_nothing_else() -> None:
     ppo, env_params, _ = make_ppo(dataclasses.replace(TINY, precision="bf16"))
     runner = ppo.init(jax.random.key(0), env_params)
-    used = str(jax.make_jaxpr(ppo.actor.apply)(runner.params["actor"], runner.obs))
+    used = str(jax.make_jaxpr(ppo.networks.act)(runner.params, runner.obs))
     assert "bf16" in used
     obs, whole = runner.obs, dataclasses.replace(ppo, config=TINY)
-    near = ppo.value(runner.params, runner.moments, obs), whole.value(runner.params, runner.moments, obs)
+    near = ppo.value(runner, obs), whole.value(runner, obs)
     np.testing.assert_allclose(*near, atol=0.05)
     assert not np.array_equal(*near)
     runner, metrics = ppo.update(runner, env_params)
