@@ -21,14 +21,13 @@ class Errand(struct.PyTreeNode):
 class Errands:
     """Lanes end at random, wait at random before they begin again, and begin anew where their world ends at random.
 
-    The reward is the lane's secret times `scale`, which observations do not show. `nonsense` is what idle lanes observe. `misplaced`
-    shows the critic the rows of other lanes.
+    The reward is the lane's secret times `scale`, which observations do not show. `misplaced` shows the critic the rows of
+    other lanes. Parameters are what idle lanes observe.
     """
 
     num_envs: int
     lanes: int
     obs_dim: int = 3
-    nonsense: float = 0.0
     misplaced: bool = False
     scale: float = 1.0
 
@@ -36,11 +35,11 @@ class Errands:
         k_secret, k_obs, k_active = jax.random.split(key, 3)
         shape = self.num_envs, self.lanes
         state = Errand(jax.random.uniform(k_active, shape) < 0.8, jax.random.normal(k_secret, shape))
-        return self.look(k_obs, state.active), state
+        return self.look(k_obs, state.active, params), state
 
-    def look(self, key: jax.Array, active: jax.Array) -> jax.Array:
+    def look(self, key: jax.Array, active: jax.Array, params: Any) -> jax.Array:
         seen = jax.random.normal(key, (*active.shape, self.obs_dim), jnp.float32)
-        return jnp.where(active[..., None], seen, self.nonsense)
+        return jnp.where(active[..., None], seen, params)
 
     def critic_input(self, state: Errand, params: Any) -> jax.Array:
         rows = jnp.stack([state.secret, state.active.astype(jnp.float32)], axis=-1)
@@ -56,8 +55,8 @@ class Errands:
         active = (acted & ~terminated) | (jax.random.uniform(k_wait, shape) < 0.4) | over[:, None]
         fresh = Errand(active, jax.random.normal(k_secret, shape))
         info = {
-            "final_obs": self.look(k_final, acted), "acted": acted, "over": over,
+            "final_obs": self.look(k_final, acted, params), "acted": acted, "over": over,
             "final_critic_input": self.critic_input(state, params),
             "episode_return": reward, "episode_length": jnp.ones(shape, jnp.int32),
         }  # fmt: skip
-        return self.look(k_obs, active), fresh, reward, terminated, truncated, info
+        return self.look(k_obs, active, params), fresh, reward, terminated, truncated, info

@@ -39,7 +39,7 @@ from trainers.learn.losses import (
     weighted_gradients,
 )
 from trainers.learn.metrics import rollout_metrics
-from trainers.learn.normalize import RunningMoments, init_moments, normalize, standardize, unstandardize, update_moments
+from trainers.learn.normalize import init_moments, normalize, standardize, unstandardize, update_moments
 from trainers.learn.rollout import Choice, Scene, Transitions, collect
 from trainers.learn.spread import Spread
 from trainers.learn.steering import Steered, steer
@@ -54,11 +54,8 @@ class PPO:
     With several devices, `env` holds the worlds of one. The state of the worlds then has a leading axis of devices.
     """
 
-    WORLDS: ClassVar[tuple[str, ...]] = (
-        "env_state",
-        "obs",
-        "memory",
-    )  # what of the state belongs to the worlds of a device
+    # What of the state belongs to the worlds of a device.
+    WORLDS: ClassVar[tuple[str, ...]] = ("env_state", "obs", "memory")
 
     config: Hyperparameters
     env: BatchedEnv
@@ -99,13 +96,8 @@ class PPO:
         agents = self.num_agents if config.sharing == "independent" else 0
         return ActorCritic(
             body, self.actions.outputs, initial_log_std, config.deviation, config.critic, config.shared_trunk, agents,
-            self.dtype,
+            jnp.bfloat16 if config.precision == "bf16" else None,
         )  # fmt: skip
-
-    @property
-    def dtype(self) -> Any:
-        """What networks compute in, None for the type of their inputs."""
-        return jnp.bfloat16 if self.config.precision == "bf16" else None
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -171,7 +163,7 @@ class PPO:
                 jax.random.fold_in(key, jax.lax.axis_index(self.axis)) for key in (k_rollout, k_epochs)
             )
         scene, steps, batch = self.gather(runner, env_params, k_rollout)
-        value_moments = self.observe_returns(runner.value_moments, batch)
+        value_moments = self.observe(runner.value_moments, batch.target[..., None], batch.mask)
         (params, opt_state), losses = jax.lax.scan(
             partial(self.epoch, batch.replace(target=standardize(value_moments, batch.target))),
             (runner.params, runner.opt_state),
@@ -180,7 +172,7 @@ class PPO:
         runner = Runner(
             params=params,
             opt_state=opt_state,
-            moments=self.observe(runner.moments, steps.obs, steps.acted),
+            moments=self.observe(runner.moments, steps.obs if self.config.normalize_obs else None, steps.acted),
             env_state=scene.env_state,
             obs=scene.obs,
             key=k_next,
@@ -230,24 +222,17 @@ class PPO:
         seen = normalize(runner.critic_moments, more)
         return seen.at[..., -1].set(more[..., -1]) if self.config.critic == "central" else seen
 
-    def observe(self, moments: Any, seen: jax.Array | None, acted: jax.Array) -> Any:
-        """Update the statistics of what was seen in a rollout. The next rollout uses them."""
-        if not self.config.normalize_obs or seen is None:
-            return moments
-        return update_moments(moments, seen, acted, self.axis)
-
-    def observe_returns(self, moments: RunningMoments | None, batch: Batch) -> RunningMoments | None:
-        """Update the statistics of returns, if values are normalised (Yu et al. 2022, section 5.1)."""
-        return None if moments is None else update_moments(moments, batch.target[..., None], batch.mask, self.axis)
+    def observe(self, moments: Any, seen: jax.Array | None, mask: jax.Array) -> Any:
+        """Update statistics, if there are any, with what was seen in a rollout, if anything. The next rollout uses them."""
+        return moments if moments is None or seen is None else update_moments(moments, seen, mask, self.axis)
 
     def prepare(
         self, runner: Runner, steps: Transitions, scene: Scene, last_input: jax.Array | None, memories: Any
     ) -> Batch:
         """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
         obs = normalize(runner.moments, jnp.concatenate([steps.obs, scene.obs[None]]))
-        more = None
-        if last_input is not None:
-            more = self.see(runner, jnp.concatenate([steps.critic_input, last_input[None]]))
+        more = None if last_input is None else jnp.concatenate([steps.critic_input, last_input[None]])
+        more = self.see(runner, more)
         if steps.value is None:
             value = unstandardize(runner.value_moments, self.networks.value(runner.params, obs, more))
         else:

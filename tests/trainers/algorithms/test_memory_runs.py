@@ -33,7 +33,10 @@ def newest(run: Path) -> dict[str, Any]:
     return load_arrays(max((run / "checkpoints").glob("*.safetensors")))[0]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=["gru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm independent", "mlp central"))],
+)
 def run(request: Any, tmp_path_factory: Any) -> tuple[Path, PPOConfig]:
     path = tmp_path_factory.mktemp("run") / "whole"
     config = dataclasses.replace(TINY, **KINDS[request.param], run_dir=path)
