@@ -10,9 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.errands import Errands
+from helpers.worlds import Lanes
 
+from entropy_env import vector
+from entropy_env.env import Swarm
+from entropy_env.types import SwarmSpec
 from trainers.algorithms.ppo import PPO, Batch, Runner
 from trainers.algorithms.ppo_options import Hyperparameters
+from trainers.envs.views import Central
 from trainers.learn.distributions import GAUSSIANS, Categorical
 
 LANES, QUIET = 3, jnp.float32(0)
@@ -84,6 +89,21 @@ def test_the_learner_finds_the_probabilities_and_values_of_the_rollout(name: str
     np.testing.assert_allclose(ratio, 1, atol=1e-6)
     if not ppo.config.normalize_value:
         np.testing.assert_allclose(np.asarray(value)[some.mask], np.asarray(some.value)[some.mask], atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_goal", ["respawn", "terminate"])
+def test_the_learner_finds_the_probabilities_of_the_rollout_in_a_swarm(on_goal: Any) -> None:
+    env = Swarm(SwarmSpec(num_agents=4, on_goal=on_goal), Lanes())
+    worlds = vector.batch(env, BASE.num_envs, stagger=True, critic=Central(env))
+    config = dataclasses.replace(BASE, network="gru", critic="central", sequence_length=4, burn_in=2)
+    ppo, params = PPO(config, worlds, env.spec.obs_dim, GAUSSIANS["clipped"](2), 4, 10), env.make_params()
+    runner = ppo.init(jax.random.key(0), params)
+    _, steps, batch = jax.jit(lambda runner: ppo.gather(runner, params, jax.random.key(1)))(runner)
+    assert np.any(steps.terminated)
+    assert np.any(steps.truncated)
+    some, log_prob, _ = recompute(ppo, runner, batch)
+    np.testing.assert_allclose(np.exp(log_prob - some.log_prob)[np.asarray(some.mask)], 1, atol=1e-6)
 
 
 def test_a_memory_that_begins_one_step_late_is_found() -> None:
