@@ -19,6 +19,7 @@ from entropy_env.types import Layout, SwarmParams, SwarmState, narrow
 REDRAW_PERIOD = 64  # steps in which each world gets one chance to have its next layout drawn again
 REFRESH_SHARE = 8  # changed worlds are observed again in parts of 1 / REFRESH_SHARE of the batch
 Carry = TypeVar("Carry")
+View = Callable[[SwarmState, SwarmParams], jax.Array]
 
 
 class VectorState(struct.PyTreeNode):
@@ -34,16 +35,18 @@ class VectorState(struct.PyTreeNode):
 
 
 def batch(
-    env: Swarm, num_envs: int, stagger: bool = False, autoreset: bool = True, fresh_rows: bool = False
-) -> VectorSwarm:
+    env: Swarm, num_envs: int, stagger: bool = False, autoreset: bool = True, fresh_rows: bool = False,
+    critic: View | None = None,
+) -> VectorSwarm:  # fmt: skip
     """Return the same simulator over `num_envs` worlds.
 
     stagger: start the clocks of the worlds at random times.
     autoreset: reset a world in the step that ends it. Without it, a world that is over stays so until `reset_where`.
     fresh_rows: in worlds with `max_steps="never"`, give an agent new spawns and goals once it has used up its own, instead
     of the same ones again. The step then takes a second or two longer to compile.
+    critic: what a critic sees of a world beside the observations, (N, K) from its state and parameters.
     """
-    return VectorSwarm(env, num_envs, stagger, autoreset, fresh_rows)
+    return VectorSwarm(env, num_envs, stagger, autoreset, fresh_rows, critic)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ class VectorSwarm:
     stagger: bool = False  # spreads the time limits; otherwise all worlds of a batch are in the same part of an episode
     autoreset: bool = True
     fresh_rows: bool = False
+    critic: View | None = None  # hashable
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_envs", as_count("num_envs", self.num_envs, BATCH["num_envs"]))
@@ -66,6 +70,15 @@ class VectorSwarm:
     def chunk(self) -> int:
         """The number of layouts drawn at a time."""
         return -(-self.num_envs // REDRAW_PERIOD)
+
+    def critic_input(self, state: VectorState, params: SwarmParams) -> jax.Array:
+        """Return what a critic sees beside the observations, (E, N, K)."""
+        return self._view(state.worlds, params)
+
+    def _view(self, worlds: SwarmState, params: SwarmParams) -> jax.Array:
+        if self.critic is None:
+            raise ValueError("these worlds show a critic nothing: make them with `critic`")
+        return jax.vmap(self.critic, (0, param_axes(params)))(worlds, params)
 
     def draw(self, key: jax.Array, params: SwarmParams) -> Layout:
         """Draw layouts (S, E, ...). S = 2 with `autoreset`: the first to start on, the second for the next episode."""
@@ -118,7 +131,8 @@ class VectorSwarm:
         - `goals_reached` (E, N) int32, since the world's reset;
         - `acted` (E, N) bool, the agents that took part in this step;
         - `active` (E, N) bool, the agents in the world after it, before any reset;
-        - `over` (E,) bool, the worlds that are over.
+        - `over` (E,) bool, the worlds that are over;
+        - with `critic`, `final_critic_input` (E, N, K), before any respawn and reset.
         """
         axes = param_axes(params)
         acted = state.worlds.active
@@ -138,6 +152,8 @@ class VectorSwarm:
             "goals_reached": worlds.goals_reached,
             "acted": acted,
         }
+        if self.critic is not None:
+            info["final_critic_input"] = self._view(worlds, params)
 
         over = worlds.over
         changed = jnp.zeros_like(over)

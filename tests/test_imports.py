@@ -176,7 +176,7 @@ ROOMS = {  # or modules, and the rooms or modules that they may know beside thei
     "run": ("track",),
     "policies": ("learn", "networks", "run"),
     "algorithms": ("envs.contract", "learn", "networks"),
-    "curriculum": ("learn", "run"),
+    "curriculum": ("envs.views", "learn", "run"),
     "evaluation": ("envs.contract", "policies", "run"),
     "common": ("policies",),
     "sb3": ("learn", "policies", "evaluation", "run", "track"),

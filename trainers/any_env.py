@@ -27,7 +27,8 @@ from jax.sharding import Mesh
 
 from entropy_env import spaces, vector
 from entropy_env.env import Swarm
-from trainers.algorithms.ppo import PPO, PRESETS, Hyperparameters
+from trainers.algorithms.ppo import PPO
+from trainers.algorithms.ppo_options import PRESETS, Hyperparameters
 from trainers.envs.contract import BatchedEnv, check_env
 from trainers.evaluation.episodes import FreshEpisodes, evaluate_in, mean_figures, report
 from trainers.evaluation.watching import fresh_key
@@ -78,7 +79,8 @@ class AnyEnvConfig(Hyperparameters, DeviceOptions, StopOptions, RunOptions):
     """Fresh episodes of the evaluation at the end; 0 for none."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for name in ("hidden_sizes", "head_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {self.algorithm!r}: choose from {', '.join(ALGORITHMS)}")
         counts = ("num_envs", "total_steps", "checkpoint_interval", "keep_checkpoints", "num_steps", "num_minibatches")
@@ -172,12 +174,12 @@ def make_ppo(
     env: with the worlds of one device. space: of one agent's actions. mesh: see `make_mesh`. Raises ValueError if nothing
     serves the space, or if the environment breaks the contract.
     """
-    actions = distribution_of(space)
+    actions = distribution_of(space, config.action_distribution)
     num_envs, num_agents, obs_dim = check_env(env, params, action_shape(actions))
     config = config.for_lanes(num_envs * (1 if mesh is None else mesh.size), num_agents)
     num_updates = -(-config.total_steps // (config.num_envs * num_agents * config.num_steps))
     ppo = PPO(config, env, obs_dim, actions, num_agents, num_updates, mesh)
-    actor = ActorSpec.of(obs_dim, actions, config.hidden_sizes, config.activation)
+    actor = ActorSpec.of(obs_dim, actions, **ppo.networks.of_actor)
     return ppo, describe_policy(actor, None), config
 
 

@@ -1,6 +1,7 @@
-"""Train a swarm with feed-forward PPO. All agents share one network.
+"""Train a swarm with PPO. By default all agents share one feed-forward network.
 
     python -m trainers.jax_ppo --scenario rooms --num-agents 10 --total-steps 20000000
+    python -m trainers.jax_ppo --scenario maze --network gru --shared-trunk --sequence-length 16
 
 The algorithm is in `trainers/algorithms/ppo.py`.
 """
@@ -12,16 +13,18 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from entropy_env import vector
 from entropy_env.task import Task
-from trainers.algorithms.ppo import PPO, PRESETS, STEERABLE, Hyperparameters
+from trainers.algorithms.ppo import PPO
+from trainers.algorithms.ppo_options import PRESETS, STEERABLE, Hyperparameters
 from trainers.curriculum.promotion import Course, Promotion
 from trainers.curriculum.stages import Plan, Whole, read_plan
 from trainers.envs.contract import BatchedEnv
+from trainers.envs.views import view_of
 from trainers.evaluation.watching import watch
-from trainers.learn.distributions import Gaussian
+from trainers.learn.distributions import GAUSSIANS
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
 from trainers.run.config import check_numbers, with_presets
@@ -48,7 +51,7 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     """Options of PPO."""
 
     NEW: ClassVar[frozenset[str]] = (
-        WorldOptions.NEW | DeviceOptions.DEVICES | {"preset", "auto_batch", "shared_trunk", "accumulate", "precision"}
+        WorldOptions.NEW | DeviceOptions.DEVICES | Hyperparameters.NEW | {"preset", "auto_batch", "on_goal"}
     )
     MAY_CHANGE: ClassVar[frozenset[str]] = (
         RunOptions.MAY_CHANGE | WatchOptions.WATCH | DeviceOptions.DEVICES | {"auto_batch"}
@@ -58,11 +61,14 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     """Take as many worlds as fit into the memory, instead of --num-envs."""
     preset: str | None = None
     """Settings to start from; those given override it. v3: those of the V3 blueprint."""
+    on_goal: Literal["respawn", "terminate"] = "respawn"
+    """What robots do at their goals in training: respawn and go on, or leave until the world ends."""
     curriculum: str | None = None
     """YAML file with the stages of a curriculum, or default: the four levels of the scenario curriculum."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for name in ("hidden_sizes", "head_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
                   "keep_checkpoints")  # fmt: skip
         check_numbers(
@@ -74,6 +80,11 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
         DeviceOptions.__post_init__(self)
         WatchOptions.__post_init__(self)
         RunOptions.__post_init__(self)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `WorldOptions`. A privileged critic must know the shortest ways."""
+        return super().settings | ({"geodesic": True} if self.critic == "privileged" else {})
 
     @functools.cached_property
     def plan(self) -> Plan | None:
@@ -106,17 +117,17 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
     """
     mesh = make_mesh(config.devices)
     worlds, inputs = make_worlds(config, 1 if mesh is None else mesh.size)
-    env, _ = config.goal.resolve(on_goal="respawn")
+    env, _ = config.goal.resolve(on_goal=config.on_goal)
     ppo = PPO(
         config,
         worlds,
         env.spec.obs_dim,
-        Gaussian(env.spec.action_dim),
+        GAUSSIANS[config.action_distribution](env.spec.action_dim),
         config.num_agents,
         config.num_updates,
         mesh,
     )
-    actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, config.hidden_sizes, config.activation)
+    actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, **ppo.networks.of_actor)
     return ppo, inputs, describe_policy(actor, config.goal)
 
 
@@ -125,14 +136,16 @@ def make_worlds(config: PPOConfig, num_devices: int = 1) -> tuple[BatchedEnv, An
     course = make_course(config, num_devices)
     if course:
         return course.worlds, course.inputs(1)
-    env, env_params = config.task.make(on_goal="respawn")
-    return vector.batch(env, config.worlds_on(num_devices), stagger=True), env_params
+    env, env_params = config.task.make(on_goal=config.on_goal)
+    view = view_of(config.critic, env)
+    return vector.batch(env, config.worlds_on(num_devices), stagger=True, critic=view), env_params
 
 
 def make_course(config: PPOConfig, num_devices: int = 1) -> Course | None:
     """Return the curriculum for these worlds and this learner, if there is one."""
     plan, options = config.plan, {name: getattr(config, name) for name in STEERABLE}
-    return Course(plan, config.num_envs, options, config.worlds_on(num_devices)) if plan else None
+    worlds = config.num_envs, options, config.worlds_on(num_devices), config.on_goal, config.critic
+    return Course(plan, *worlds) if plan else None
 
 
 def fill_memory(config: PPOConfig) -> PPOConfig:

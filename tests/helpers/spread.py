@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from trainers.algorithms.ppo import PPO, Batch, Hyperparameters
+from trainers.algorithms.ppo import PPO, Batch
+from trainers.algorithms.ppo_options import Hyperparameters
 from trainers.learn.distributions import Categorical, Gaussian, action_shape
 from trainers.run.devices import make_mesh
 
@@ -32,11 +33,11 @@ def gradients(actions, devices, accumulate=1):
     )
     ppo = PPO(config, None, OBS, actions, LANES, 1, make_mesh(devices))
     k_actor, k_critic, k_batch = jax.random.split(jax.random.key(0), 3)
-    params = {"actor": ppo.actor.init(k_actor, jnp.zeros(OBS)), "critic": ppo.critic.init(k_critic, jnp.zeros(OBS))}
+    params = ppo.networks.init(k_actor, k_critic, jnp.zeros((LANES, OBS)), None)
     params = jax.tree.map(lambda x: x + 0.1, params)
 
     def find(params, batch):
-        return ppo.gradients(params, jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), batch))
+        return ppo.gradients(params, batch)
 
     if ppo.mesh is not None:
         find = jax.shard_map(find, mesh=ppo.mesh, in_specs=(P(), P(ppo.axis)), out_specs=P(), check_vma=False)

@@ -20,7 +20,8 @@ from helpers.reference import arc
 from entropy_env import vector
 from entropy_env.task import Task
 from trainers import evaluate as command
-from trainers.algorithms.ppo import PPO, Hyperparameters
+from trainers.algorithms.ppo import PPO
+from trainers.algorithms.ppo_options import Hyperparameters
 from trainers.evaluate import evaluate, evaluate_policy, load_policy, main, make_env
 from trainers.evaluation import figures as evaluation
 from trainers.evaluation.intervals import mean_interval, share_interval
@@ -242,10 +243,10 @@ def test_a_loaded_policy_acts_as_the_one_that_was_saved(saved_run, runner):
     ppo, _ = make_ppo()
     policy = load_policy(saved_run)
     obs = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    (mean, _), _ = ppo.actor.apply(runner.params["actor"], normalize(runner.moments, obs))
+    (mean, _), *_ = ppo.networks.act(runner.params, normalize(runner.moments, obs))
     np.testing.assert_allclose(policy(obs), np.clip(mean, -1, 1), rtol=1e-6, atol=1e-8)
     key = jax.random.key(3)
-    sample, _ = ppo.act(runner.params, runner.moments, key, obs)
+    sample = ppo.act(runner, key, obs).action
     np.testing.assert_allclose(policy(obs, key), np.clip(sample, -1, 1), rtol=1e-6, atol=1e-8)
     assert np.any(np.abs(sample) > 1)
     assert (policy.obs_dim, policy.spec, policy.task, policy.step) == (8, SPEC, TASK, 7)

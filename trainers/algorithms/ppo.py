@@ -1,8 +1,12 @@
-"""Feed-forward PPO with one network for all agents. Rollout and learning are one jitted update.
+"""PPO for many agents. Rollout and learning are one jitted update.
 
 Proximal policy optimisation (Schulman et al. 2017) with the details of Huang et al. 2022, "The 37 implementation
 details". Agents that arrive respawn, so few lanes of a batch are idle. Idle lanes are masked out of the losses, the
 advantages, the observation statistics and the metrics.
+
+Memory, the critic's view and the sharing of weights are options. Networks that remember learn from whole sequences, with
+the memory that the rollout had before each. Independent agents have weights and standardised advantages of their own; the
+loss is the mean over all, so Adam gives each its own pace, and only the clipping of the global norm joins them.
 
 Several devices share the worlds. Each steps and learns from its own; gradients, standardised advantages, observation
 statistics and metrics are those over all.
@@ -10,19 +14,17 @@ statistics and metrics are those over all.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
+from trainers.algorithms.ppo_options import Hyperparameters
+from trainers.algorithms.ppo_state import Batch, Runner
 from trainers.envs.contract import BatchedEnv
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Distribution
@@ -34,141 +36,15 @@ from trainers.learn.losses import (
     mean_over_devices,
     over_devices,
     value_loss,
+    weighted_gradients,
 )
-from trainers.learn.normalize import RunningMoments, init_moments, normalize, update_moments
-from trainers.learn.rollout import Transitions, collect
-from trainers.learn.steering import Steered
-from trainers.networks.mlp import Actor, Critic
-
-PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
-    # Those of the V3 blueprint: 2,048 steps of worlds in each update, here of 32 worlds.
-    "v3": {
-        "num_envs": 32,
-        "num_steps": 64,
-        "num_minibatches": 32,
-        "num_epochs": 10,
-        "learning_rate": 3e-4,
-        "gamma": 0.99,
-        "gae_lambda": 0.95,
-        "clip": 0.2,
-        "entropy_coefficient": 0.01,
-        "value_coefficient": 0.5,
-        "hidden_sizes": (256, 256),
-        "activation": "relu",
-        "shared_trunk": True,
-    },
-    "cartpole": {
-        "num_envs": 16,
-        "num_steps": 32,
-        "num_minibatches": 2,
-        "num_epochs": 10,
-        "learning_rate": 1e-3,
-        "gamma": 0.98,
-        "gae_lambda": 0.8,
-        "entropy_coefficient": 0.0,
-        "hidden_sizes": (64, 64),
-    },
-    "pendulum": {
-        "num_envs": 32,
-        "num_steps": 64,
-        "num_minibatches": 8,
-        "num_epochs": 10,
-        "learning_rate": 1e-3,
-        "gamma": 0.95,
-        "gae_lambda": 0.95,
-        "entropy_coefficient": 0.0,
-        "hidden_sizes": (64, 64),
-    },
-}
-
-STEERABLE = (  # options that may change between updates
-    "learning_rate", "gamma", "gae_lambda", "clip", "entropy_coefficient", "value_coefficient", "max_grad_norm",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Hyperparameters:
-    """Options of PPO itself."""
-
-    num_envs: int = 256
-    """Number of worlds, all stepped together."""
-    num_steps: int = 32
-    """Control periods of each world between two updates."""
-    num_minibatches: int = 8
-    """Number of minibatches per batch. Each holds whole worlds, so it must divide num_envs."""
-    num_epochs: int = 4
-    """Passes over each batch."""
-    learning_rate: float = 1e-3
-    """Learning rate of Adam at the start."""
-    anneal_learning_rate: bool = True
-    """Decrease the learning rate linearly to 0 over the run."""
-    gamma: float = 0.995
-    """Discount per control period."""
-    gae_lambda: float = 0.97
-    """Decay of the advantage estimate (lambda of GAE)."""
-    clip: float = 0.2
-    """Clip range of PPO: the ratio of new to old probability counts only from 1 - clip to 1 + clip."""
-    entropy_coefficient: float = 0.001
-    """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
-    """Weight of the critic's loss."""
-    max_grad_norm: float = 0.5
-    """Largest global norm of the gradients; larger ones are scaled down to it."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Units of each hidden layer, in the actor and in the critic."""
-    shared_trunk: bool = False
-    """Let the critic share the actor's hidden layers."""
-    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
-    """Activation of the hidden layers."""
-    accumulate: int = 1
-    """Parts that each minibatch is computed in, one after the other, to save memory. The update stays the same."""
-    precision: Literal["f32", "bf16"] = "f32"
-    """What networks compute in. Weights, losses and the optimiser stay in f32."""
-    normalize_obs: bool = True
-    """Normalise observations by their running mean and standard deviation."""
-    initial_log_std: float = -0.7
-    """Logarithm of the actions' standard deviation at the start. Less noise keeps actions closer to the mean action."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate={self.accumulate} must be above 0")
-        self.worlds_on(1)
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes={self.hidden_sizes} must be above 0")
-
-    def worlds_on(self, num_devices: int) -> int:
-        """Return the number of worlds on each of so many devices. Raises ValueError if they do not divide."""
-        shares = {"devices": num_devices, "num_minibatches": self.num_minibatches, "accumulate": self.accumulate}
-        if self.num_envs % math.prod(shares.values()):
-            named = [f"{name}={count}" for name, count in shares.items() if count > 1]
-            product = f" = {math.prod(shares.values())}" if len(named) > 1 else ""
-            raise ValueError(f"num_envs={self.num_envs} must be a multiple of {' x '.join(named)}{product}")
-        return self.num_envs // num_devices
-
-
-class Runner(struct.PyTreeNode):
-    """Everything that training carries from one update to the next. A checkpoint holds all of it."""
-
-    params: dict[str, Any]  # weights, `actor` and `critic`
-    opt_state: Any
-    moments: RunningMoments  # of observations
-    env_state: Any
-    obs: jax.Array  # (E, N, D)
-    key: jax.Array
-    update: jax.Array  # () int32, updates done
-
-
-class Batch(struct.PyTreeNode):
-    """Samples to learn from: obs (E, T, N, D), action (E, T, N, ...), all others (E, T, N)."""
-
-    obs: jax.Array
-    action: jax.Array
-    log_prob: jax.Array
-    value: jax.Array
-    advantage: jax.Array
-    target: jax.Array
-    mask: jax.Array
+from trainers.learn.metrics import rollout_metrics
+from trainers.learn.normalize import init_moments, normalize, standardize, unstandardize, update_moments
+from trainers.learn.rollout import Choice, Scene, Transitions, collect
+from trainers.learn.spread import Spread
+from trainers.learn.steering import Steered, steer
+from trainers.networks.actor_critic import NO_MEMORY, ActorCritic
+from trainers.networks.layers import Body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +54,8 @@ class PPO:
     With several devices, `env` holds the worlds of one. The state of the worlds then has a leading axis of devices.
     """
 
-    WORLDS: ClassVar[tuple[str, ...]] = ("env_state", "obs")  # what of the state belongs to the worlds of a device
+    # What of the state belongs to the worlds of a device.
+    WORLDS: ClassVar[tuple[str, ...]] = ("env_state", "obs", "memory")
 
     config: Hyperparameters
     env: BatchedEnv
@@ -188,15 +65,22 @@ class PPO:
     num_updates: int  # of the whole run; the learning rate reaches 0 after as many
     mesh: Mesh | None = None  # of the devices, with one axis; None for one device
 
+    def __post_init__(self) -> None:
+        if self.config.critic != "local" and not hasattr(self.env, "critic_input"):
+            raise ValueError(
+                f"critic={self.config.critic!r} needs an environment that has `critic_input`, and "
+                f"{type(self.env).__name__} has none"
+            )
+
+    @property
+    def spread(self) -> Spread:
+        """How the runner lies on the devices."""
+        return Spread(self.mesh, self.config.num_envs, self.WORLDS)
+
     @property
     def axis(self) -> str | None:
         """The name of the axis of the devices, None for one device."""
-        return None if self.mesh is None else self.mesh.axis_names[0]
-
-    @property
-    def num_devices(self) -> int:
-        """The number of devices."""
-        return 1 if self.mesh is None else self.mesh.size
+        return self.spread.axis
 
     @property
     def steps_per_update(self) -> int:
@@ -204,20 +88,16 @@ class PPO:
         return self.config.num_envs * self.num_agents * self.config.num_steps
 
     @property
-    def actor(self) -> Actor:
+    def networks(self) -> ActorCritic:
+        """What chooses actions and what judges them."""
         config = self.config
+        body = Body(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Body)})
         initial_log_std = config.initial_log_std if self.actions.has_scale else None
-        return Actor(config.hidden_sizes, self.actions.outputs, initial_log_std, config.activation, self.dtype)
-
-    @property
-    def critic(self) -> Critic:
-        hidden_sizes = () if self.config.shared_trunk else self.config.hidden_sizes
-        return Critic(hidden_sizes, self.config.activation, self.dtype)
-
-    @property
-    def dtype(self) -> Any:
-        """What networks compute in, None for the type of their inputs."""
-        return jnp.bfloat16 if self.config.precision == "bf16" else None
+        agents = self.num_agents if config.sharing == "independent" else 0
+        return ActorCritic(
+            body, self.actions.outputs, initial_log_std, config.deviation, config.critic, config.shared_trunk, agents,
+            jnp.bfloat16 if config.precision == "bf16" else None,
+        )  # fmt: skip
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -232,10 +112,9 @@ class PPO:
         """Return a runner before its first update. inputs: see `update`."""
         env_params = inputs.env_params if isinstance(inputs, Steered) else inputs
         k_actor, k_critic, k_env, k_run = jax.random.split(key, 4)
-        obs, env_state = self.begin(k_env, env_params)
-        one = obs[0] if self.mesh is None else obs[0, 0]
-        params = {"actor": self.actor.init(k_actor, one)}
-        params["critic"] = self.critic.init(k_critic, self.seen(params, one))
+        obs, env_state, more = self.spread.begin(self.begin, k_env, env_params)
+        first = (0,) * (obs.ndim - 2)  # a world
+        params = self.networks.init(k_actor, k_critic, *jax.tree.map(lambda x: x[first], (obs, more)))
         return Runner(
             params=params,
             opt_state=self.optimizer.init(params),
@@ -244,28 +123,25 @@ class PPO:
             obs=obs,
             key=k_run,
             update=jnp.int32(0),
+            memory=self.networks.begin(obs.shape[:-1]),
+            critic_moments=None if more is None else init_moments(more.shape[-1]),
+            value_moments=init_moments(1) if self.config.normalize_value else None,
         )
 
-    def begin(self, key: jax.Array, env_params: Any) -> tuple[jax.Array, Any]:
-        """Begin the worlds of all devices. Returns their observations and state."""
-        if self.mesh is None:
-            return self.env.reset(key, env_params)
-        keys = jax.random.split(key, self.num_devices)
-        per_world = jax.tree.map(self.is_per_world, env_params)
-        params = jax.tree.map(
-            lambda x, own: x.reshape(len(keys), -1, *x.shape[1:]) if own else x, env_params, per_world
-        )
-        return jax.vmap(self.env.reset, (0, jax.tree.map(lambda own: 0 if own else None, per_world)))(keys, params)
+    def begin(self, key: jax.Array, env_params: Any) -> tuple[jax.Array, Any, jax.Array | None]:
+        """Begin the worlds of one device. Returns observations, state, and what else the critic sees."""
+        obs, env_state = self.env.reset(key, env_params)
+        return obs, env_state, self.critic_input(env_state, env_params)
 
-    def is_per_world(self, param: jax.Array) -> bool:
-        """Whether a parameter has a value for each world, rather than one for all."""
-        return jnp.ndim(param) > 0 and len(param) == self.config.num_envs
+    def critic_input(self, env_state: Any, env_params: Any) -> jax.Array | None:
+        """Return what the critic sees beside the observations, (E, N, K), or None."""
+        if self.config.critic == "local":
+            return None
+        return self.env.critic_input(env_state, env_params)  # type: ignore[attr-defined]
 
     def specs(self, runner: Runner) -> Runner:
-        """Return how a runner is spread over the devices: each has its own worlds, and all else whole."""
-        whole = jax.tree.map(lambda _: P(), runner)
-        own = {name: jax.tree.map(lambda _: P(self.axis), getattr(runner, name)) for name in self.WORLDS}
-        return whole.replace(**own)
+        """Return how a runner is spread over the devices."""
+        return self.spread.specs(runner)
 
     @partial(jax.jit, static_argnums=0, donate_argnums=1)
     def update(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
@@ -273,37 +149,12 @@ class PPO:
 
         inputs: the parameters of the environment, or `Steered`, which sets options among STEERABLE, too.
         """
-        if self.mesh is None:
-            return self.update_share(runner, inputs)
-        runners = self.specs(runner)
-        spread = jax.tree.map(lambda x: P(self.axis) if self.is_per_world(x) else P(), inputs)
-        share = jax.shard_map(
-            self.update_one_of_many,
-            mesh=self.mesh,
-            in_specs=(runners, spread),
-            out_specs=(runners, P()),
-            check_vma=False,  # the gradient of a sum over devices is then the sum of gradients, see `gradients`
-        )
-        runner, metrics = share(runner, inputs)
-        if jax.process_count() > 1:  # so that the first process can save the worlds of all
-            runner = jax.lax.with_sharding_constraint(runner, NamedSharding(self.mesh, P()))
-        return runner, metrics
-
-    def update_one_of_many(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
-        """Do the share of one device in an update. Its worlds have a leading axis of 1."""
-        env_state, obs = jax.tree.map(lambda x: x[0], (runner.env_state, runner.obs))
-        runner, metrics = self.update_share(runner.replace(env_state=env_state, obs=obs), inputs)
-        env_state, obs = jax.tree.map(lambda x: x[None], (runner.env_state, runner.obs))
-        return runner.replace(env_state=env_state, obs=obs), metrics
+        return self.spread.update(self.update_share, runner, inputs)
 
     def update_share(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
         """Update with the worlds of one device, and with the options that the inputs set."""
-        if not isinstance(inputs, Steered):
-            return self._update(runner, inputs)
-        config = copy.copy(self.config)
-        for name, value in inputs.options.items():
-            object.__setattr__(config, name, value)  # traced, so the checks of the options cannot run again
-        return dataclasses.replace(self, config=config)._update(runner, inputs.env_params)
+        steered, env_params = steer(self, inputs)
+        return steered._update(runner, env_params)
 
     def _update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)
@@ -311,24 +162,24 @@ class PPO:
             k_rollout, k_epochs = (
                 jax.random.fold_in(key, jax.lax.axis_index(self.axis)) for key in (k_rollout, k_epochs)
             )
-        env_state, obs, steps = collect(
-            k_rollout, self.env, env_params, runner.env_state, runner.obs, self.config.num_steps,
-            partial(self.act, runner.params, runner.moments), partial(self.value, runner.params, runner.moments),
-        )  # fmt: skip
-        batch = self.prepare(runner, steps, obs)
+        scene, steps, batch = self.gather(runner, env_params, k_rollout)
+        value_moments = self.observe(runner.value_moments, batch.target[..., None], batch.mask)
         (params, opt_state), losses = jax.lax.scan(
-            partial(self.epoch, batch),
+            partial(self.epoch, batch.replace(target=standardize(value_moments, batch.target))),
             (runner.params, runner.opt_state),
             jax.random.split(k_epochs, self.config.num_epochs),
         )
         runner = Runner(
             params=params,
             opt_state=opt_state,
-            moments=self.observe(runner.moments, steps),
-            env_state=env_state,
-            obs=obs,
+            moments=self.observe(runner.moments, steps.obs if self.config.normalize_obs else None, steps.acted),
+            env_state=scene.env_state,
+            obs=scene.obs,
             key=k_next,
             update=runner.update + 1,
+            memory=scene.memory,
+            critic_moments=self.observe(runner.critic_moments, steps.critic_input, steps.acted),
+            value_moments=value_moments,
         )
         return runner, rollout_metrics(steps, self.axis) | {
             **jax.tree.map(jnp.mean, losses),
@@ -336,125 +187,125 @@ class PPO:
             "loss/weight_norm": optax.tree.norm(params),
         }
 
-    def act(self, params: dict, moments: RunningMoments, key: jax.Array, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Sample actions (..., A) for obs (..., D). Returns them and their log probabilities (...,)."""
-        described, _ = self.actor.apply(params["actor"], normalize(moments, obs))
+    def gather(self, runner: Runner, env_params: Any, key: jax.Array) -> tuple[Scene, Transitions, Batch]:
+        """Collect a rollout. Returns where it ended, its steps, and what can be learnt from it."""
+        scene, steps, memories = collect(
+            key, self.env, env_params, Scene(runner.env_state, runner.obs, runner.memory), self.config.num_steps,
+            partial(self.act, runner), partial(self.value, runner), self.critic_input, self.config.cuts.every,
+        )  # fmt: skip
+        last_input = self.critic_input(scene.env_state, env_params)
+        return scene, steps, self.prepare(runner, steps, scene, last_input, memories)
+
+    def act(self, runner: Runner, key: jax.Array, obs: jax.Array, memory: Any = NO_MEMORY) -> Choice:
+        """Sample actions for obs (..., D)."""
+        obs, value = normalize(runner.moments, obs), None
+        if self.networks.critic_remembers:  # so it must see every step
+            described, value, memory = self.networks(runner.params, obs, None, memory)
+            value = unstandardize(runner.value_moments, value)
+        else:
+            described, _, acted = self.networks.act(runner.params, obs, memory[0])
+            memory = acted, memory[1]
         action = self.actions.sample(key, described)
-        return action, self.actions.log_prob(action, described)
+        return Choice(action, self.actions.executed(action), self.actions.log_prob(action, described), value, memory)
 
-    def value(self, params: dict, moments: RunningMoments, obs: jax.Array) -> jax.Array:
-        """Return the critic's estimate of the discounted return."""
-        return self.criticise(params, normalize(moments, obs))
+    def value(
+        self, runner: Runner, obs: jax.Array, more: jax.Array | None = None, memory: Any = NO_MEMORY
+    ) -> jax.Array:
+        """Return the critic's estimate of the discounted return. more: what it sees beside the observations."""
+        obs, more = normalize(runner.moments, obs), self.see(runner, more)
+        return unstandardize(runner.value_moments, self.networks.value(runner.params, obs, more, memory))
 
-    def criticise(self, params: dict, obs: jax.Array) -> jax.Array:
-        """Return the value of normalised observations."""
-        return self.critic.apply(params["critic"], self.seen(params, obs))
+    def see(self, runner: Runner, more: jax.Array | None) -> jax.Array | None:
+        """Normalise what the critic sees beside the observations, but for the mark of agents that are in the world."""
+        if more is None or runner.critic_moments is None:
+            return None
+        seen = normalize(runner.critic_moments, more)
+        return seen.at[..., -1].set(more[..., -1]) if self.config.critic == "central" else seen
 
-    def seen(self, params: dict, obs: jax.Array) -> jax.Array:
-        """Return what the critic sees: the observations, or the hidden layer of the actor with a shared trunk."""
-        return self.actor.apply(params["actor"], obs)[1] if self.config.shared_trunk else obs
+    def observe(self, moments: Any, seen: jax.Array | None, mask: jax.Array) -> Any:
+        """Update statistics, if there are any, with what was seen in a rollout, if anything. The next rollout uses them."""
+        return moments if moments is None or seen is None else update_moments(moments, seen, mask, self.axis)
 
-    def observe(self, moments: RunningMoments, steps: Transitions) -> RunningMoments:
-        """Update the observation statistics with a rollout. The next rollout uses them."""
-        return update_moments(moments, steps.obs, steps.acted, self.axis) if self.config.normalize_obs else moments
-
-    def prepare(self, runner: Runner, steps: Transitions, last_obs: jax.Array) -> Batch:
+    def prepare(
+        self, runner: Runner, steps: Transitions, scene: Scene, last_input: jax.Array | None, memories: Any
+    ) -> Batch:
         """Compute the advantages and value targets of a rollout. Worlds are the first axis of the batch."""
-        obs = normalize(runner.moments, jnp.concatenate([steps.obs, last_obs[None]]))
-        value = self.criticise(runner.params, obs)
+        obs = normalize(runner.moments, jnp.concatenate([steps.obs, scene.obs[None]]))
+        more = jax.tree.map(lambda x, last: jnp.concatenate([x, last[None]]), steps.critic_input, last_input)
+        more = self.see(runner, more)
+        if steps.value is None:
+            value = unstandardize(runner.value_moments, self.networks.value(runner.params, obs, more))
+        else:
+            value = jnp.concatenate([steps.value, self.value(runner, scene.obs, None, scene.memory)[None]])
         next_value = jnp.where(steps.truncated, steps.final_value, value[1:])
         advantage, target = gae(
             steps.reward, value[:-1], next_value, steps.terminated, steps.done,
             discount=self.config.gamma, lam=self.config.gae_lambda,
         )  # fmt: skip
-        batch = Batch(obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.acted)
+        goes_on = steps.goes_on if self.networks.body.remembers else None
+        batch = Batch(
+            obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.acted,
+            None if more is None else more[:-1], goes_on, memories,
+        )  # fmt: skip
         return jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
 
     def epoch(self, batch: Batch, learner: tuple, key: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
         """Pass over the batch once, in minibatches of randomly chosen worlds."""
-        worlds = jnp.arange(self.config.num_envs // self.num_devices, dtype=jnp.int32)
+        worlds = jnp.arange(self.config.worlds_on(self.spread.num_devices), dtype=jnp.int32)
         order = jax.random.permutation(key, worlds).reshape(self.config.num_minibatches, -1)
         return jax.lax.scan(partial(self.descend, batch), learner, order)
 
     def descend(self, batch: Batch, learner: tuple, worlds: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
         """Take one gradient step on some worlds of the batch."""
         params, opt_state = learner
-        samples = jax.tree.map(lambda x: x[worlds].reshape(-1, *x.shape[3:]), batch)
-        grads, metrics = self.gradients(params, samples)
+        grads, metrics = self.gradients(params, jax.tree.map(lambda x: x[worlds], batch))
         updates, opt_state = self.optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
-    def gradients(self, params: dict, samples: Batch) -> tuple[dict, dict[str, jax.Array]]:
+    def gradients(self, params: dict, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
         """Return the gradients of the loss over a minibatch, and its metrics. The same on all devices.
 
         Each device differentiates the loss over all of them, so the mean of what they get is the gradient.
         """
         if self.config.accumulate == 1:
-            grads, metrics = jax.grad(self.loss, has_aux=True)(params, samples)
-        else:
-            grads, metrics = self.gradients_in_parts(params, samples)
+            grads, metrics = jax.grad(self.loss, has_aux=True)(params, batch)
+        else:  # each part counts by its share of the samples
+            batch = batch.replace(advantage=self.standardize(batch.advantage, batch.mask))
+            parts = jax.tree.map(lambda x: x.reshape(self.config.accumulate, -1, *x.shape[1:]), batch)
+            counts = over_devices(jnp.sum(parts.mask, axis=(1, 2, 3), dtype=jnp.int32), self.axis)
+            loss = partial(self.loss, standardized=True)
+            grads, metrics = weighted_gradients(loss, params, parts, counts / jnp.maximum(jnp.sum(counts), 1))
         return mean_over_devices(grads, self.axis), metrics
 
-    def gradients_in_parts(self, params: dict, samples: Batch) -> tuple[dict, dict[str, jax.Array]]:
-        """Do as `jax.grad` of the loss, in parts. Each counts by its share of the samples."""
-        advantage = masked_standardize(samples.advantage, samples.mask, self.axis)
-        parts = jax.tree.map(
-            lambda x: x.reshape(self.config.accumulate, -1, *x.shape[1:]), samples.replace(advantage=advantage)
-        )
-        counts = over_devices(jnp.sum(parts.mask, axis=1, dtype=jnp.int32), self.axis)
+    def standardize(self, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+        """Standardise advantages over a minibatch: over all agents together, or with independent ones over each alone."""
+        scale = partial(masked_standardize, axis=self.axis)
+        return jax.vmap(scale, -1, -1)(advantage, mask) if self.networks.agents else scale(advantage, mask)
 
-        def add(total, part_and_count):
-            part, count = part_and_count
-            share = count / jnp.maximum(jnp.sum(counts), 1)
-            found = jax.grad(partial(self.loss, standardized=True), has_aux=True)(params, part)
-            return jax.tree.map(lambda so_far, new: so_far + share * new, total, found), None
+    def arrange(self, params: dict, batch: Batch) -> Batch:
+        """Return a minibatch as networks take it: samples (S, ...) if each is judged alone, else sequences
+        (length, S, N, ...) with the memory before each, (S, N, ...)."""
+        networks, cuts = self.networks, self.config.cuts
+        if not (networks.body.remembers or networks.agents or self.config.critic == "central"):
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), batch)
 
-        first = jax.tree.map(lambda x: x[0], parts)
-        zero = jax.tree.map(jnp.zeros_like, (params, jax.eval_shape(self.loss, params, first)[1]))
-        return jax.lax.scan(add, zero, (parts, counts))[0]
+        def renew(steps: Batch, memory: Any) -> Any:
+            return networks(jax.lax.stop_gradient(params), steps.obs, steps.critic_input, memory, steps.goes_on)[-1]
+
+        steps = batch.replace(memory=NO_MEMORY)
+        return cuts.cut(steps).replace(memory=cuts.memory_before(batch.memory, steps, renew))
 
     def loss(self, params: dict, batch: Batch, standardized: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return PPO's loss over a minibatch, and its metrics. standardized: whether its advantages already are."""
+        batch = self.arrange(params, batch)
         config, mask, axis = self.config, batch.mask, self.axis
-        described, hidden = self.actor.apply(params["actor"], batch.obs)
+        described, value, _ = self.networks(params, batch.obs, batch.critic_input, batch.memory, batch.goes_on)
         log_prob = self.actions.log_prob(batch.action, described)
-        advantage = batch.advantage if standardized else masked_standardize(batch.advantage, mask, axis)
+        advantage = batch.advantage if standardized else self.standardize(batch.advantage, mask)
         policy, metrics = clipped_policy_loss(log_prob, batch.log_prob, advantage, mask, config.clip, axis)
-        value = self.critic.apply(params["critic"], hidden if config.shared_trunk else batch.obs)
         critic = value_loss(value, batch.target, mask, axis)
         entropy = self.actions.entropy(described)
         entropy = masked_mean(entropy, mask, axis) if entropy.ndim else entropy
         total = policy + config.value_coefficient * critic - config.entropy_coefficient * entropy
         names = {"policy": policy, "value": critic, "entropy": entropy, **metrics}
         return total, {f"loss/{name}": value for name, value in names.items()}
-
-
-def rollout_metrics(steps: Transitions, axis: str | None = None) -> dict[str, jax.Array]:
-    """Return means over a rollout, without idle lanes. Those of `env/` are there if the environment reports them.
-
-    `env/goal_reached_rate` is the share of agents that reached their first goal in a world before the time limit. Later
-    goals would bias it, because an agent has less time left for them. `env/episodes` is how many agents that is over, and
-    `train/episodes` how many episodes ended. Lanes that the environment does not count are left out.
-    """
-    if "counted" in steps.info:
-        counted = steps.info["counted"]
-        steps = steps.replace(
-            acted=steps.acted & counted, terminated=steps.terminated & counted, truncated=steps.truncated & counted
-        )
-    done, info = steps.done, steps.info
-    mean = masked_mean(steps.reward, steps.acted, axis)
-    metrics = {
-        "train/reward_mean": mean,
-        "train/reward_std": jnp.sqrt(masked_mean(jnp.square(steps.reward - mean), steps.acted, axis)),
-        "train/episode_length": masked_mean(info["episode_length"].astype(jnp.float32), done, axis),
-        "train/episode_return": masked_mean(info["episode_return"], done, axis),
-        "train/episodes": over_devices(jnp.sum(done, dtype=jnp.int32), axis),
-        "train/active_share": mean_over_devices(jnp.mean(steps.acted.astype(jnp.float32)), axis),
-    }
-    if "success" in info:
-        first = done & (info["goals_reached"] == info["success"])
-        metrics["env/goal_reached_rate"] = masked_mean(info["success"].astype(jnp.float32), first, axis)
-        metrics["env/episodes"] = over_devices(jnp.sum(first, dtype=jnp.int32), axis)
-    if "collision" in info:
-        metrics["env/collision_rate"] = masked_mean(info["collision"].astype(jnp.float32), steps.acted, axis)
-    return metrics

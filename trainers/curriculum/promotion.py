@@ -14,9 +14,10 @@ import numpy as np
 from entropy_env import vector
 from entropy_env.env import Swarm
 from entropy_env.scenarios.stages import Stages
-from entropy_env.types import SwarmParams, cast_params
+from entropy_env.types import OnGoal, SwarmParams, cast_params
 from trainers.curriculum.stages import Limits, Plan, scenario_of
 from trainers.curriculum.worlds import StagedParams, StagedWorlds
+from trainers.envs.views import view_of
 from trainers.learn.steering import Steered
 from trainers.run.hooks import Moment
 from trainers.run.stopping import RETURN, SUCCESS, RecentMean
@@ -33,16 +34,18 @@ class Course:
     num_envs: int
     defaults: Mapping[str, float]  # the learner's options, where a stage sets nothing
     share: int  # worlds on each device
+    on_goal: OnGoal = "respawn"
+    critic: str = "local"  # see `trainers.envs.views`
 
     @cached_property
     def worlds(self) -> StagedWorlds:
         """The worlds of a device, with the families of all stages in one program."""
         stages = self.plan.stages
         env = Swarm(
-            dataclasses.replace(stages[0].task.spec, on_goal="respawn"),
+            dataclasses.replace(stages[0].task.spec, on_goal=self.on_goal),
             Stages(stages=tuple(scenario_of(stage.task) for stage in stages)),
         )
-        return StagedWorlds(vector.batch(env, self.share, stagger=True))
+        return StagedWorlds(vector.batch(env, self.share, stagger=True, critic=view_of(self.critic, env)))
 
     def inputs(self, number: int) -> Steered:
         """Return the inputs of the learner in a stage, from 1. They have the same shapes in all stages."""
@@ -59,7 +62,7 @@ class Course:
 
     def _params(self, assigned: np.ndarray) -> SwarmParams:
         """Return the parameters of worlds in these stages (E,). Numbers that no stage changes are scalars."""
-        resolved = [cast_params(stage.task.resolve(on_goal="respawn")[1], np.asarray) for stage in self.plan.stages]
+        resolved = [cast_params(stage.task.resolve(on_goal=self.on_goal)[1], np.asarray) for stage in self.plan.stages]
 
         def per_world(*values: np.ndarray) -> jax.Array:
             table = np.stack(values)

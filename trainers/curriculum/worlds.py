@@ -47,6 +47,10 @@ class StagedWorlds:
         obs, swarm = self.worlds.reset(key, params.swarm)
         return obs, StagedState(swarm, jnp.asarray(params.swarm.difficulty))
 
+    def critic_input(self, state: StagedState, params: StagedParams) -> jax.Array:
+        """See `VectorSwarm`."""
+        return self.worlds.critic_input(state.swarm, params.swarm)
+
     def step(self, key: jax.Array, state: StagedState, action: jax.Array, params: StagedParams) -> tuple:
         """Step every world, see `VectorSwarm.step`."""
         k_step, k_new = jax.random.split(key)

@@ -32,7 +32,20 @@ class BatchedEnv(Protocol):
         - `episode_return` (E, N) float32 and `episode_length` (E, N) int32, valid where terminated or truncated.
 
         A learner also reports `success` (E, N) bool with `goals_reached` (E, N) int32, and `collision` (E, N) bool, if they
-        are there.
+        are there. What agents remember ends in worlds of `over` (E,) bool, if it is there, besides where an episode does.
+        """
+
+
+class CriticEnv(BatchedEnv, Protocol):
+    """A batched environment that shows a critic more than the observations. No policy sees it.
+
+    `info` of a step has `final_critic_input` (E, N, K) float32, before any reset, valid where truncated.
+    """
+
+    def critic_input(self, state: Any, params: Any) -> jax.Array:
+        """Return what a critic sees beside the observations, (E, N, K) float32.
+
+        For a central critic it is a row for each agent, whose last number is 1 for agents in the world and 0 for others.
         """
 
 

@@ -92,7 +92,7 @@ def first_episodes(
     k_reset, k_steps = jax.random.split(key)
     obs, state = env.reset(k_reset, params)
     lanes = obs.shape[:2]
-    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes[0], *x.shape)), policy.begin(lanes[1]))
+    fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes[0], *x.shape)), policy.begin(lanes[1]))
     act = jax.vmap(policy.act)
 
     def going(carry):
@@ -104,11 +104,18 @@ def first_episodes(
         mode, new_memory = act(obs, memory)
         sample, _ = act(obs, memory, jax.random.split(k_act, lanes[0]))
         obs, state, _, terminated, truncated, info = env.step(k_step, state, jnp.where(sampled, sample, mode), params)
+        goes_on = info["acted"] & ~(terminated | truncated)
+        new_memory = jax.tree.map(lambda new, old: _where(goes_on, new, old), new_memory, fresh)
         first = (terminated | truncated) & ~ended
         returns = jnp.where(first, info["episode_return"], returns)
         lengths = jnp.where(first, info["episode_length"], lengths)
         return clock + 1, obs, state, new_memory, returns, lengths, ended | first
 
     zero = jnp.zeros(lanes, jnp.float32)
-    start = jnp.int32(0), obs, state, memory, zero, zero.astype(jnp.int32), zero > 0
+    start = jnp.int32(0), obs, state, fresh, zero, zero.astype(jnp.int32), zero > 0
     return jax.lax.while_loop(going, step, start)[-3:]
+
+
+def _where(lanes: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """Take the new array (E, N, ...) where lanes (E, N) is set, the old one elsewhere."""
+    return jnp.where(lanes.reshape(*lanes.shape, *(1,) * (new.ndim - 2)), new, old)

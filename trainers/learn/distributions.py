@@ -1,7 +1,7 @@
 """Distributions of actions as pure functions, and the one that serves an action space.
 
-A network gives the numbers that describe a distribution: for a Gaussian a mean (..., A) and a log standard deviation (A,),
-for choices one logit per alternative (..., L).
+A network gives the numbers that describe a distribution: for a Gaussian a mean (..., A) and a log standard deviation (A,)
+or (..., A), for choices one logit per alternative (..., L).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+QUADRATURE = 8  # points of the entropy of a `TanhGaussian`
 
 
 class Distribution(Protocol):
@@ -31,6 +33,9 @@ class Distribution(Protocol):
 
     def mode(self, described: Any) -> jax.Array:
         """Return the likeliest actions."""
+
+    def executed(self, action: jax.Array) -> jax.Array:
+        """Return actions as an environment takes them."""
 
     def log_prob(self, action: jax.Array, described: Any) -> jax.Array:
         """Return the log probabilities (...,) of actions."""
@@ -57,11 +62,36 @@ class Gaussian:
     def mode(self, described: tuple[jax.Array, jax.Array]) -> jax.Array:
         return described[0]
 
+    def executed(self, action: jax.Array) -> jax.Array:
+        return action
+
     def log_prob(self, action: jax.Array, described: tuple[jax.Array, jax.Array]) -> jax.Array:
         return gaussian_log_prob(action, *described)
 
     def entropy(self, described: tuple[jax.Array, jax.Array]) -> jax.Array:
         return gaussian_entropy(described[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class TanhGaussian(Gaussian):
+    """Actions in (-1, 1), the hyperbolic tangents of a Gaussian's numbers (Haarnoja et al. 2018, appendix C).
+
+    Learners keep the numbers before the tangent, which lose nothing near -1 and 1. Probabilities are those of the actions.
+    """
+
+    def executed(self, action: jax.Array) -> jax.Array:
+        return jnp.tanh(action)
+
+    def log_prob(self, action: jax.Array, described: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return super().log_prob(action, described) - jnp.sum(log_tanh_slope(action), axis=-1)
+
+    def entropy(self, described: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Estimate the entropy by Gauss-Hermite quadrature. It is within 0.01 nats a number for deviations up to 1."""
+        mean, log_std = described
+        points, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE)
+        values = mean[..., None] + jnp.exp(log_std)[..., None] * jnp.asarray(points, jnp.float32)
+        slopes = log_tanh_slope(values) @ jnp.asarray(weights / np.sum(weights), jnp.float32)
+        return gaussian_entropy(log_std) + jnp.sum(slopes, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +110,9 @@ class Categorical:
 
     def mode(self, described: jax.Array) -> jax.Array:
         return jnp.argmax(described, axis=-1).astype(jnp.int32)
+
+    def executed(self, action: jax.Array) -> jax.Array:
+        return action
 
     def log_prob(self, action: jax.Array, described: jax.Array) -> jax.Array:
         return categorical_log_prob(action, described)
@@ -107,6 +140,9 @@ class MultiCategorical:
     def mode(self, described: jax.Array) -> jax.Array:
         return jnp.stack([jnp.argmax(x, axis=-1) for x in self._choices(described)], axis=-1).astype(jnp.int32)
 
+    def executed(self, action: jax.Array) -> jax.Array:
+        return action
+
     def log_prob(self, action: jax.Array, described: jax.Array) -> jax.Array:
         choices = enumerate(self._choices(described))
         return sum((categorical_log_prob(action[..., i], x) for i, x in choices), jnp.float32(0))
@@ -118,10 +154,13 @@ class MultiCategorical:
         return jnp.split(described, np.cumsum(self.counts)[:-1].tolist(), axis=-1)
 
 
-def distribution_of(space: Any) -> Distribution:
+GAUSSIANS = {"clipped": Gaussian, "tanh": TanhGaussian}
+
+
+def distribution_of(space: Any, gaussian: str = "clipped") -> Distribution:
     """Return the distribution that serves an action space of Gymnasium or gymnax.
 
-    A `Box` must have one axis. Raises ValueError naming the space and the ones served.
+    gaussian: the name of that of floats, a key of GAUSSIANS. A `Box` must have one axis. Raises ValueError naming the space and the ones served.
     """
     kinds = {base.__name__ for base in type(space).__mro__}
     if "MultiDiscrete" in kinds and np.ndim(space.nvec) == 1 and not np.any(getattr(space, "start", 0)):
@@ -129,7 +168,7 @@ def distribution_of(space: Any) -> Distribution:
     if "Discrete" in kinds and getattr(space, "start", 0) == 0:
         return Categorical(int(space.n))
     if "Box" in kinds and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return Gaussian(int(space.shape[0]))
+        return GAUSSIANS[gaussian](int(space.shape[0]))
     raise ValueError(
         f"no distribution serves the action space {space}: it must be a Discrete or MultiDiscrete that starts at 0, or a "
         "Box of floats with one axis"
@@ -143,14 +182,23 @@ def action_shape(actions: Distribution) -> jax.ShapeDtypeStruct:
 
 
 def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
-    """Return log probabilities (...,) of actions. action, mean: (..., A). log_std: (A,)."""
+    """Return log probabilities (...,) of actions. action, mean: (..., A). log_std: (A,) or (..., A)."""
     z = (action - mean) * jnp.exp(-log_std)
-    return -0.5 * jnp.sum(jnp.square(z), axis=-1) - jnp.sum(log_std) - 0.5 * math.log(2 * math.pi) * action.shape[-1]
+    return (
+        -0.5 * jnp.sum(jnp.square(z), axis=-1)
+        - jnp.sum(log_std, axis=-1)
+        - 0.5 * math.log(2 * math.pi) * action.shape[-1]
+    )
 
 
 def gaussian_entropy(log_std: jax.Array) -> jax.Array:
-    """Return the entropy, (), in nats. log_std: (A,)."""
-    return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e))
+    """Return the entropy, () or (...,), in nats. log_std: (A,) or (..., A)."""
+    return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+
+def log_tanh_slope(x: jax.Array) -> jax.Array:
+    """Return the logarithm of the derivative of tanh at x, in a form that is stable for large x."""
+    return 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))
 
 
 def categorical_log_prob(choice: jax.Array, logits: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ Arrays may be spread over devices. Then `axis` names the axis of the devices, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,3 +68,19 @@ def explained_variance(value: jax.Array, target: jax.Array, mask: jax.Array, axi
     spread = masked_mean(jnp.square(target - masked_mean(target, mask, axis)), mask, axis)
     unexplained = masked_mean(jnp.square(residual - masked_mean(residual, mask, axis)), mask, axis)
     return 1 - unexplained / jnp.maximum(spread, 1e-8)
+
+
+def weighted_gradients(loss: Callable, params: Any, parts: Any, weights: jax.Array) -> tuple[Any, Any]:
+    """Do as `jax.grad` of a loss with metrics, one part of a batch after the other, to save memory.
+
+    parts: (P, ...) each. weights: (P,), what each part counts.
+    """
+
+    def add(total: Any, part_and_weight: tuple[Any, jax.Array]) -> tuple[Any, None]:
+        part, weight = part_and_weight
+        found = jax.grad(loss, has_aux=True)(params, part)
+        return jax.tree.map(lambda so_far, new: so_far + weight * new, total, found), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    zero = jax.tree.map(jnp.zeros_like, (params, jax.eval_shape(loss, params, first)[1]))
+    return jax.lax.scan(add, zero, (parts, weights))[0]

@@ -1,4 +1,4 @@
-"""Running mean and variance of observations."""
+"""Running mean and variance of observations and of returns."""
 
 from __future__ import annotations
 
@@ -49,3 +49,13 @@ def update_moments(
 def normalize(moments: RunningMoments, obs: jax.Array) -> jax.Array:
     """Scale observations (..., D) to standard deviations from the mean, and clip them."""
     return jnp.clip((obs - moments.mean) * jax.lax.rsqrt(moments.variance + 1e-8), -CLIP, CLIP)
+
+
+def standardize(moments: RunningMoments | None, x: jax.Array) -> jax.Array:
+    """Scale numbers (...,) to standard deviations from the mean. moments: of size 1, or None to change nothing."""
+    return x if moments is None else (x - moments.mean[0]) * jax.lax.rsqrt(moments.variance[0] + 1e-8)
+
+
+def unstandardize(moments: RunningMoments | None, x: jax.Array) -> jax.Array:
+    """Undo `standardize`."""
+    return x if moments is None else x * jnp.sqrt(moments.variance[0] + 1e-8) + moments.mean[0]

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from trainers.envs.contract import NEEDED, OPTIONAL, BatchedEnv
+
+
+class Scene(NamedTuple):
+    """Where E worlds with N lanes each stand, as an agent and its critic see it."""
+
+    env_state: Any
+    obs: jax.Array  # (E, N, D)
+    memory: Any  # (E, N, ...) each, of the episodes so far; no arrays for networks that remember nothing
+
+
+class Choice(NamedTuple):
+    """What networks make of observations (E, N, D)."""
+
+    action: jax.Array  # (E, N, A), or (E, N) for one choice
+    executed: jax.Array  # the same as the environment takes it
+    log_prob: jax.Array  # (E, N)
+    value: jax.Array | None  # (E, N), if the critic gives it now
+    memory: Any  # after the observations, (E, N, ...) each
 
 
 class Transitions(struct.PyTreeNode):
@@ -22,8 +40,11 @@ class Transitions(struct.PyTreeNode):
     terminated: jax.Array  # (T, E, N) bool
     truncated: jax.Array  # (T, E, N) bool
     acted: jax.Array  # (T, E, N) bool, the lane's agent took part in this step
+    goes_on: jax.Array  # (T, E, N) bool, it acted, and its episode did not end
     final_value: jax.Array  # (T, E, N) value of the last observation where truncated, else 0
     info: dict[str, jax.Array]  # (T, E, N) each, by the names in `info` that learners report
+    value: jax.Array | None = None  # (T, E, N), if the critic gives it in the rollout
+    critic_input: jax.Array | None = None  # (T, E, N, K), if the critic sees more than the observations
 
     @property
     def done(self) -> jax.Array:
@@ -35,30 +56,50 @@ REPORTED = *NEEDED[2:], *OPTIONAL  # of `info`
 
 
 def collect(
-    key: jax.Array, env: BatchedEnv, env_params: Any, env_state: Any, obs: jax.Array, num_steps: int,
-    act: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], value: Callable[[jax.Array], jax.Array],
-) -> tuple[Any, jax.Array, Transitions]:  # fmt: skip
-    """Step the worlds `num_steps` times.
+    key: jax.Array, env: BatchedEnv, env_params: Any, scene: Scene, num_steps: int,
+    act: Callable[[jax.Array, jax.Array, Any], Choice],
+    value: Callable[[jax.Array, jax.Array | None, Any], jax.Array],
+    critic_input: Callable[[Any, Any], jax.Array | None] | None = None, every: int | None = None,
+) -> tuple[Scene, Transitions, Any]:  # fmt: skip
+    """Step the worlds `num_steps` times. Returns the new scene, the transitions, and memories (T / every, E, N, ...).
 
-    act: maps a key and obs (E, N, D) to actions (E, N, ...) and their log probabilities (E, N). value: maps obs to values
-    (E, N); used only for the last observations of truncated episodes. Returns the new state, its obs and the transitions.
+    act: maps a key, obs (E, N, D) and memory to a `Choice`. value: maps obs, what else the critic sees, and memory to
+    values (E, N); used only for the last observations of truncated episodes, with the memory from before their end.
+    critic_input: returns (E, N, K) from state and parameters, where the critic sees more than observations.
+    every: the memory is returned from before each step whose number is a multiple of it, by default from the first alone.
+    What is remembered begins anew where an episode ends, and a lane that takes no part remembers nothing.
     """
 
-    def step(carry, key):
-        env_state, obs = carry
+    def step(scene: Scene, key: jax.Array) -> tuple[Scene, Transitions]:
         k_act, k_env = jax.random.split(key)
-        action, log_prob = act(k_act, obs)
-        next_obs, env_state, reward, terminated, truncated, info = env.step(k_env, env_state, action, env_params)
+        seen = None if critic_input is None else critic_input(scene.env_state, env_params)
+        choice = act(k_act, scene.obs, scene.memory)
+        obs, env_state, reward, terminated, truncated, info = env.step(
+            k_env, scene.env_state, choice.executed, env_params
+        )
         final_value = jax.lax.cond(
             jnp.any(truncated),
-            lambda final_obs: jnp.where(truncated, value(final_obs), 0.0),
-            lambda final_obs: jnp.zeros_like(reward),
-            info["final_obs"],
+            lambda *final: jnp.where(truncated, value(*final), 0.0),
+            lambda *final: jnp.zeros_like(reward),
+            info["final_obs"], None if seen is None else info["final_critic_input"], choice.memory,
+        )  # fmt: skip
+        goes_on = info["acted"] & ~(terminated | truncated)
+        if "over" in info:
+            goes_on &= ~info["over"][:, None]
+        memory = jax.tree.map(
+            lambda x: jnp.where(goes_on.reshape(*goes_on.shape, *(1,) * (x.ndim - 2)), x, 0.0), choice.memory
         )
         kept = {name: info[name] for name in (*REPORTED, "counted") if name in info}
-        return (env_state, next_obs), Transitions(
-            obs, action, log_prob, reward, terminated, truncated, info["acted"], final_value, kept
-        )
+        transition = Transitions(
+            scene.obs, choice.action, choice.log_prob, reward, terminated, truncated, info["acted"], goes_on,
+            final_value, kept, choice.value, seen,
+        )  # fmt: skip
+        return Scene(env_state, obs, memory), transition
 
-    (env_state, obs), transitions = jax.lax.scan(step, (env_state, obs), jax.random.split(key, num_steps))
-    return env_state, obs, transitions
+    def several(scene: Scene, keys: jax.Array) -> tuple[Scene, tuple[Transitions, Any]]:
+        after, transitions = jax.lax.scan(step, scene, keys)
+        return after, (transitions, scene.memory)
+
+    keys = jax.random.split(key, num_steps).reshape(-1, every or num_steps)
+    scene, (transitions, memories) = jax.lax.scan(several, scene, keys)
+    return scene, jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), transitions), memories

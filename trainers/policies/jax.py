@@ -1,4 +1,4 @@
-"""Feed-forward policies in JAX."""
+"""Policies in JAX that are trained here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 from flax import struct
 
 from entropy_env.task import Task
-from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical
+from trainers.learn.distributions import GAUSSIANS, Categorical, Distribution, MultiCategorical
 from trainers.learn.normalize import RunningMoments, normalize
-from trainers.networks.mlp import ACTIVATIONS, Actor
+from trainers.networks.actor_critic import Actor, apply_actor
+from trainers.networks.layers import ACTIVATIONS, NETWORKS, Body
+from trainers.networks.recurrent import Memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,39 +27,70 @@ class ActorSpec:
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     choices: tuple[int, ...] = ()  # alternatives of each choice, none if actions are floats
+    network: str = "mlp"
+    cell_size: int = 64
+    head_sizes: tuple[int, ...] = ()
+    layer_norm: bool = False
+    deviation: str = "free"
+    action_distribution: str = "clipped"
+    agents: int = 0  # that have a network each; 0 for one that all share
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))  # JSON gives a list
-        object.__setattr__(self, "choices", tuple(self.choices))
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation={self.activation!r} must be one of {', '.join(ACTIVATIONS)}")
+        for name in ("hidden_sizes", "head_sizes", "choices"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
+        for name, known in (
+            ("activation", ACTIVATIONS), ("network", NETWORKS), ("action_distribution", GAUSSIANS),
+            ("deviation", ("free", "state")),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(known)}")
 
     @classmethod
-    def of(cls, obs_dim: int, actions: Distribution, hidden_sizes: tuple[int, ...], activation: str) -> Self:
-        """Describe the network whose head parametrises a distribution."""
+    def of(cls, obs_dim: int, actions: Distribution, **network: Any) -> Self:
+        """Describe the network whose head parametrises a distribution. network: fields of this class."""
         if isinstance(actions, Categorical):
-            return cls(obs_dim, 0, hidden_sizes, activation, (actions.count,))
+            return cls(obs_dim, 0, choices=(actions.count,), **network)
         if isinstance(actions, MultiCategorical):
-            return cls(obs_dim, len(actions.counts), hidden_sizes, activation, actions.counts)
-        return cls(obs_dim, actions.outputs, hidden_sizes, activation)
+            return cls(obs_dim, len(actions.counts), choices=actions.counts, **network)
+        kind = next(name for name, known in GAUSSIANS.items() if type(actions) is known)
+        return cls(obs_dim, actions.outputs, action_distribution=kind, **network)
 
     @property
     def actions(self) -> Distribution:
         """The distribution of the actions."""
         if not self.choices:
-            return Gaussian(self.action_dim)
+            return GAUSSIANS[self.action_distribution](self.action_dim)
         return MultiCategorical(self.choices) if self.action_dim else Categorical(*self.choices)
 
     @property
-    def network(self) -> Actor:
-        return Actor(self.hidden_sizes, self.actions.outputs, 0.0 if self.actions.has_scale else None, self.activation)
+    def body(self) -> Body:
+        """The layers of the network."""
+        return Body(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Body)})
+
+    @property
+    def network_of_one(self) -> Actor:
+        """The network, of each agent if they have one each."""
+        log_std = 0.0 if self.actions.has_scale else None
+        return Actor(self.body, self.actions.outputs, log_std, self.deviation)
+
+    def init(self, key: jax.Array) -> Any:
+        """Return new weights."""
+        lanes = (self.agents,) if self.agents else ()
+        obs, memory = jnp.zeros((*lanes, self.obs_dim), jnp.float32), self.body.begin(lanes)
+        init = self.network_of_one.init
+        return jax.vmap(init)(jax.random.split(key, self.agents), obs, memory) if lanes else init(key, obs, memory)
 
 
 class ActorPolicy(struct.PyTreeNode):
-    """A feed-forward policy (`trainers.policies.Policy`). It maps observations of any number of agents to actions.
+    """A policy (`trainers.policies.Policy`). It maps observations of any number of agents to actions.
 
     >>> policy = load_policy("runs/open")
     >>> actions = {agent: policy(obs) for agent, obs in observations.items()}
+
+    One that remembers, or has a network for each agent, is used as
+
+    >>> memory = policy.begin(num_agents)
+    >>> actions, memory = policy.act(obs, memory)
     """
 
     params: Any  # weights of the actor
@@ -76,27 +109,40 @@ class ActorPolicy(struct.PyTreeNode):
         They are the mean or likeliest actions, or with a key sampled ones.
 
         Returns a JAX array for JAX arrays, else a NumPy array, which the caller may change. Raises ValueError for obs of
-        another size.
+        another size, and for a policy that remembers.
         """
+        if self.spec.body.remembers:
+            raise ValueError(
+                "this policy remembers: call memory = policy.begin(num_agents), and policy.act(obs, memory)"
+            )
         if np.shape(obs)[-1:] != (self.obs_dim,):
             raise ValueError(f"obs has shape {np.shape(obs)}, this policy expects (..., {self.obs_dim})")
-        action = _act(self, obs, key)
+        if self.spec.agents:
+            self._check_agents(np.shape(obs)[-2] if np.ndim(obs) > 1 else 1)
+        action, _ = _act(self, obs, (), key)
         return action if isinstance(obs, jax.Array) else np.array(action)
 
-    def begin(self, num_agents: int) -> tuple[()]:
-        """See `Policy`."""
-        return ()
+    def begin(self, num_agents: int) -> Memory:
+        """See `Policy`. Raises ValueError if there is a network for each agent, of another number of them."""
+        self._check_agents(num_agents)
+        return self.spec.body.begin((num_agents,))
 
-    def act(self, obs: jax.Array, memory: tuple[()], key: jax.Array | None = None) -> tuple[jax.Array, tuple[()]]:
+    def act(self, obs: jax.Array, memory: Memory, key: jax.Array | None = None) -> tuple[jax.Array, Memory]:
         """See `Policy`."""
-        return _act(self, obs, key), memory
+        return _act(self, obs, memory, key)
+
+    def _check_agents(self, num_agents: int) -> None:
+        if self.spec.agents not in (0, num_agents):
+            raise ValueError(
+                f"this policy has a network for each of {self.spec.agents} agents (sharing=independent), and there are "
+                f"{num_agents}"
+            )
 
 
 @jax.jit
-def _act(policy: ActorPolicy, obs: jax.Array, key: jax.Array | None) -> jax.Array:
-    obs = normalize(policy.moments, jnp.asarray(obs, jnp.float32))
-    described: Any
-    described, _ = policy.spec.network.apply(policy.params, obs)
-    actions = policy.spec.actions
-    action = actions.mode(described) if key is None else actions.sample(key, described)
-    return jnp.clip(action, -1.0, 1.0) if actions.has_scale else action
+def _act(policy: ActorPolicy, obs: Any, memory: Memory, key: jax.Array | None) -> tuple[jax.Array, Memory]:
+    obs, spec = normalize(policy.moments, jnp.asarray(obs, jnp.float32)), policy.spec
+    described, _, memory = apply_actor(spec.network_of_one, spec.agents, policy.params, obs, memory)
+    action = spec.actions.mode(described) if key is None else spec.actions.sample(key, described)
+    action = spec.actions.executed(action)
+    return jnp.clip(action, -1.0, 1.0) if spec.actions.has_scale else action, memory

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from entropy_env.task import Task
 from trainers.learn.normalize import init_moments
@@ -45,9 +44,8 @@ def load_run(run_dir: str | os.PathLike[str], best: bool = False) -> ActorPolicy
         raise CheckpointError(f"{run_dir} holds a policy of {algorithm!r}; only those of {ALGORITHM!r} can be loaded")
     spec = _described(lambda values: ActorSpec(**values), metadata, "policy")
     task = _described(lambda values: values and Task.load(values), metadata, "env")
-    obs = jax.ShapeDtypeStruct((spec.obs_dim,), jnp.float32)
     like = {
-        "params": {"actor": jax.eval_shape(spec.network.init, jax.random.key(0), obs)},
+        "params": {"actor": jax.eval_shape(spec.init, jax.random.key(0))},
         "moments": init_moments(spec.obs_dim),
     }
     with warnings.catch_warnings(action="ignore"):  # the first load has already warned

@@ -45,6 +45,11 @@ from trainers.track.tracking import Tracking, check_installed
 
 ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU, "elu": th.nn.ELU, "silu": th.nn.SiLU}
 
+NATIVE = (  # options that must have their defaults
+    "distributed", "accumulate", "precision", "network", "head_sizes", "layer_norm", "deviation", "action_distribution",
+    "sequence_length", "burn_in", "critic", "normalize_value", "sharing",
+)  # fmt: skip
+
 
 class Trunk(BaseFeaturesExtractor):
     """Hidden layers that actor and critic share."""
@@ -65,7 +70,7 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         raise ValueError(
             "resume: runs of Stable-Baselines3 cannot be resumed, because their environments keep no state"
         )
-    native = {"devices": (None, 1), "distributed": (False,), "accumulate": (1,), "precision": ("f32",)}
+    native = {"devices": (None, 1)} | {name: (getattr(type(config), name),) for name in NATIVE}
     for name, values in native.items():
         if getattr(config, name) not in values:
             raise ValueError(
@@ -78,8 +83,8 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
     actor = ActorSpec.of(
         spaces.flatdim(worlds.observation_space),
         distribution_of(worlds.action_space),
-        config.hidden_sizes,
-        config.activation,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
     )
 
     def fresh(seed: int) -> HostedEpisodes:
@@ -200,7 +205,7 @@ def save_actor(model: PPO, folder: Path, metadata: dict[str, Any], keep: int) ->
 
 
 def actor_params(model: PPO) -> dict[str, Any]:
-    """Return the actor's weights as those of `trainers.networks.mlp.Actor`."""
+    """Return the actor's weights as those of `trainers.networks.actor_critic.Actor`."""
     policy: Any = model.policy
     hidden = (
         policy.features_extractor if isinstance(policy.features_extractor, Trunk) else policy.mlp_extractor.policy_net

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainers.algorithms.ppo import PPO, STEERABLE, Hyperparameters, Runner
+from trainers.algorithms.ppo import PPO, Runner
+from trainers.algorithms.ppo_options import STEERABLE, Hyperparameters
 from trainers.learn.advantages import gae
 from trainers.learn.distributions import Categorical, Distribution, Gaussian, MultiCategorical
 from trainers.learn.steering import Steered
@@ -81,7 +82,7 @@ def learn(
 
 
 def value_of(ppo: PPO, runner: Runner, obs: float) -> float:
-    return float(ppo.value(runner.params, runner.moments, jnp.array([obs])))
+    return float(ppo.value(runner, jnp.array([obs])))
 
 
 def test_the_critic_learns_the_value_of_a_constant() -> None:
@@ -102,7 +103,7 @@ def test_truncation_bootstraps_and_termination_does_not() -> None:
 
 def test_the_actor_finds_the_rewarded_action() -> None:
     ppo, runner, _ = learn(Probe(rewards_action=True))
-    (mean, _), _ = ppo.actor.apply(runner.params["actor"], jnp.zeros(1))
+    (mean, _), *_ = ppo.networks.act(runner.params, jnp.zeros(1))
     assert float(mean[0]) == pytest.approx(0.5, abs=0.1)
 
 
@@ -111,7 +112,7 @@ def test_the_actor_finds_the_rewarded_action() -> None:
 def test_the_actor_finds_the_rewarded_choices_at_each_step(actions: Distribution, shared_trunk: bool) -> None:
     ppo, runner, _ = learn(Probe(length=2, rewards_choices=True), actions=actions, shared_trunk=shared_trunk)
     for step in (0, 1):
-        described, _ = ppo.actor.apply(runner.params["actor"], jnp.full(1, step, jnp.float32))
+        described, *_ = ppo.networks.act(runner.params, jnp.full(1, step, jnp.float32))
         assert np.all(actions.mode(described) == step)
     assert value_of(ppo, runner, 1.0) == pytest.approx(1.0, abs=0.06)
     assert value_of(ppo, runner, 0.0) == pytest.approx(1.5, abs=0.09)
@@ -158,10 +159,10 @@ def test_gae_matches_a_sum_over_every_episode() -> None:
 def test_bf16_is_what_networks_compute_in_and_nothing_else() -> None:
     ppo = PPO(dataclasses.replace(PROBE, precision="bf16"), Probe(), 1, GAUSSIAN, AGENTS, 1)
     runner = ppo.init(jax.random.key(0), None)
-    used = str(jax.make_jaxpr(ppo.actor.apply)(runner.params["actor"], runner.obs))
+    used = str(jax.make_jaxpr(ppo.networks.act)(runner.params, runner.obs))
     assert "bf16" in used
     obs, whole = jnp.linspace(-1, 1, 50)[:, None], dataclasses.replace(ppo, config=PROBE)
-    near = ppo.value(runner.params, runner.moments, obs), whole.value(runner.params, runner.moments, obs)
+    near = ppo.value(runner, obs), whole.value(runner, obs)
     np.testing.assert_allclose(*near, atol=0.05)
     assert not np.array_equal(*near)
     runner, metrics = ppo.update(runner, None)

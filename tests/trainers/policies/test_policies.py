@@ -16,7 +16,7 @@ KEY = jax.random.key(7)
 
 def feed_forward():
     spec = ActorSpec(OBS_DIM, 2, hidden_sizes=(UNITS,))
-    weights = spec.network.init(jax.random.key(0), jnp.zeros(OBS_DIM))
+    weights = spec.init(jax.random.key(0))
     return ActorPolicy(weights, init_moments(OBS_DIM), spec)
 
 

@@ -1,0 +1,223 @@
+"""Memory, critics and sharing in PPO: what the learner recomputes is what the rollout computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.errands import Errands
+from helpers.worlds import Lanes
+
+from entropy_env import vector
+from entropy_env.env import Swarm
+from entropy_env.types import SwarmSpec
+from trainers.algorithms.ppo import PPO, Batch, Runner
+from trainers.algorithms.ppo_options import Hyperparameters
+from trainers.envs.views import Central
+from trainers.learn.distributions import GAUSSIANS, Categorical
+
+LANES, QUIET = 3, jnp.float32(0)
+BASE = Hyperparameters(
+    num_envs=8,
+    num_steps=12,
+    num_minibatches=2,
+    hidden_sizes=(16,),
+    cell_size=8,
+    anneal_learning_rate=False,
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mlp": {},
+    "mlp central": {"critic": "central", "head_sizes": (8,)},
+    "mlp independent": {"sharing": "independent", "shared_trunk": True},
+    "gru": {"network": "gru"},
+    "gru shared": {"network": "gru", "shared_trunk": True, "sequence_length": 4, "normalize_value": True},
+    "gru burn-in": {"network": "gru", "sequence_length": 6, "burn_in": 4, "layer_norm": True},
+    "gru central": {"network": "gru", "critic": "central", "sequence_length": 3, "deviation": "state"},
+    "gru privileged": {"network": "gru", "critic": "privileged", "action_distribution": "tanh"},
+    "gru independent": {"network": "gru", "sharing": "independent", "sequence_length": 6},
+    "gru independent central": {"network": "gru", "sharing": "independent", "critic": "central"},
+    "lstm": {"network": "lstm", "head_sizes": (8,), "sequence_length": 4, "burn_in": 4},
+    "lstm independent": {"network": "lstm", "sharing": "independent", "shared_trunk": True, "burn_in": 0},
+}
+
+
+QUICK = {"mlp central", "gru shared", "gru burn-in", "gru independent central", "lstm independent"}
+
+
+def make(choices: bool = False, env: dict[str, Any] | None = None, **options: Any) -> PPO:
+    config = dataclasses.replace(BASE, **options)
+    actions = Categorical(3) if choices else GAUSSIANS[config.action_distribution](2)
+    errands = Errands(config.num_envs, LANES, **(env or {}))
+    return PPO(config, errands, errands.obs_dim, actions, LANES, 10)
+
+
+def second_rollout(ppo: PPO) -> tuple[Runner, Batch]:
+    """A rollout that begins in the middle of episodes, with statistics that are not those of the beginning."""
+    runner = ppo.init(jax.random.key(0), QUIET)
+    gather = jax.jit(lambda runner, key: ppo.gather(runner, QUIET, key))
+    scene, *_ = gather(runner, jax.random.key(1))
+    moments = runner.moments.replace(mean=runner.moments.mean + 0.3, variance=2.0 * runner.moments.variance)
+    runner = runner.replace(**scene._asdict(), moments=moments)
+    return runner, gather(runner, jax.random.key(2))[-1]
+
+
+def recompute(ppo: PPO, runner: Runner, batch: Batch) -> tuple[Batch, jax.Array, jax.Array]:
+    """A minibatch as the learner sees it, and what its networks say of it now."""
+    worlds = jax.random.permutation(jax.random.key(2), ppo.config.num_envs)[: ppo.config.num_envs // 2]
+
+    def judge(params: Any, batch: Batch) -> tuple:
+        some = ppo.arrange(params, jax.tree.map(lambda x: x[worlds], batch))
+        described, value, _ = ppo.networks(params, some.obs, some.critic_input, some.memory, some.goes_on)
+        return some, ppo.actions.log_prob(some.action, described), value
+
+    return jax.jit(judge)(runner.params, batch)
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(QUICK), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(VARIANTS.keys() - QUICK))]
+)
+def test_the_learner_finds_the_probabilities_and_values_of_the_rollout(name: str) -> None:
+    ppo = make(**VARIANTS[name])
+    runner, batch = second_rollout(ppo)
+    some, log_prob, value = recompute(ppo, runner, batch)
+    ratio = np.exp(np.asarray(log_prob - some.log_prob))[np.asarray(some.mask)]
+    assert ratio.size > 100
+    np.testing.assert_allclose(ratio, 1, atol=1e-6)
+    if not ppo.config.normalize_value:
+        np.testing.assert_allclose(np.asarray(value)[some.mask], np.asarray(some.value)[some.mask], atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_goal", ["respawn", "terminate"])
+def test_the_learner_finds_the_probabilities_of_the_rollout_in_a_swarm(on_goal: Any) -> None:
+    env = Swarm(SwarmSpec(num_agents=4, on_goal=on_goal), Lanes())
+    worlds = vector.batch(env, BASE.num_envs, stagger=True, critic=Central(env))
+    config = dataclasses.replace(BASE, network="gru", critic="central", sequence_length=4, burn_in=2)
+    ppo, params = PPO(config, worlds, env.spec.obs_dim, GAUSSIANS["clipped"](2), 4, 10), env.make_params()
+    runner = ppo.init(jax.random.key(0), params)
+    _, steps, batch = jax.jit(lambda runner: ppo.gather(runner, params, jax.random.key(1)))(runner)
+    assert np.any(steps.terminated)
+    assert np.any(steps.truncated)
+    some, log_prob, _ = recompute(ppo, runner, batch)
+    np.testing.assert_allclose(np.exp(log_prob - some.log_prob)[np.asarray(some.mask)], 1, atol=1e-6)
+
+
+def test_a_memory_that_begins_one_step_late_is_found() -> None:
+    ppo = make(network="gru")
+    runner, batch = second_rollout(ppo)
+    late = batch.replace(goes_on=jnp.roll(batch.goes_on, 1, axis=1))
+    some, log_prob, _ = recompute(ppo, runner, late)
+    assert np.abs(np.exp(log_prob - some.log_prob) - 1)[np.asarray(some.mask)].max() > 1e-3
+
+
+@pytest.mark.parametrize("network", ["gru", "lstm"])
+def test_what_is_remembered_ends_with_an_episode_and_lanes_that_wait_remember_nothing(network: str) -> None:
+    ppo = make(network=network, num_steps=6, sequence_length=1)
+    runner = ppo.init(jax.random.key(0), QUIET)
+    scene, steps, batch = jax.jit(lambda runner: ppo.gather(runner, QUIET, jax.random.key(1)))(runner)
+    goes_on = np.asarray(steps.acted & ~steps.terminated & ~steps.truncated)
+    assert 0.2 < goes_on.mean() < 0.9
+    for stored, last in zip(jax.tree.leaves(batch.memory), jax.tree.leaves(scene.memory), strict=True):
+        after = np.concatenate([np.asarray(stored).swapaxes(0, 1)[1:], np.asarray(last)[None]])
+        assert np.all(after[~goes_on] == 0)
+        assert np.all(np.abs(after[goes_on]).max(axis=-1) > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncating(Errands):
+    """Every step is the last of an episode, and its last observation is ones."""
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
+        obs, state, reward, terminated, _, info = super().step(key, state, action, params)
+        return obs, state, reward, terminated & False, info["acted"], info | {"final_obs": jnp.ones_like(obs)}
+
+
+def test_the_value_of_a_last_observation_is_that_of_the_memory_before_the_reset() -> None:
+    ppo = dataclasses.replace(make(network="gru", num_steps=1), env=Truncating(BASE.num_envs, LANES))
+    runner = ppo.init(jax.random.key(0), QUIET)
+    memory = ppo.act(runner, jax.random.key(3), runner.obs, runner.memory).memory
+    _, steps, _ = jax.jit(lambda runner: ppo.gather(runner, QUIET, jax.random.key(1)))(runner)
+    value = ppo.value(runner, jnp.ones_like(runner.obs), None, memory)
+    np.testing.assert_allclose(steps.final_value[0], jnp.where(steps.acted[0], value, 0.0), atol=1e-6)
+    assert not np.allclose(value, ppo.value(runner, jnp.ones_like(runner.obs), None, runner.memory), atol=1e-3)
+
+
+def test_idle_lanes_teach_a_memory_nothing() -> None:
+    ppo, noisy = make(network="gru", shared_trunk=True, normalize_value=True), jnp.float32(100)
+    results = [ppo.update(ppo.init(jax.random.key(0), seen), seen)[0] for seen in (QUIET, noisy)]
+    jax.tree.map(np.testing.assert_array_equal, *(each.replace(obs=0, key=0) for each in results))
+
+
+@pytest.mark.parametrize(("critic", "env", "normalize_value", "known"), [
+    ("central", {}, False, True), ("central", {"misplaced": True}, False, False),
+    pytest.param("local", {}, False, False, marks=pytest.mark.slow),
+    pytest.param("privileged", {}, False, True, marks=pytest.mark.slow),
+    pytest.param("privileged", {"scale": 1000.0}, False, False, marks=pytest.mark.slow),
+    ("privileged", {"scale": 1000.0}, True, True),
+])  # fmt: skip
+def test_a_critic_learns_what_it_alone_sees_of_its_own_lane(
+    critic: str, env: dict[str, Any], normalize_value: bool, known: bool
+) -> None:
+    ppo = make(critic=critic, env=env, normalize_value=normalize_value, gamma=0.0, learning_rate=3e-3)
+    runner = ppo.init(jax.random.key(0), QUIET)
+    for _ in range(60):
+        runner, metrics = ppo.update(runner, QUIET)
+    assert (float(metrics["loss/explained_variance"]) > 0.9) == known
+
+
+def test_a_central_critic_does_not_mind_the_order_or_the_number_of_the_others() -> None:
+    ppo = make(critic="central")
+    runner = ppo.init(jax.random.key(0), QUIET)
+    obs, rows = jax.random.normal(jax.random.key(1), (5, 3)), jax.random.normal(jax.random.key(2), (5, 2))
+    rows = rows.at[:, -1].set(jnp.array([1, 1, 0, 1, 1]))
+    order = np.array([3, 0, 1, 4, 2])
+    value = ppo.networks.value(runner.params, obs, rows)
+    np.testing.assert_allclose(ppo.networks.value(runner.params, obs[order], rows[order]), value[order], atol=1e-6)
+    there = np.flatnonzero(rows[:, -1])
+    np.testing.assert_allclose(ppo.networks.value(runner.params, obs[there], rows[there]), value[there], atol=1e-6)
+    assert not np.allclose(ppo.networks.value(runner.params, obs[:2], rows[:2]), value[:2], atol=1e-3)
+
+
+def test_parts_of_a_minibatch_give_the_gradients_of_the_whole() -> None:
+    ppo = make(network="gru", sharing="independent", sequence_length=4)
+    runner, batch = second_rollout(ppo)
+    parts = dataclasses.replace(ppo, config=dataclasses.replace(ppo.config, accumulate=2))
+    found = [jax.jit(each.gradients)(runner.params, batch)[0] for each in (ppo, parts)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *found)
+
+
+def test_independent_agents_learn_from_their_own_lanes_alone() -> None:
+    ppo = make(network="gru", sharing="independent")
+    runner, batch = second_rollout(ppo)
+    changed = batch.replace(advantage=batch.advantage.at[..., 0].mul(-3.0), obs=batch.obs.at[..., 0, :].add(1.0))
+    one, other = (jax.jit(ppo.gradients)(runner.params, each)[0] for each in (batch, changed))
+    for a, b in zip(jax.tree.leaves(one["actor"]), jax.tree.leaves(other["actor"]), strict=True):
+        np.testing.assert_array_equal(a[1:], b[1:])
+        assert not np.allclose(a[0], b[0])
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"sequence_length": 5}, "sequence_length=5 must divide num_steps=12"),
+    ({"burn_in": 2}, "burn_in=2 needs a sequence_length below num_steps=12"),
+    ({"burn_in": 5, "sequence_length": 4}, "burn_in=5 must be from 0 to sequence_length=4"),
+    ({"cell_size": 0}, "cell_size=0 must be above 0"),
+    ({"head_sizes": (8, 0)}, "head_sizes=(8, 0) must be above 0"),
+    ({"critic": "central", "shared_trunk": True}, "critic='central' sees more than the actor"),
+])  # fmt: skip
+def test_impossible_options_are_named(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(BASE, **options)
+    assert told in str(error.value)
+
+
+def test_a_critic_of_more_than_observations_needs_an_environment_that_shows_more() -> None:
+    class Plain:
+        pass
+
+    config = dataclasses.replace(BASE, critic="privileged")
+    with pytest.raises(ValueError, match=r"critic='privileged' needs an environment.*Plain has none"):
+        PPO(config, Plain(), 3, GAUSSIANS["clipped"](1), LANES, 1)  # type: ignore[arg-type]
