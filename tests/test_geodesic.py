@@ -292,7 +292,9 @@ def test_new_goals_in_a_world_without_an_end_get_new_ways(engine):
     layout = worlds.state.layout
     assert np.all(layout.goals != first.goals)
     expected = jax.vmap(env.chart, (0, None))(jax.tree.map(jnp.asarray, layout), params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), layout.ways, numpy_tree(expected.ways))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), layout.ways, numpy_tree(expected.ways)
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -349,7 +351,7 @@ def test_a_batch_draws_the_next_layouts_with_their_ways():
         _, state, *_ = step(KEY(k), state, jnp.ones((3, 2, 2)), params)
     for layouts in (state.worlds.layout, state.next_layout):
         expected = jax.jit(jax.vmap(env.chart, (0, None)))(layouts, params)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), layouts.ways, expected.ways)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), layouts.ways, expected.ways)
 
 
 def test_parameters_of_each_world_count():
