@@ -178,7 +178,7 @@ def make_ppo(
     num_envs, num_agents, obs_dim = check_env(env, params, action_shape(actions))
     config = config.for_lanes(num_envs * (1 if mesh is None else mesh.size), num_agents)
     num_updates = -(-config.total_steps // (config.num_envs * num_agents * config.num_steps))
-    ppo = PPO(config, env, obs_dim, actions, num_agents, num_updates, mesh)
+    ppo = PPO(config.alone, env, obs_dim, actions, num_agents, num_updates, mesh)
     actor = ActorSpec.of(obs_dim, actions, **ppo.networks.of_actor)
     return ppo, describe_policy(actor, None), config
 

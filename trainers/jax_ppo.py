@@ -119,7 +119,7 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
     worlds, inputs = make_worlds(config, 1 if mesh is None else mesh.size)
     env, _ = config.goal.resolve(on_goal=config.on_goal)
     ppo = PPO(
-        config,
+        config.alone,
         worlds,
         env.spec.obs_dim,
         GAUSSIANS[config.action_distribution](env.spec.action_dim),

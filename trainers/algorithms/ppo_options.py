@@ -145,6 +145,13 @@ class Hyperparameters:
             raise ValueError(f"critic={self.critic!r} sees more than the actor: leave out shared_trunk")
 
     @property
+    def alone(self) -> Hyperparameters:
+        """These options without those that a subclass adds, so that runs which differ in others share compiled code."""
+        return Hyperparameters(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Hyperparameters)}
+        )
+
+    @property
     def cuts(self) -> Cuts:
         """How the steps of a rollout are cut into sequences."""
         return Cuts(self.sequence_length or self.num_steps, self.burn_in)
