@@ -27,6 +27,7 @@ from benchmarks.report import save_rows
 from trainers.jax_ppo import PPOConfig, make_ppo
 from trainers.run.loop import compile_update
 
+SUCCESS = "env/goal_reached_rate"
 LAST_LEVEL = "--scenario", "curriculum", "--difficulty", "4"
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
 
@@ -73,8 +74,11 @@ def speed(updates: int, **options: Any) -> dict[str, Any]:
     }
 
 
-def trained(flags: list[str], episodes: int) -> dict[str, Any]:
-    """Train from the command line with an empty compilation cache, and evaluate. Returns the figures of both."""
+def trained(flags: list[str], episodes: int, curve: bool = False) -> dict[str, Any]:
+    """Train from the command line with an empty compilation cache, and evaluate. Returns the figures of both.
+
+    curve: also return the success of some 50 updates, by agent step.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run, cache = f"{folder}/run", f"{folder}/cache"
         started = time.perf_counter()
@@ -84,7 +88,10 @@ def trained(flags: list[str], episodes: int) -> dict[str, Any]:
         evaluation = json.loads(Path(run, "evaluation.json").read_text())
         lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     speeds = [line["train/fps"] for line in lines]
-    figures = {name: evaluation[name] for name in FIGURES}
+    figures: dict[str, Any] = {name: evaluation[name] for name in FIGURES}
+    if curve:
+        known = [(line["step"], round(line[SUCCESS], 4)) for line in lines if SUCCESS in line]
+        figures["curve"] = known[:: max(len(known) // 50, 1)]
     return {
         "total_s": round(seconds, 1),
         "agent_steps": lines[-1]["step"],

@@ -1,0 +1,114 @@
+"""Measure what policies reach that remember, in worlds where robots must make detours and give way.
+
+    python -m benchmarks.detours --rows maze rooms --json benchmarks/results/detours.json
+
+Every row is a training of its own, evaluated on 256 worlds that it has never seen, with sampled and with mean actions. It
+holds its command and its learning curve. A row that the file has for a seed is not trained again, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.measure import progress
+from benchmarks.report import save_rows
+from benchmarks.training import trained
+
+SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
+GRU = "--network", "gru"
+ALL = *GRU, "--critic", "privileged", "--normalize-value", *SHORTEST_WAYS
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Trainings that differ in their seed alone."""
+
+    scenario: str
+    flags: tuple[str, ...]
+    steps: int  # agent steps
+    seeds: int
+
+
+def lever(*flags: str) -> Trial:
+    """Return a short trial in the maze."""
+    return Trial("maze", flags, 5_000_000, 3)
+
+
+TRIALS = {  # by the name of their row
+    "maze": Trial("maze", ALL, 30_000_000, 3),
+    "rooms": Trial("rooms", ALL, 30_000_000, 2),
+    "corridor": Trial("corridor", ALL, 60_000_000, 1),
+    "maze, no memory": lever(),
+    "maze, GRU": lever(*GRU),
+    "maze, GRU, central critic": lever(*GRU, "--critic", "central"),
+    "maze, GRU, privileged critic": lever(*GRU, "--critic", "privileged"),
+    "maze, GRU, normalised values": lever(*GRU, "--normalize-value"),
+    "maze, GRU, independent": lever(*GRU, "--sharing", "independent"),
+    "maze, GRU, terminate": lever(*GRU, "--on-goal", "terminate"),
+    "maze, GRU, shortest ways": lever(*GRU, *SHORTEST_WAYS),
+    "maze, all but memory": lever(*ALL[2:]),
+    "maze, all": lever(*ALL),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    rows: tuple[str, ...] = tuple(TRIALS)
+    """Names of rows, see TRIALS."""
+    json: Path | None = None
+    """File to add rows to."""
+    seeds: int | None = None
+    """Number of training seeds, instead of each row's own."""
+    total_steps: int | None = None
+    """Agent steps of each training, instead of each row's own."""
+    episodes: int = 256
+    """Evaluation episodes of each training."""
+    timed: bool = True
+    """Keep speeds and seconds. Leave them out where other work runs beside the trainings."""
+
+    def __post_init__(self) -> None:
+        for name in self.rows:
+            if name not in TRIALS:
+                raise ValueError(f"rows={name!r} must be one of {', '.join(map(repr, TRIALS))}")
+
+
+def train(name: str, seed: int, options: Options) -> dict[str, Any]:
+    """Train and evaluate once. Returns the row."""
+    trial = TRIALS[name]
+    steps = options.total_steps or trial.steps
+    flags = ["--scenario", trial.scenario, *trial.flags, "--total-steps", str(steps), "--seed", str(seed)]
+    row = {
+        "benchmark": f"detours/{name}/{seed}",
+        "engine": "jax",
+        "scenario": trial.scenario,
+        "num_agents": 10,
+        "num_envs": 256,
+        "seed": seed,
+        "command": " ".join(["python -m trainers.jax_ppo", *flags]),
+    } | trained(flags, options.episodes, curve=True)
+    return row if options.timed else {key: row[key] for key in row if key not in ("total_s", "agent_steps_per_s")}
+
+
+def main(options: Options) -> None:
+    """Run the rows that are missing, and print one line for each."""
+    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    done = {row["benchmark"] for row in kept}
+    wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
+    for name, seed in progress([each for each in wanted if "detours/{}/{}".format(*each) not in done], "training"):
+        row = train(name, seed, options)
+        means = {f"{mode} {figure}": figures[figure]["mean"] for mode, figures in
+                 (("sampled", row), ("mean", row["deterministic"])) for figure in ("success", "world_success")}  # fmt: skip
+        print(f"{name}, seed {seed}:", ", ".join(f"{key} {value:.4f}" for key, value in means.items()), flush=True)
+        if options.json:
+            save_rows(options.json, [row], keep="benchmark")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
