@@ -52,6 +52,11 @@ def spliced(function: Callable) -> Any:
     return numba.njit(inline="always", **OPTIONS)(function)
 
 
+def called(function: Callable) -> Any:
+    """Compile a function once for all who call it: a long one that most engines never call."""
+    return numba.njit(**OPTIONS)(function)
+
+
 def kernel(function: Callable) -> Any:
     """Compile a function that Python calls, and keep it on disk."""
     folder, _ = cache_folder()

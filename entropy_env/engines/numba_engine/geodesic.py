@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from entropy_env import geodesic
-from entropy_env.engines.numba_engine.compilation import inlined
+from entropy_env.engines.numba_engine.compilation import called, inlined
 from entropy_env.engines.numba_engine.geometry import ONE, ZERO
 from entropy_env.types import FAR_AWAY
 
@@ -15,9 +15,8 @@ SIGHT, TINY, FAR = np.float32(geodesic.SIGHT), np.float32(geodesic.TINY), np.flo
 
 
 @inlined
-def circle_of(w, e, body, k):
+def circle_of(maps, e, body, k):
     """Centre of the k-th of the four circles whose hull is a body; those of a wall come twice, that of a disc four times."""
-    maps = w.maps
     if body < maps.walls.shape[1]:
         end = maps.walls[e, body, k % 2]
         return end[0], end[1]
@@ -30,9 +29,8 @@ def circle_of(w, e, body, k):
 
 
 @inlined
-def grown_radius(w, p, e, body):
+def grown_radius(maps, p, e, body):
     """Radius of a body's circles, grown by the robot's; negative for an empty slot."""
-    maps = w.maps
     if body < maps.walls.shape[1]:
         return p.agent_radius + p.wall_half_thickness if maps.wall_mask[e, body] else -ONE
     body -= maps.walls.shape[1]
@@ -43,14 +41,14 @@ def grown_radius(w, p, e, body):
 
 
 @inlined
-def hides(w, p, e, body, origin, dx, dy):
+def hides(maps, p, e, body, origin, dx, dy):
     """Whether a body hides from the origin (2,) what lies at an offset from it. Tangents are as in `geodesic._shadow`."""
-    radius = SIGHT * grown_radius(w, p, e, body)
+    radius = SIGHT * grown_radius(maps, p, e, body)
     if radius < ZERO:
         return False
     left_x, left_y, left, right_x, right_y, right = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for k in range(4):
-        x, y = circle_of(w, e, body, k)
+        x, y = circle_of(maps, e, body, k)
         x, y = x - origin[0], y - origin[1]
         distance = max(np.float32(math.sqrt(x * x + y * y)), radius)
         sin = radius / distance
@@ -69,9 +67,9 @@ def hides(w, p, e, body, origin, dx, dy):
 
 
 @inlined
-def in_shadow(w, e, corner, dx, dy):
+def in_shadow(ways, e, corner, dx, dy):
     """Whether what lies at an offset from a corner is hidden from it."""
-    shadows = w.ways.shadows
+    shadows = ways.shadows
     for body in range(shadows.shape[1]):
         if (
             shadows[e, body, 0, 0, corner] * dx + shadows[e, body, 0, 1, corner] * dy > ZERO
@@ -82,22 +80,22 @@ def in_shadow(w, e, corner, dx, dy):
     return False
 
 
-@inlined
-def way_left(w, p, e, i, goal_index):
-    """Length (m) of the shortest way of an agent to one of its goals. FAR without a way."""
-    x, y = w.agents[e, i].position[0], w.agents[e, i].position[1]
-    end, left, shortest = w.ways.ends[e, i, goal_index], w.ways.left[e, i, goal_index], FAR
+@called
+def way_left(ways, maps, p, place, e, i, goal_index):
+    """Length (m) of the shortest way of an agent from a place (2,) to one of its goals. FAR without a way."""
+    x, y = place[0], place[1]
+    end, left, shortest = ways.ends[e, i, goal_index], ways.left[e, i, goal_index], FAR
     for corner in range(left.shape[0]):
-        dx, dy = x - w.ways.corners[e, corner, 0], y - w.ways.corners[e, corner, 1]
+        dx, dy = x - ways.corners[e, corner, 0], y - ways.corners[e, corner, 1]
         length = np.float32(math.sqrt(dx * dx + dy * dy)) + left[corner]
-        if length < shortest and not in_shadow(w, e, corner, dx, dy):
+        if length < shortest and not in_shadow(ways, e, corner, dx, dy):
             shortest = length
     dx, dy = x - end[0], y - end[1]
     length = np.float32(math.sqrt(dx * dx + dy * dy))
     if length < shortest:
         hidden = False
-        for body in range(w.ways.shadows.shape[1]):
-            hidden |= hides(w, p, e, body, end, dx, dy)
+        for body in range(ways.shadows.shape[1]):
+            hidden |= hides(maps, p, e, body, end, dx, dy)
         if not hidden:
             shortest = length
     return shortest
