@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # settings to start from, by name
         "num_minibatches": 8,
         "num_epochs": 10,
         "learning_rate": 1e-3,
-        "gamma": 0.95,
+        "gamma": 0.9,
         "gae_lambda": 0.95,
         "entropy_coefficient": 0.0,
         "hidden_sizes": (64, 64),
