@@ -165,8 +165,8 @@ def make_worlds(config: PPOConfig, num_devices: int = 1) -> tuple[BatchedEnv, An
         return vector.batch(env, num_envs, stagger=True, critic=critic), env_params
     if env_params.max_steps == NEVER:
         raise ValueError("max_steps='never' has no end, so no level would be judged: leave out learnable_share")
-    learnable = {"share": config.learnable_share, "num_levels": config.learnable_levels}
-    return LearnableWorlds(env, num_envs, stagger=True, critic=critic, **learnable), env_params
+    share, num_levels = config.learnable_share, config.learnable_levels
+    return LearnableWorlds(env, num_envs, stagger=True, critic=critic, share=share, num_levels=num_levels), env_params
 
 
 def make_course(config: PPOConfig, num_devices: int = 1) -> Course | None:

@@ -102,7 +102,7 @@ def played(share, steps=600):
     def step(state, key):
         replayed = state.replayed, state.worlds.layout.key
         _, state, _, _, _, info = worlds.step(key, state, jnp.zeros((64, 4, 2)), params)
-        told = {name: info[name] for name in ("over", "goals_reached", "counted", "episode_length")}
+        told = {name: info[name] for name in ("over", "goals_reached", "counted")}
         return state, told | dict(zip(("replayed", "key"), replayed, strict=True))
 
     _, state = worlds.reset(jax.random.key(0), params)
@@ -130,7 +130,7 @@ def test_levels_in_between_are_played_again_and_figures_are_of_new_ones():
     assert {key for key, replay in zip(keys, again, strict=True) if replay} <= {
         key for key, replay in zip(keys, again, strict=True) if not replay
     }
-    assert (state.learnability == learnability(arrived[:, None] > np.array([0, 0, 0.5, 0.5]))[-64:]).all()
+    np.testing.assert_array_equal(state.learnability, np.where(between, 0.25, 0)[-64:])
 
 
 def test_without_a_share_levels_are_those_of_other_worlds():
@@ -223,8 +223,8 @@ def test_a_run_tells_how_learnable_its_levels_are_and_resumes_exactly(tmp_path):
     assert lines(parts.run_dir) == told
     arrays, expected = newest(parts.run_dir), newest(config.run_dir)
     assert arrays.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+    for name in expected.keys() - {"key"}:
+        np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
     with pytest.raises(ValueError, match=r"learnable_levels=8 is not what .* was begun with, 16"):
         train(dataclasses.replace(parts, resume=True, learnable_levels=8))
 

@@ -103,7 +103,7 @@ class LearnableWorlds(VectorSwarm):
         obs, after, reward, terminated, truncated, info = super().step(key, state, action, params)
         over, scores = info["over"], learnability(info["goals_reached"] > 0)
         after = after.replace(
-            levels=after.levels.note_each(over, state.worlds.layout.key, scores),
+            levels=state.levels.note_each(over, state.worlds.layout.key, scores),
             replayed=jnp.where(over, state.next_replayed, state.replayed),
             learnability=jnp.where(over, scores, state.learnability),
         )
