@@ -93,6 +93,13 @@ def test_levels_are_drawn_in_proportion_to_their_scores():
     np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=6) / 20_000, scores / scores.sum(), atol=0.01)
 
 
+def test_a_level_with_a_score_of_0_is_never_drawn(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda *_: jnp.array([0, 0.5], jnp.float32))  # at the ends of its range
+    keys = jnp.arange(8, dtype=jnp.uint32).reshape(4, 2)
+    levels = Levels(keys, jnp.array([0, 0.25, 0, 0.25], jnp.float32))
+    assert levels.draw(jax.random.key(0), 2).tolist() == [[2, 3], [6, 7]]
+
+
 @functools.cache
 def played(share, steps=600):
     """What was played in errands by robots that stand still."""
