@@ -250,7 +250,7 @@ class VectorSwarm:
         index = first + jnp.arange(self.chunk, dtype=jnp.int32)
 
         def draw(state):
-            keys, some_params = jax.random.split(key, self.chunk), pick_params(params, index)
+            (keys, state), some_params = self.next_keys(key, state, index), pick_params(params, index)
             layouts = jax.vmap(self.env.generate, (0, axes))(keys, some_params)
             return state.replace(
                 next_layout=jax.tree.map(lambda old, new: old.at[index].set(new), state.next_layout, layouts),
@@ -259,6 +259,13 @@ class VectorSwarm:
 
         state = jax.lax.cond(jnp.any(state.spent[index]), draw, lambda state: state, state)
         return state.replace(cursor=(state.cursor + 1) % -(-self.num_envs // self.chunk))
+
+    def next_keys(self, key: jax.Array, state: VectorState, index: jax.Array) -> tuple[jax.Array, VectorState]:
+        """Choose what the next layouts of the worlds `index` (M,) int32 are drawn from. Returns keys (M,) and the state.
+
+        All are new. A subclass may choose keys of layouts played before, and note so in its state.
+        """
+        return jax.random.split(key, self.chunk), state
 
 
 def param_axes(params: SwarmParams) -> SwarmParams:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from entropy_env import vector
+from entropy_env.checks import NEVER
 from entropy_env.task import Task
 from trainers.algorithms.ppo import PPO
 from trainers.algorithms.ppo_options import PRESETS, STEERABLE, Hyperparameters
+from trainers.curriculum.learnability import LearnableWorlds, tell_learnability
 from trainers.curriculum.promotion import Course, Promotion
 from trainers.curriculum.stages import Plan, Whole, read_plan
 from trainers.envs.contract import BatchedEnv
@@ -51,7 +53,10 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     """Options of PPO."""
 
     NEW: ClassVar[frozenset[str]] = (
-        WorldOptions.NEW | DeviceOptions.DEVICES | Hyperparameters.NEW | {"preset", "auto_batch", "on_goal"}
+        WorldOptions.NEW
+        | DeviceOptions.DEVICES
+        | Hyperparameters.NEW
+        | {"preset", "auto_batch", "on_goal", "learnable_share", "learnable_levels"}
     )
     MAY_CHANGE: ClassVar[frozenset[str]] = (
         RunOptions.MAY_CHANGE | WatchOptions.WATCH | DeviceOptions.DEVICES | {"auto_batch"}
@@ -65,12 +70,17 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     """What robots do at their goals in training: respawn and go on, or leave until the world ends."""
     curriculum: str | None = None
     """YAML file with the stages of a curriculum, or default: the four levels of the scenario curriculum."""
+    learnable_share: float = 0.0
+    """Share of the layouts that are levels played before, those of which about half of the robots arrived; 0.5 is a good
+    one. The others are new, and figures are theirs."""
+    learnable_levels: int = 1024
+    """Levels that each device remembers for that."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_sizes", "head_sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
-                  "keep_checkpoints")  # fmt: skip
+                  "keep_checkpoints", "learnable_levels")  # fmt: skip
         check_numbers(
             self,
             above_0=(*counts, "num_epochs", "learning_rate", "clip", "max_grad_norm"),
@@ -80,6 +90,19 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
         DeviceOptions.__post_init__(self)
         WatchOptions.__post_init__(self)
         RunOptions.__post_init__(self)
+        self._check_learnable()
+
+    def _check_learnable(self) -> None:
+        """Raise ValueError if levels cannot be judged by how learnable they are."""
+        share = f"learnable_share={self.learnable_share}"
+        if not 0 <= self.learnable_share < 1:
+            raise ValueError(f"{share} must be at least 0 and below 1")
+        if self.learnable_share and self.curriculum:
+            raise ValueError(f"{share} cannot be combined with curriculum={self.curriculum!r}: leave out one of them")
+        if self.learnable_share and self.num_agents < 2:
+            raise ValueError(
+                f"{share} needs num_agents={self.num_agents} above 1: a level is judged by its robots' share"
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -137,8 +160,13 @@ def make_worlds(config: PPOConfig, num_devices: int = 1) -> tuple[BatchedEnv, An
     if course:
         return course.worlds, course.inputs(1)
     env, env_params = config.task.make(on_goal=config.on_goal)
-    view = view_of(config.critic, env)
-    return vector.batch(env, config.worlds_on(num_devices), stagger=True, critic=view), env_params
+    num_envs, critic = config.worlds_on(num_devices), view_of(config.critic, env)
+    if not config.learnable_share:
+        return vector.batch(env, num_envs, stagger=True, critic=critic), env_params
+    if env_params.max_steps == NEVER:
+        raise ValueError("max_steps='never' has no end, so no level would be judged: leave out learnable_share")
+    share, num_levels = config.learnable_share, config.learnable_levels
+    return LearnableWorlds(env, num_envs, stagger=True, critic=critic, share=share, num_levels=num_levels), env_params
 
 
 def make_course(config: PPOConfig, num_devices: int = 1) -> Course | None:
@@ -183,7 +211,8 @@ def train(config: PPOConfig, hooks: Sequence[Hook] = ()) -> Path:
 
     course, goal = make_course(config), config.goal
     promotion: list[Hook] = [Promotion(course, config.num_envs * config.num_agents)] if course else []
-    built_in = (count_layout_reuses, *promotion, *watch(config, goal, policy, config.seed))
+    learnable: list[Hook] = [tell_learnability] if config.learnable_share else []
+    built_in = (count_layout_reuses, *learnable, *promotion, *watch(config, goal, policy, config.seed))
     return train_in_folder(
         ppo, inputs, config, metadata, (*built_in, *hooks),
         name=config.scenario, command=COMMAND, evaluate="python -m trainers.evaluate",
