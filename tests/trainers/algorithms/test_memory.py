@@ -18,6 +18,7 @@ from entropy_env.types import SwarmSpec
 from trainers.algorithms.ppo import PPO, Batch, Runner
 from trainers.envs.views import Central
 from trainers.learn.distributions import GAUSSIANS
+from trainers.learn.normalize import RunningMoments
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mlp": {},
@@ -78,7 +79,7 @@ def assert_found_again(ppo: PPO) -> None:
     runner, batch = second_rollout(ppo)
     some, log_prob, value = recompute(ppo, runner, batch)
     ratio = np.exp(np.asarray(log_prob - some.log_prob))[np.asarray(some.mask)]
-    assert ratio.size > 100
+    assert ratio.size > 40
     np.testing.assert_allclose(ratio, 1, atol=1e-6)
     if not ppo.config.normalize_value:
         np.testing.assert_allclose(np.asarray(value)[some.mask], np.asarray(some.value)[some.mask], atol=2e-6)
@@ -125,6 +126,7 @@ def test_idle_lanes_teach_a_memory_nothing() -> None:
     ppo, noisy = make(network="gru", shared_trunk=True, normalize_value=True), jnp.float32(100)
     results = [ppo.update(ppo.init(jax.random.key(0), seen), seen)[0] for seen in (QUIET, noisy)]
     jax.tree.map(np.testing.assert_array_equal, *(each.replace(obs=0, key=0) for each in results))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(results[0].memory)), "it is kept from update to update"
 
 
 @pytest.mark.parametrize(("critic", "env", "normalize_value", "known"), [
@@ -142,6 +144,8 @@ def test_a_critic_learns_what_it_alone_sees_of_its_own_lane(
     for _ in range(60):
         runner, metrics = ppo.update(runner, QUIET)
     assert (float(metrics["loss/explained_variance"]) > 0.9) == known
+    assert (runner.critic_moments is None) == (critic == "local")
+    assert runner.critic_moments is None or float(runner.critic_moments.count) > 1000
 
 
 def test_a_central_critic_does_not_mind_the_order_or_the_number_of_the_others() -> None:
@@ -155,6 +159,25 @@ def test_a_central_critic_does_not_mind_the_order_or_the_number_of_the_others() 
     there = np.flatnonzero(rows[:, -1])
     np.testing.assert_allclose(ppo.networks.value(runner.params, obs[there], rows[there]), value[there], atol=1e-6)
     assert not np.allclose(ppo.networks.value(runner.params, obs[:2], rows[:2]), value[:2], atol=1e-3)
+    critic = runner.params["critic"]["params"]
+    other = {"critic": {"params": critic | {"others": jax.tree.map(lambda x: x + 1, critic["others"])}}}
+    np.testing.assert_array_equal(*(ppo.networks.value(params, obs[:1], rows[:1]) for params in (runner.params, other)))
+
+
+def test_a_central_critic_is_told_exactly_who_is_there() -> None:
+    ppo = make(critic="central")
+    runner = jax.eval_shape(ppo.init, jax.random.key(0), QUIET)
+    runner = runner.replace(critic_moments=RunningMoments(jnp.float32(9), jnp.full(2, 0.7), jnp.full(2, 4.0)))
+    seen = ppo.see(runner, jnp.array([[2.7, 1.0], [-1.3, 0.0]]))
+    np.testing.assert_allclose(seen, [[1, 1], [-1, 0]], atol=1e-6)
+
+
+def test_the_loss_is_the_sum_of_its_parts() -> None:
+    ppo = make(network="gru", entropy_coefficient=0.3, value_coefficient=0.7)
+    total, parts = jax.jit(lambda runner, batch: ppo.loss(runner.params, batch))(*second_rollout(ppo))
+    policy, value, entropy = (float(parts[f"loss/{name}"]) for name in ("policy", "value", "entropy"))
+    assert float(total) == pytest.approx(policy + 0.7 * value - 0.3 * entropy, abs=1e-5)
+    assert abs(entropy) > 0.1
 
 
 def test_parts_of_a_minibatch_give_the_gradients_of_the_whole() -> None:
