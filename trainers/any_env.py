@@ -30,6 +30,7 @@ from entropy_env.env import Swarm
 from trainers.algorithms.ppo import PPO
 from trainers.algorithms.ppo_options import PRESETS, Hyperparameters
 from trainers.envs.contract import BatchedEnv, check_env
+from trainers.envs.views import view_of
 from trainers.evaluation.episodes import FreshEpisodes, evaluate_in, mean_figures, report
 from trainers.evaluation.watching import fresh_key
 from trainers.learn.distributions import action_shape, distribution_of
@@ -146,7 +147,7 @@ def train(config: AnyEnvConfig, env_factory: Callable[[], Any] | str | None = No
         sb3 = importlib.import_module("trainers.sb3.any_env")
         return sb3.train(factory, made, config, hooks)
     mesh = make_mesh(config.devices)
-    env, params, space = open_env(made, config.worlds_on(1 if mesh is None else mesh.size))
+    env, params, space = open_env(made, config.worlds_on(1 if mesh is None else mesh.size), config.critic)
     ppo, metadata, config = make_ppo(env, params, space, config, mesh)
     if isinstance(env, vector.VectorSwarm):
         env = dataclasses.replace(env, stagger=False)  # else the first episodes would be cut short
@@ -175,7 +176,7 @@ def make_ppo(
     serves the space, or if the environment breaks the contract.
     """
     actions = distribution_of(space, config.action_distribution)
-    num_envs, num_agents, obs_dim = check_env(env, params, action_shape(actions))
+    num_envs, num_agents, obs_dim = check_env(env, params, action_shape(actions), config.critic)
     config = config.for_lanes(num_envs * (1 if mesh is None else mesh.size), num_agents)
     num_updates = -(-config.total_steps // (config.num_envs * num_agents * config.num_steps))
     ppo = PPO(config.alone, env, obs_dim, actions, num_agents, num_updates, mesh)
@@ -183,10 +184,11 @@ def make_ppo(
     return ppo, describe_policy(actor, None), config
 
 
-def open_env(made: Any, num_envs: int) -> tuple[BatchedEnv, Any, Any]:
+def open_env(made: Any, num_envs: int, critic: str = "local") -> tuple[BatchedEnv, Any, Any]:
     """Return what a factory made as a batched environment, its parameters, and the space of one agent's actions.
 
-    num_envs: the number of worlds, unless it has its own. Raises ValueError if it is none.
+    num_envs: the number of worlds, unless it has its own. critic: the kind that worlds of a swarm show more than
+    observations, unless they do already. Raises ValueError if it is none.
     """
     made, params = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     libraries = {base.__module__.split(".")[0] for base in type(made).__mro__}
@@ -195,6 +197,7 @@ def open_env(made: Any, num_envs: int) -> tuple[BatchedEnv, Any, Any]:
     if isinstance(made, Swarm):
         made = vector.batch(made, num_envs, stagger=True)
     if isinstance(made, vector.VectorSwarm):
+        made = dataclasses.replace(made, critic=made.critic or view_of(critic, made.env))
         return made, made.env.make_params() if params is None else params, spaces.action_space(made.env.spec)
     missing = [name for name in ("reset", "step", "action_space", "default_params") if not hasattr(made, name)]
     if missing:

@@ -26,22 +26,24 @@ def batch_of(actions, key):
     return Batch(jax.random.normal(keys[0], (*lanes, OBS)), action, *numbers, ~idle)
 
 
-def gradients(actions, devices, accumulate=1):
+def gradients(actions, devices, accumulate=1, **options):
     """The gradients of that batch's loss, with its worlds spread over devices."""
     config = Hyperparameters(
-        WORLDS, num_minibatches=1, hidden_sizes=(16,), accumulate=accumulate, entropy_coefficient=0.1
+        WORLDS, STEPS, num_minibatches=1, hidden_sizes=(16,), accumulate=accumulate, entropy_coefficient=0.1, **options
     )
     ppo = PPO(config, None, OBS, actions, LANES, 1, make_mesh(devices))
     k_actor, k_critic, k_batch = jax.random.split(jax.random.key(0), 3)
     params = ppo.networks.init(k_actor, k_critic, jnp.zeros((LANES, OBS)), None)
     params = jax.tree.map(lambda x: x + 0.1, params)
+    batch = batch_of(actions, k_batch)
+    batch = batch.replace(goes_on=batch.mask, memory=ppo.networks.begin((WORLDS, 1, LANES)))
 
     def find(params, batch):
         return ppo.gradients(params, batch)
 
     if ppo.mesh is not None:
         find = jax.shard_map(find, mesh=ppo.mesh, in_specs=(P(), P(ppo.axis)), out_specs=P(), check_vma=False)
-    return jax.tree.map(jax.device_get, jax.jit(find)(params, batch_of(actions, k_batch)))
+    return jax.tree.map(jax.device_get, jax.jit(find)(params, batch))
 
 
 def distance(one, other):
@@ -56,8 +58,10 @@ def distance(one, other):
 
 if __name__ == "__main__":
     found = {}
-    for actions in (Gaussian(2), Categorical(3)):
-        whole = gradients(actions, 1)
+    remembering = {"network": "gru", "cell_size": 8, "sharing": "independent"}
+    for actions, options in ((Gaussian(2), {}), (Categorical(3), {}), (Gaussian(2), remembering)):
+        whole = gradients(actions, 1, **options)
         for devices, accumulate in ((2, 1), (4, 1), (2, 2)):
-            found[f"{actions} {devices} {accumulate}"] = distance(whole, gradients(actions, devices, accumulate))
+            name = f"{actions} {devices} {accumulate} {options}"
+            found[name] = distance(whole, gradients(actions, devices, accumulate, **options))
     print(json.dumps(found))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.guess import Guess
@@ -17,6 +18,7 @@ from trainers import train_policy
 from trainers.any_env import AnyEnvConfig, main
 from trainers.evaluate import evaluate
 from trainers.policies import load_policy
+from trainers.run.checkpoint import CheckpointError
 from trainers.run.hooks import Moment
 
 HOSTED = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
@@ -52,6 +54,20 @@ def test_a_run_stopped_by_a_hook_goes_on(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "run")) == 1
     train_policy(Guess, num_iterations=1, resume=True, **options)
     assert [line["step"] for line in lines(tmp_path / "run")] == [128 * update for update in range(1, 17)]
+
+
+class Wide(Guess):
+    """Shows one number more."""
+
+    def look(self, shown: Any) -> Any:
+        return jnp.pad(super().look(shown), ((0, 0), (0, 0), (0, 1)))
+
+
+def test_a_run_does_not_go_on_with_observations_of_another_size(tmp_path: Path) -> None:
+    options, made = TINY | {"run_dir": tmp_path / "run", "episodes": 0}, [Wide(), Guess()]
+    train_policy(made.pop, num_iterations=1, hooks=[lambda moment: moment.stop("enough")], **options)
+    with pytest.raises(CheckpointError, match=r"'moments/mean' was saved as float32\[3\], expected float32\[4\]"):
+        train_policy(made.pop, num_iterations=1, resume=True, **options)
 
 
 def test_an_iteration_of_a_swarm_counts_its_worlds_and_not_its_robots(tmp_path: Path) -> None:
@@ -159,6 +175,9 @@ class NoEnv:
         pytest.param(Boundless, {}, ["inf", "finite bounds"], marks=HOSTED),
         pytest.param(Line, {"precision": "bf16"}, ["precision='bf16'", "functional"], marks=HOSTED),
         pytest.param(Line, {"resume": True}, ["cannot be resumed"], marks=HOSTED),
+        pytest.param(Line, {"critic": "central"}, ["critic='central'", "functional"], marks=HOSTED),
+        (Guess, {"critic": "central"}, ["critic='central'", "critic_input", "Guess has none"]),
+        (Swarm, {"critic": "privileged"}, ["SwarmSpec(geodesic=True)"]),
         (NoEnv, {}, ["NoEnv", "reset", "gymnax"]),
         (lambda: Guess(breaks="reward"), {}, ["reward", "float32[8]"]),
         (Guess, {"algorithm": "sac"}, ["'sac'", "ppo"]),

@@ -65,10 +65,19 @@ class OpenEnv(BatchedEnv, Protocol):
         """The parameters to train with, a pytree of arrays."""
 
 
-def check_env(env: BatchedEnv, params: Any, action: jax.ShapeDtypeStruct) -> tuple[int, int, int]:
+def going_on(terminated: jax.Array, truncated: jax.Array, info: dict[str, Any]) -> jax.Array:
+    """Return (E, N) bool: the agent took part in a step, and its episode goes on, and with it what the agent remembers."""
+    lanes = info["acted"] & ~(terminated | truncated)
+    return lanes & ~info["over"][:, None] if "over" in info else lanes
+
+
+def check_env(
+    env: BatchedEnv, params: Any, action: jax.ShapeDtypeStruct, critic: str = "local"
+) -> tuple[int, int, int]:
     """Check shapes and types, computing nothing. Returns the numbers of worlds, lanes and observed values.
 
-    action: shape and type of one agent's action, () or (A,). Raises ValueError naming all that breaks the contract.
+    action: shape and type of one agent's action, () or (A,). critic: local, or a kind that sees more, for which an
+    environment that has `critic_input` is checked, too. Raises ValueError naming all that breaks the contract.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     obs, state = jax.eval_shape(env.reset, key, params)
@@ -91,6 +100,10 @@ def check_env(env: BatchedEnv, params: Any, action: jax.ShapeDtypeStruct) -> tup
         "info['episode_return']": (info.get("episode_return"), lanes, jnp.float32),
         "info['episode_length']": (info.get("episode_length"), lanes, jnp.int32),
     }
+    if critic != "local" and hasattr(env, "critic_input"):
+        shown = jax.eval_shape(env.critic_input, state, params)
+        wanted["critic_input"] = shown, lanes + shown.shape[-1:], jnp.float32
+        wanted["info['final_critic_input']"] = info.get("final_critic_input"), shown.shape, jnp.float32
     wrong = [
         f"{name} must be {jnp.dtype(dtype).name}{list(shape)}, and is {_told(got)}"
         for name, (got, shape, dtype) in wanted.items()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainers.envs.contract import BatchedEnv
+from trainers.envs.contract import BatchedEnv, going_on
 from trainers.evaluation.figures import check_counts
 from trainers.evaluation.intervals import mean_interval
 from trainers.evaluation.play import episode_key
@@ -104,7 +104,7 @@ def first_episodes(
         mode, new_memory = act(obs, memory)
         sample, _ = act(obs, memory, jax.random.split(k_act, lanes[0]))
         obs, state, _, terminated, truncated, info = env.step(k_step, state, jnp.where(sampled, sample, mode), params)
-        goes_on = info["acted"] & ~(terminated | truncated)
+        goes_on = going_on(terminated, truncated, info)
         new_memory = jax.tree.map(lambda new, old: _where(goes_on, new, old), new_memory, fresh)
         first = (terminated | truncated) & ~ended
         returns = jnp.where(first, info["episode_return"], returns)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from trainers.envs.contract import NEEDED, OPTIONAL, BatchedEnv
+from trainers.envs.contract import NEEDED, OPTIONAL, BatchedEnv, going_on
 
 
 class Scene(NamedTuple):
@@ -83,9 +83,7 @@ def collect(
             lambda *final: jnp.zeros_like(reward),
             info["final_obs"], None if seen is None else info["final_critic_input"], choice.memory,
         )  # fmt: skip
-        goes_on = info["acted"] & ~(terminated | truncated)
-        if "over" in info:
-            goes_on &= ~info["over"][:, None]
+        goes_on = going_on(terminated, truncated, info)
         memory = jax.tree.map(
             lambda x: jnp.where(goes_on.reshape(*goes_on.shape, *(1,) * (x.ndim - 2)), x, 0.0), choice.memory
         )

@@ -9,26 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.errands import Errands
+from helpers.errands import BASE, LANES, QUIET, make, second_rollout
 from helpers.worlds import Lanes
 
 from entropy_env import vector
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
 from trainers.algorithms.ppo import PPO, Batch, Runner
-from trainers.algorithms.ppo_options import Hyperparameters
 from trainers.envs.views import Central
-from trainers.learn.distributions import GAUSSIANS, Categorical
+from trainers.learn.distributions import GAUSSIANS
+from trainers.learn.normalize import RunningMoments
 
-LANES, QUIET = 3, jnp.float32(0)
-BASE = Hyperparameters(
-    num_envs=8,
-    num_steps=12,
-    num_minibatches=2,
-    hidden_sizes=(16,),
-    cell_size=8,
-    anneal_learning_rate=False,
-)
 VARIANTS: dict[str, dict[str, Any]] = {
     "mlp": {},
     "mlp central": {"critic": "central", "head_sizes": (8,)},
@@ -45,24 +36,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+EVERY = {  # critic, sharing and whether lanes wait for the end of their world, as with `--on-goal terminate`
+    f"{network} {critic} {sharing} {'terminate' if leaving else 'respawn'}": (
+        {"network": network, "critic": critic, "sharing": sharing, "sequence_length": 4, "burn_in": 2},
+        {"leaving": leaving},
+    )
+    for network in ("mlp", "gru", "lstm")
+    for critic in ("local", "central", "privileged")
+    for sharing in ("shared", "independent")
+    for leaving in (False, True)
+}
 QUICK = {"mlp central", "gru shared", "gru burn-in", "gru independent central", "lstm independent"}
-
-
-def make(choices: bool = False, env: dict[str, Any] | None = None, **options: Any) -> PPO:
-    config = dataclasses.replace(BASE, **options)
-    actions = Categorical(3) if choices else GAUSSIANS[config.action_distribution](2)
-    errands = Errands(config.num_envs, LANES, **(env or {}))
-    return PPO(config, errands, errands.obs_dim, actions, LANES, 10)
-
-
-def second_rollout(ppo: PPO) -> tuple[Runner, Batch]:
-    """A rollout that begins in the middle of episodes, with statistics that are not those of the beginning."""
-    runner = ppo.init(jax.random.key(0), QUIET)
-    gather = jax.jit(lambda runner, key: ppo.gather(runner, QUIET, key))
-    scene, *_ = gather(runner, jax.random.key(1))
-    moments = runner.moments.replace(mean=runner.moments.mean + 0.3, variance=2.0 * runner.moments.variance)
-    runner = runner.replace(**scene._asdict(), moments=moments)
-    return runner, gather(runner, jax.random.key(2))[-1]
 
 
 def recompute(ppo: PPO, runner: Runner, batch: Batch) -> tuple[Batch, jax.Array, jax.Array]:
@@ -81,22 +65,33 @@ def recompute(ppo: PPO, runner: Runner, batch: Batch) -> tuple[Batch, jax.Array,
     "name", [*sorted(QUICK), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(VARIANTS.keys() - QUICK))]
 )
 def test_the_learner_finds_the_probabilities_and_values_of_the_rollout(name: str) -> None:
-    ppo = make(**VARIANTS[name])
+    assert_found_again(make(**VARIANTS[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_it_does_with_every_network_critic_sharing_and_end_at_goals(name: str) -> None:
+    options, env = EVERY[name]
+    assert_found_again(make(env=env, **options))
+
+
+def assert_found_again(ppo: PPO) -> None:
     runner, batch = second_rollout(ppo)
     some, log_prob, value = recompute(ppo, runner, batch)
     ratio = np.exp(np.asarray(log_prob - some.log_prob))[np.asarray(some.mask)]
-    assert ratio.size > 100
+    assert ratio.size > 40
     np.testing.assert_allclose(ratio, 1, atol=1e-6)
     if not ppo.config.normalize_value:
         np.testing.assert_allclose(np.asarray(value)[some.mask], np.asarray(some.value)[some.mask], atol=2e-6)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("network", ["gru", "lstm"])
 @pytest.mark.parametrize("on_goal", ["respawn", "terminate"])
-def test_the_learner_finds_the_probabilities_of_the_rollout_in_a_swarm(on_goal: Any) -> None:
+def test_the_learner_finds_the_probabilities_of_the_rollout_in_a_swarm(on_goal: Any, network: str) -> None:
     env = Swarm(SwarmSpec(num_agents=4, on_goal=on_goal), Lanes())
     worlds = vector.batch(env, BASE.num_envs, stagger=True, critic=Central(env))
-    config = dataclasses.replace(BASE, network="gru", critic="central", sequence_length=4, burn_in=2)
+    config = dataclasses.replace(BASE, network=network, critic="central", sequence_length=4, burn_in=2)
     ppo, params = PPO(config, worlds, env.spec.obs_dim, GAUSSIANS["clipped"](2), 4, 10), env.make_params()
     runner = ppo.init(jax.random.key(0), params)
     _, steps, batch = jax.jit(lambda runner: ppo.gather(runner, params, jax.random.key(1)))(runner)
@@ -127,29 +122,11 @@ def test_what_is_remembered_ends_with_an_episode_and_lanes_that_wait_remember_no
         assert np.all(np.abs(after[goes_on]).max(axis=-1) > 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Truncating(Errands):
-    """Every step is the last of an episode, and its last observation is ones."""
-
-    def step(self, key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
-        obs, state, reward, terminated, _, info = super().step(key, state, action, params)
-        return obs, state, reward, terminated & False, info["acted"], info | {"final_obs": jnp.ones_like(obs)}
-
-
-def test_the_value_of_a_last_observation_is_that_of_the_memory_before_the_reset() -> None:
-    ppo = dataclasses.replace(make(network="gru", num_steps=1), env=Truncating(BASE.num_envs, LANES))
-    runner = ppo.init(jax.random.key(0), QUIET)
-    memory = ppo.act(runner, jax.random.key(3), runner.obs, runner.memory).memory
-    _, steps, _ = jax.jit(lambda runner: ppo.gather(runner, QUIET, jax.random.key(1)))(runner)
-    value = ppo.value(runner, jnp.ones_like(runner.obs), None, memory)
-    np.testing.assert_allclose(steps.final_value[0], jnp.where(steps.acted[0], value, 0.0), atol=1e-6)
-    assert not np.allclose(value, ppo.value(runner, jnp.ones_like(runner.obs), None, runner.memory), atol=1e-3)
-
-
 def test_idle_lanes_teach_a_memory_nothing() -> None:
     ppo, noisy = make(network="gru", shared_trunk=True, normalize_value=True), jnp.float32(100)
     results = [ppo.update(ppo.init(jax.random.key(0), seen), seen)[0] for seen in (QUIET, noisy)]
     jax.tree.map(np.testing.assert_array_equal, *(each.replace(obs=0, key=0) for each in results))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(results[0].memory)), "it is kept from update to update"
 
 
 @pytest.mark.parametrize(("critic", "env", "normalize_value", "known"), [
@@ -167,6 +144,8 @@ def test_a_critic_learns_what_it_alone_sees_of_its_own_lane(
     for _ in range(60):
         runner, metrics = ppo.update(runner, QUIET)
     assert (float(metrics["loss/explained_variance"]) > 0.9) == known
+    assert (runner.critic_moments is None) == (critic == "local")
+    assert runner.critic_moments is None or float(runner.critic_moments.count) > 1000
 
 
 def test_a_central_critic_does_not_mind_the_order_or_the_number_of_the_others() -> None:
@@ -180,6 +159,25 @@ def test_a_central_critic_does_not_mind_the_order_or_the_number_of_the_others() 
     there = np.flatnonzero(rows[:, -1])
     np.testing.assert_allclose(ppo.networks.value(runner.params, obs[there], rows[there]), value[there], atol=1e-6)
     assert not np.allclose(ppo.networks.value(runner.params, obs[:2], rows[:2]), value[:2], atol=1e-3)
+    critic = runner.params["critic"]["params"]
+    other = {"critic": {"params": critic | {"others": jax.tree.map(lambda x: x + 1, critic["others"])}}}
+    np.testing.assert_array_equal(*(ppo.networks.value(params, obs[:1], rows[:1]) for params in (runner.params, other)))
+
+
+def test_a_central_critic_is_told_exactly_who_is_there() -> None:
+    ppo = make(critic="central")
+    runner = jax.eval_shape(ppo.init, jax.random.key(0), QUIET)
+    runner = runner.replace(critic_moments=RunningMoments(jnp.float32(9), jnp.full(2, 0.7), jnp.full(2, 4.0)))
+    seen = ppo.see(runner, jnp.array([[2.7, 1.0], [-1.3, 0.0]]))
+    np.testing.assert_allclose(seen, [[1, 1], [-1, 0]], atol=1e-6)
+
+
+def test_the_loss_is_the_sum_of_its_parts() -> None:
+    ppo = make(network="gru", entropy_coefficient=0.3, value_coefficient=0.7)
+    total, parts = jax.jit(lambda runner, batch: ppo.loss(runner.params, batch))(*second_rollout(ppo))
+    policy, value, entropy = (float(parts[f"loss/{name}"]) for name in ("policy", "value", "entropy"))
+    assert float(total) == pytest.approx(policy + 0.7 * value - 0.3 * entropy, abs=1e-5)
+    assert abs(entropy) > 0.1
 
 
 def test_parts_of_a_minibatch_give_the_gradients_of_the_whole() -> None:

@@ -10,14 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.killed import killed_at
 
+from entropy_env.observations import NEAREST
+from entropy_env.vector import VectorSwarm
+from trainers.curriculum.worlds import StagedWorlds
 from trainers.evaluate import evaluate, make_env
 from trainers.evaluation.play import film
 from trainers.jax_ppo import PPOConfig, main, make_ppo, train
 from trainers.policies import load_policy
 from trainers.run.checkpoint import load_arrays
 
-UPDATE = 4 * 2 * 4
+UPDATE, KEY = 4 * 2 * 4, jax.random.key(0)
 TINY = PPOConfig(
     num_envs=4, num_agents=2, num_steps=4, num_minibatches=2, hidden_sizes=(8,), cell_size=8, total_steps=4 * UPDATE,
     anneal_learning_rate=False, env_params={"max_steps": 6},
@@ -26,6 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gru": {"network": "gru", "shared_trunk": True, "sequence_length": 2},
     "lstm independent": {"network": "lstm", "sharing": "independent", "head_sizes": (8,), "on_goal": "terminate"},
     "mlp central": {"critic": "central", "normalize_value": True, "action_distribution": "tanh", "deviation": "state"},
+    "gru privileged": {"network": "gru", "critic": "privileged", "layer_norm": True},
 }
 
 
@@ -35,7 +40,7 @@ def newest(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(
     scope="module",
-    params=["gru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm independent", "mlp central"))],
+    params=["gru", *(pytest.param(name, marks=pytest.mark.slow) for name in list(KINDS)[1:])],
 )
 def run(request: Any, tmp_path_factory: Any) -> tuple[Path, PPOConfig]:
     path = tmp_path_factory.mktemp("run") / "whole"
@@ -44,11 +49,12 @@ def run(request: Any, tmp_path_factory: Any) -> tuple[Path, PPOConfig]:
     return path, config
 
 
-def test_a_run_that_was_stopped_goes_on_in_the_same_arrays(run: tuple[Path, PPOConfig], tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_in_the_same_arrays(run: tuple[Path, PPOConfig], tmp_path: Path) -> None:
     whole, config = run
-    parts = dataclasses.replace(config, run_dir=tmp_path / "parts", total_steps=2 * UPDATE)
-    train(parts)
-    train(dataclasses.replace(parts, total_steps=config.total_steps, resume=True))
+    parts = dataclasses.replace(config, run_dir=tmp_path / "parts", checkpoint_interval=2 * UPDATE)
+    with killed_at(3 * UPDATE):
+        train(parts)
+    train(dataclasses.replace(parts, resume=True))
     expected, arrays = newest(whole), newest(tmp_path / "parts")
     assert expected.keys() == arrays.keys()
     assert any(name.startswith("memory/") for name in arrays) == (config.network != "mlp")
@@ -84,10 +90,12 @@ def test_evaluation_and_film_play_it(run: tuple[Path, PPOConfig]) -> None:
     assert evaluate(path, episodes=4)["episodes"] == 4
     policy = load_policy(path)
     env, params = make_env(policy)
-    assert 1 < len(film(policy, env, params, jax.random.key(0), sampled=False)) <= 7
+    assert 1 < len(film(policy, env, params, KEY, sampled=False)) <= 7
     if config.sharing == "independent":
-        with pytest.raises(ValueError, match=r"each of 2 agents \(sharing=independent\), and there are 3"):
-            evaluate(path, episodes=4, num_agents=3)
+        other, three = make_env(policy, num_agents=3), r"each of 2 agents \(sharing=independent\), and there are 3"
+        for play in (lambda: evaluate(path, episodes=4, num_agents=3), lambda: film(policy, *other, KEY, sampled=True)):
+            with pytest.raises(ValueError, match=three):
+                play()
     else:
         evaluate(path, episodes=2, num_agents=3)
     if config.network != "mlp":
@@ -95,8 +103,23 @@ def test_evaluation_and_film_play_it(run: tuple[Path, PPOConfig]) -> None:
             policy(np.zeros((2, policy.obs_dim)))
 
 
-def test_a_run_goes_on_with_its_own_network_alone(run: tuple[Path, PPOConfig], capsys: Any) -> None:
+def test_a_run_goes_on_with_its_own_network_and_robots_alone(run: tuple[Path, PPOConfig], capsys: Any) -> None:
     path, config = run
-    other = "lstm" if config.network == "gru" else "gru"
-    assert main(["--resume", "--run-dir", str(path), "--total-steps", "999999", "--network", other]) == 2
-    assert f"network={other!r} is not what {path} was begun with, {config.network!r}" in capsys.readouterr().err
+    flags = ["--resume", "--run-dir", str(path), "--total-steps", "999999"]
+    for name, other in {"network": "lstm" if config.network == "gru" else "gru", "num_agents": 3}.items():
+        assert main([*flags, f"--{name.replace('_', '-')}", str(other)]) == 2
+        told = f"{name}={other!r} is not what {path} was begun with, {getattr(config, name)!r}"
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("curriculum", [None, "default"])
+@pytest.mark.parametrize("critic", ["central", "privileged"])
+def test_the_worlds_are_as_the_options_say(critic: Any, curriculum: str | None) -> None:
+    config = dataclasses.replace(TINY, critic=critic, on_goal="terminate", curriculum=curriculum, env_params={})
+    ppo, inputs, _ = make_ppo(config)
+    worlds = ppo.env.worlds if isinstance(ppo.env, StagedWorlds) else ppo.env
+    assert isinstance(worlds, VectorSwarm)
+    assert worlds.env.spec.on_goal == "terminate"
+    moments = jax.eval_shape(ppo.init, KEY, inputs).critic_moments
+    assert moments is not None
+    assert moments.mean.shape == ({"central": worlds.env.spec.state_dim + 1, "privileged": 4 + 4 * NEAREST}[critic],)

@@ -1,5 +1,7 @@
 """Policies are called alike, with a memory or without."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +98,25 @@ def test_sampled_still_works_and_warns():
         mean, _ = policy(obs, sampled=False)
     assert np.array_equal(mean, policy(obs)[0])
     assert not np.allclose(sampled, mean)
+
+
+def test_agents_with_a_network_each_act_by_their_own_and_are_as_many():
+    spec = ActorSpec(OBS_DIM, 2, hidden_sizes=(UNITS,), agents=2)
+    policy, one = ActorPolicy(spec.init(KEY), init_moments(OBS_DIM), spec), dataclasses.replace(spec, agents=0)
+    obs = seen(2)
+    for i in range(2):
+        alone = ActorPolicy(jax.tree.map(lambda x, i=i: x[i], policy.params), policy.moments, one)
+        np.testing.assert_allclose(policy(obs)[i], alone(obs[i]), atol=1e-6)
+    assert not np.allclose(policy(obs[[0, 0]])[0], policy(obs[[0, 0]])[1])
+    for ask in (lambda: policy.begin(3), lambda: policy(seen(3)), lambda: policy(seen())):
+        with pytest.raises(ValueError, match=r"each of 2 agents \(sharing=independent\), and there are [13]"):
+            ask()
+
+
+def test_a_tanh_policy_acts_in_hyperbolic_tangents():
+    plain = feed_forward()
+    squashed = plain.replace(spec=dataclasses.replace(plain.spec, action_distribution="tanh"))
+    np.testing.assert_allclose(squashed(seen(9)), np.tanh(plain(seen(9))), atol=1e-6)
+    sampled = squashed(seen(9), KEY)
+    assert np.all(np.abs(sampled) < 1)
+    assert not np.allclose(sampled, squashed(seen(9)))
