@@ -522,6 +522,7 @@ def test_more_robots_leave_the_first_ones_where_they_are(family):
         assert np.array_equal(one.goals, other.goals[:3])
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("family", ["obstacles", "rooms", "circle", "curriculum"])
 def test_code_that_is_compiled_for_speed_draws_the_same_bits(family):
     env = Swarm(SwarmSpec(num_agents=10, on_goal="respawn"), family, HARD)
