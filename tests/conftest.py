@@ -17,12 +17,11 @@ from helpers.compilation import quick_compilation
 from hypothesis import settings
 
 TESTS = Path(__file__).parent
-CLIENTS = {  # rooms and files that test no arithmetic
-    "adapters", "benchmarks", "examples", "render", "trainers", "test_checks.py", "test_engines.py",
-    "test_no_time_limit.py", "test_readme.py", "test_seeds.py",
+USERS = {  # rooms and files whose tests hold the code that users run; conformance holds each step in JAX to Numba's
+    "physics", "test_conformance.py", "test_crowds.py", "test_flags.py", "test_invariants.py",
 }  # fmt: skip
 # One worker compiles the Numba kernels, for half a minute. The other begins with what needs none, and then reads them.
-FIRST = ["engines/test_conformance.py", "test_vector.py", "test_neighbours.py"]
+FIRST = ["engines/test_conformance.py", "physics/test_dynamics.py", "test_vector.py", "test_neighbours.py"]
 SHORT = {
     "learn", "policies", "render", "run", "test_adapters.py", "test_geometry.py", "test_imports.py", "test_pettingzoo.py",
 }  # fmt: skip
@@ -38,6 +37,7 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.option.loadscopereorder = False  # which puts modules of few tests last, however long they take
     config.addinivalue_line("markers", "slow: takes long, and is run by `make test-all` alone")
+    config.addinivalue_line("markers", "optimised: compiles as users do, in a module that compiles quickly")
     config.addinivalue_line("markers", "core: runs under strict dtype promotion and without implicit rank promotion")
 
 
@@ -46,22 +46,29 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    """Let clients of the simulator compile quickly, fixtures of all scopes included."""
-    client = CLIENTS & set(item.path.relative_to(TESTS).parts)
-    with quick_compilation() if client else contextlib.nullcontext():
-        return (yield)
+def pytest_runtest_protocol(item, nextitem):
+    """Compile quickly where no test is about users' code, fixtures of all scopes included, and keep the two apart."""
+    with quick_compilation() if is_quick(item) else contextlib.nullcontext():
+        result = yield
+    if nextitem is not None and is_quick(item) and not is_quick(nextitem):
+        jax.clear_caches()
+    return result
+
+
+def is_quick(item):
+    """Whether a test may be compiled with few optimisations."""
+    return not USERS & set(item.path.relative_to(TESTS).parts) and item.get_closest_marker("optimised") is None
 
 
 def turn_of(path):
-    """When workers take a module: what users' code is compiled for, then clients, and last what is short.
+    """When workers take a module: what users' code is compiled for, then others, and last what is short.
 
-    So code that was compiled quickly is never met where users' code is tested, and workers end together.
+    So compiled functions are thrown away once, and workers end together.
     """
     if path.as_posix() in FIRST:
         return FIRST.index(path.as_posix())
     names = set(path.parts)
-    return len(FIRST) + (2 if names & SHORT else bool(names & CLIENTS))
+    return len(FIRST) + (2 if names & SHORT else not names & USERS)
 
 
 @pytest.fixture(scope="module", autouse=True)

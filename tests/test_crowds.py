@@ -63,7 +63,7 @@ def test_nothing_presses_robots_into_each_other(name, drive):
     assert run.passed == 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["numba", pytest.param("jax", marks=pytest.mark.slow)])
 def test_thin_robots_do_not_pass_thin_walls(engine):
     run = press(crowds.thin_walls(), engine, "kinematic", steps=400, num_worlds=4)
     assert run.worst_gap >= 0

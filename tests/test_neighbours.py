@@ -157,6 +157,7 @@ def check_equal(grid, dense):
         np.testing.assert_allclose(found, expected, atol=1e-5 if found.dtype == jnp.float32 else 0)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("num_agents", [*(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2)), 36])
 @given(seed=seeds)
 def test_grid_equals_dense(num_agents, seed):

@@ -19,6 +19,11 @@ from entropy_env.types import SwarmSpec
 pytestmark = pytest.mark.core
 
 N, RAYS, STEPS = 3, 4, 40
+ON_GOAL = [
+    "respawn",
+    "next_goal",
+    pytest.param("terminate", marks=pytest.mark.slow),
+]  # respawn does what terminate does
 SIZES = {"terminate": 3, "respawn": 7, "next_goal": 1}  # worlds, odd to tell chunks apart; few, as each is compiled
 TRACES = collections.Counter()
 
@@ -94,7 +99,7 @@ def slow_step(env, state, action, next_layout, params):
     return numpy_tree((final_obs, reward, terminated, truncated, info, goals_reached)), state, np.asarray(obs)
 
 
-@pytest.mark.parametrize("on_goal", SIZES)
+@pytest.mark.parametrize("on_goal", ON_GOAL)
 def test_a_batch_does_what_single_worlds_do_one_by_one(on_goal):
     """Observations, rewards, endings and statistics, with reset and respawn in the same step."""
     env, num_envs = swarm(on_goal), SIZES[on_goal]

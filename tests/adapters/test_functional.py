@@ -148,7 +148,6 @@ def test_params_may_differ_by_seed_by_world_or_both():
     params_axis = jax.tree.map(lambda _: None, one).replace(max_steps=0)
     by_world, by_seed, neither = (0, 0, 0, params_axis), (None, None, None, params_axis), (0, 0, 0, None)
     limits = np.array([1, 9, 1, 9, 1, 9])
-    np.testing.assert_array_equal(moved(limits, by_world), limits == 1)
     np.testing.assert_array_equal(moved([1, 9], by_seed, neither), [[True] * WORLDS, [False] * WORLDS])
     both = np.stack([limits, np.full(WORLDS, 9)])
     np.testing.assert_array_equal(moved(both, by_seed, by_world), both == 1)

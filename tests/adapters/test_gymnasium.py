@@ -480,7 +480,7 @@ def test_a_video_of_one_robot_shows_its_episode(tmp_path):
     assert (frames, seconds) == (4, pytest.approx(0.4))
 
 
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+@pytest.mark.parametrize("context", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_play_what_this_process_plays(context):
     settings = {"num_envs": 2, "max_steps": 3}
     here = gymnasium.make_vec(ENV_ID, vectorization_mode="sync", **settings)

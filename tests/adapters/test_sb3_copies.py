@@ -137,7 +137,7 @@ def test_a_spawned_process_steps_an_environment_it_is_given():
     assert process.exitcode == 0
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_single_robots_run_in_workers(method):
     robots = SubprocVecEnv([make_single] * 2, start_method=method)
     try:

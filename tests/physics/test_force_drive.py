@@ -14,7 +14,7 @@ import numpy as np
 import pymunk
 import pytest
 from helpers import reference
-from helpers.worlds import ENGINES, FORCE_ENGINES, make_world, numpy_tree, stack
+from helpers.worlds import FORCE_ENGINES, make_world, numpy_tree, stack
 
 import entropy_env  # noqa: F401 registers with Gymnasium
 from entropy_env import swarm_v0
@@ -373,7 +373,7 @@ def crowd(env, rng, bodies=CROWD):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", FORCE_ENGINES)
 def test_one_control_period_in_a_crowd_is_the_written_rule(engine):
     rng, env, drive = np.random.default_rng(2), swarm(16, **SLOTS), DRIVE
     states = [crowd(env, rng) for _ in range(CROWDS)]

@@ -522,7 +522,8 @@ def test_more_robots_leave_the_first_ones_where_they_are(family):
         assert np.array_equal(one.goals, other.goals[:3])
 
 
-@pytest.mark.parametrize("family", ["obstacles", "rooms", "circle", "curriculum"])
+@pytest.mark.optimised
+@pytest.mark.parametrize("family", ["obstacles", "rooms", "circle", pytest.param("curriculum", marks=pytest.mark.slow)])
 def test_code_that_is_compiled_for_speed_draws_the_same_bits(family):
     env = Swarm(SwarmSpec(num_agents=10, on_goal="respawn"), family, HARD)
     draw, keys = jax.vmap(env.generate, (0, None)), jax.random.split(jax.random.key(22), 64)

@@ -41,11 +41,11 @@ FLAGS = [
 
 def test_auto_batch_takes_the_worlds_that_fit(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(jax_ppo, "update_memory", lambda ppo, params: 1000 * ppo.config.num_envs)
-    monkeypatch.setattr(jax_ppo, "free_memory", lambda: 6500)
-    config = dataclasses.replace(TINY, auto_batch=True, run_dir=tmp_path / "run")
+    monkeypatch.setattr(jax_ppo, "free_memory", lambda: 4500)
+    config = dataclasses.replace(TINY, num_envs=2, auto_batch=True, run_dir=tmp_path / "run")
     train(dataclasses.replace(config, total_steps=96))
-    assert "6 worlds, as many as fit" in capsys.readouterr().out
-    assert load_config(PPOConfig, tmp_path / "run" / "config.yaml").num_envs == 6
+    assert "4 worlds, as many as fit" in capsys.readouterr().out
+    assert load_config(PPOConfig, tmp_path / "run" / "config.yaml").num_envs == 4
     assert main(["--resume", "--run-dir", str(tmp_path / "run"), "--total-steps", "97"]) == 0
 
 
@@ -214,15 +214,16 @@ def test_a_folder_that_the_terminal_cannot_show_is_trained_in(name: str, tmp_pat
     assert b"already holds a run" in sys.stderr.buffer.getvalue()
 
 
-def test_a_run_folder_holds_everything(whole: Path) -> None:
-    config = dataclasses.replace(TINY, run_dir=whole, checkpoint_interval=1)
-    assert load_config(PPOConfig, whole / "config.yaml") == config
-    assert {"checkpoints", "videos", "config.yaml", "metrics.jsonl"} <= set(os.listdir(whole))
-    assert any(name.startswith("events.out.tfevents") for name in os.listdir(whole))
+def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run_dir=tmp_path / "run", env_params={"max_steps": 12.0})  # so that episodes end
+    run = train(config)
+    assert load_config(PPOConfig, run / "config.yaml") == config
+    assert {"checkpoints", "videos", "config.yaml", "metrics.jsonl"} <= set(os.listdir(run))
+    assert any(name.startswith("events.out.tfevents") for name in os.listdir(run))
     named = {"train/reward_mean", "train/reward_std", "train/episode_length", "train/fps", "train/sps", "loss/policy",
              "loss/value", "loss/entropy", "loss/approx_kl", "loss/clip_fraction", "loss/explained_variance",
              "env/goal_reached_rate", "env/collision_rate", "system/gpu_memory", "system/cpu_memory"}  # fmt: skip
-    assert named <= json.loads((whole / "metrics.jsonl").read_text().splitlines()[0]).keys()
+    assert named <= set().union(*map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
 
 
 def test_a_run_of_before_an_option_goes_on_without_it(short: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_hook_sees_every_update_adds_figures_and_may_stop_the_run(tmp_path: Pa
     seen = []
 
     def watch(moment: Moment) -> None:
-        seen.append((moment.step, moment.metrics["env/goal_reached_rate"]))
+        seen.append((moment.step, moment.metrics.get("env/goal_reached_rate")))
         moment.metrics["mine/updates"] = len(seen)
         if len(seen) == 3:
             moment.stop("three are enough")

@@ -344,6 +344,7 @@ def settle(screen, different_from=None, timeout=20.0):
     raise AssertionError("the screen does not come to rest" if different_from is None else "nothing changes")
 
 
+@pytest.mark.slow
 def test_real_keys_drive_the_window_on_a_screen(screen, tmp_path):
     fast, slow = save_driver(tmp_path / "fast", 1.0), save_driver(tmp_path / "slow", 0.3)
 
