@@ -36,6 +36,7 @@ from trainers.learn.distributions import action_shape, distribution_of
 from trainers.policies import load_policy
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
+from trainers.policies.own_spaces import OwnSpaces
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import DeviceOptions, make_mesh, prepare_jax
 from trainers.run.hooks import Hook, Moment
@@ -180,7 +181,8 @@ def make_ppo(
     num_updates = -(-config.total_steps // (config.num_envs * num_agents * config.num_steps))
     ppo = PPO(config.alone, env, obs_dim, actions, num_agents, num_updates, mesh)
     actor = ActorSpec.of(obs_dim, actions, **ppo.networks.of_actor)
-    return ppo, describe_policy(actor, None), config
+    own = OwnSpaces.of(env.own_shape, space) if hasattr(env, "own_shape") else None  # others take what networks give
+    return ppo, describe_policy(actor, None, own), config
 
 
 def open_env(made: Any, num_envs: int) -> tuple[BatchedEnv, Any, Any]:

@@ -29,6 +29,7 @@ from trainers.learn.normalize import RunningMoments, init_moments
 from trainers.policies import Policy, load_policy
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
+from trainers.policies.own_spaces import OwnSpaces
 from trainers.run.checkpoint import TRY_AGAIN, save_checkpoint
 from trainers.run.config import save_config
 from trainers.run.files import Patience
@@ -99,7 +100,7 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
     hooks = [*built_in, *hooks]
     with open_folder(config, config.slug) as folder:
         save_config(folder.config, dataclasses.replace(config, run_dir=folder.path))
-        run = Run(model, folder, describe_policy(actor, None), config)
+        run = Run(model, folder, describe_policy(actor, None, own_spaces(first)), config)
         run.save()
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
         tracking = Tracking(folder.path, config.trackers, config.track_project)
@@ -166,6 +167,14 @@ def make_worlds(factory: Callable[[], Any], first: Any, num_envs: int) -> VecEnv
         check_actions(made[0].action_space)
         return DummyVecEnv([partial(as_flat, env) for env in made])
     return ParallelVecEnv([aec_to_parallel(env) if isinstance(env, pettingzoo.AECEnv) else env for env in made])
+
+
+def own_spaces(env: Any) -> OwnSpaces:
+    """Return what one agent of an environment observes and takes."""
+    if isinstance(env, gymnasium.Env):
+        return OwnSpaces.of(env.observation_space, env.action_space)
+    agent = env.possible_agents[0]
+    return OwnSpaces.of(env.observation_space(agent), env.action_space(agent))
 
 
 def as_flat(env: gymnasium.Env) -> gymnasium.Env:
