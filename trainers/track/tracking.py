@@ -21,7 +21,7 @@ from entropy_env import checks
 from trainers.run.files import to_json, write_atomic
 from trainers.track.background import Background
 from trainers.track.jsonl import JsonLines
-from trainers.track.tracker import Run, Tracker, as_figure
+from trainers.track.tracker import Run, Tracker, as_figure, safe_name
 
 PROJECT = "entropy-env"  # of runs that name no other
 FACTS = "run.json"
@@ -53,7 +53,7 @@ def describe_run(folder: Path, project: str, resume_step: int | None = None, id:
     config = folder / "config.yaml"
     options = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
     name = folder.resolve().name
-    id = id or read_facts(folder).get("id") or f"{name}-{uuid.uuid4().hex[:8]}"
+    id = id or read_facts(folder).get("id") or f"{safe_name(name)}-{uuid.uuid4().hex[:8]}"
     return Run(folder, project, name, id, options, resume_step)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import wandb
 
 from trainers.run.terminal import say
-from trainers.track.tracker import Figure, Histogram, Run
+from trainers.track.tracker import Figure, Histogram, Run, safe_name
 
 PATIENCE = 20  # s, longest wait for the server at the start
 
@@ -33,7 +32,9 @@ class WandB:
         given: dict[str, Any] = {"project": run.project, "name": run.name, "config": run.config, "dir": str(run.folder)}
         for choice in dict.fromkeys((mode, "offline")):
             try:
-                unique = run.id if choice == mode else f"{run.id}-{choice}"  # W&B still holds the id that failed
+                unique = safe_name(
+                    run.id if choice == mode else f"{run.id}-{choice}"
+                )  # W&B still holds the id that failed
                 self._run = wandb.init(id=unique, mode=choice, settings=settings, resume="allow", **given)
                 break
             except Exception as error:  # noqa: BLE001 - for example no connection, a refused key, a full disk
@@ -59,7 +60,7 @@ class WandB:
             self._run.log({name: wandb.Video(str(path), format=kind)})
             return
         kind = "model" if name == "checkpoint" else "report"
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._id}-{name}"), kind)
+        artifact = wandb.Artifact(f"{self._id}-{safe_name(name)}", kind)
         artifact.add_file(str(path), path.name)
         self._run.log_artifact(artifact)
 
