@@ -30,7 +30,8 @@ Figure = float | Histogram
 class Tracker(Protocol):
     """Takes the figures and files of one run. It is called by one thread, and may block or raise: see `Background`.
 
-    It is made of a `Run`, and goes on with what it already has of that run.
+    It is made of a `Run`, and goes on with what it already has of that run. One that skips steps that it has says so with
+    `SKIPS = True`, and is shown all lines again when a run is resumed, since a kill may have lost some.
     """
 
     def log(self, step: int, figures: Mapping[str, Figure]) -> None:

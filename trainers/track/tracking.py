@@ -20,7 +20,7 @@ import yaml
 from entropy_env import checks
 from trainers.run.files import to_json, write_atomic
 from trainers.track.background import Background
-from trainers.track.jsonl import JsonLines
+from trainers.track.jsonl import JsonLines, read_lines
 from trainers.track.tracker import Run, Tracker, as_figure, safe_name
 
 PROJECT = "entropy-env"  # of runs that name no other
@@ -105,6 +105,9 @@ class Tracking:
         other = "" if project == PROJECT else f" --project {project}"
         remedy = f"; later: python -m trainers.track {folder}{other} --to "
         self._trackers = [Background(name, partial(make_tracker, name, run), remedy + name) for name in trackers]
+        if resume_step is not None:
+            for tracker in self._trackers:
+                tracker.catch_up(partial(read_lines, folder, resume_step))
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record figures at a step. Arrays are recorded as histograms."""

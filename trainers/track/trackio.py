@@ -18,6 +18,8 @@ class Trackio:
     Films are media, other files artifacts. The name of the run is its id, since trackio resumes runs by name.
     """
 
+    SKIPS = True
+
     def __init__(self, run: Run) -> None:
         """Begin the run or go on. Raises ValueError for a name of a project that trackio cannot have."""
         self._run = trackio.init(

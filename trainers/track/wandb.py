@@ -25,6 +25,8 @@ class WandB:
     other files artifacts: the checkpoint of type `model`, the rest of type `report`.
     """
 
+    SKIPS = True
+
     def __init__(self, run: Run) -> None:
         """Begin the run or go on. Raises RuntimeError if that works neither online nor offline."""
         settings = wandb.Settings(init_timeout=PATIENCE, console="off", silent=True)
@@ -45,6 +47,7 @@ class WandB:
         # Online, the server ignores steps that it has. Offline, this file tells which one is the last.
         self._last = run.folder / "wandb" / f"{unique}.last_step" if choice == "offline" else None
         self._done = int(self._last.read_text() or -1) if self._last and self._last.exists() else -1
+        self._done = max(self._done, self._run.starting_step - 1)  # what the server has of a run that goes on
         say(f"W&B: {choice}, in {run.folder / 'wandb'}")
 
     def log(self, step: int, figures: Mapping[str, Figure]) -> None:
