@@ -35,6 +35,7 @@ from trainers.run.config import save_config
 from trainers.run.files import Patience
 from trainers.run.folder import RunFolder
 from trainers.run.hooks import Hook, Hooks, Moment
+from trainers.run.interrupt import termination_as_interrupt
 from trainers.run.loop import write_summary
 from trainers.run.terminal import say
 from trainers.run.training import open_folder
@@ -98,7 +99,12 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         BufferMean(returns_of),
     )
     hooks = [*built_in, *hooks]
-    with open_folder(config, config.slug) as folder:
+    try:
+        opened = open_folder(config, config.slug)
+    except FileExistsError as error:
+        again = "runs of Stable-Baselines3 cannot be resumed, so choose another --run-dir, or delete the folder"
+        raise FileExistsError(f"{config.run_dir} already holds a run: {again}") from error
+    with opened as folder, termination_as_interrupt():
         save_config(folder.config, dataclasses.replace(config, run_dir=folder.path))
         run = Run(model, folder, describe_policy(actor, None, own_spaces(first)), config)
         run.save()
@@ -182,7 +188,21 @@ def as_flat(env: gymnasium.Env) -> gymnasium.Env:
     env = Monitor(env)
     if isinstance(env.action_space, spaces.Box):
         env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-    return gymnasium.wrappers.FlattenObservation(env)
+    return FiniteObservations(gymnasium.wrappers.FlattenObservation(env))
+
+
+class FiniteObservations(gymnasium.ObservationWrapper):
+    """Raises ValueError for an observation that is not finite, before it gets into the weights."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._steps = 0  # of all episodes, resets among them
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        self._steps += 1
+        if not np.all(np.isfinite(observation)):
+            raise ValueError(f"{self.unwrapped} observed {observation} in its step {self._steps:,}, resets counted")
+        return observation
 
 
 def make_model(worlds: VecEnv, config: Any) -> PPO:
