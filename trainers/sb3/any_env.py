@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,7 +35,7 @@ from trainers.policies.own_spaces import OwnSpaces
 from trainers.run.checkpoint import TRY_AGAIN, save_checkpoint
 from trainers.run.config import save_config
 from trainers.run.files import Patience
-from trainers.run.folder import RunFolder
+from trainers.run.folder import LOCK_FILE, RunFolder
 from trainers.run.hooks import Hook, Hooks, Moment
 from trainers.run.interrupt import termination_as_interrupt
 from trainers.run.loop import write_summary
@@ -104,13 +106,14 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
     except FileExistsError as error:
         again = "runs of Stable-Baselines3 cannot be resumed, so choose another --run-dir, or delete the folder"
         raise FileExistsError(f"{config.run_dir} already holds a run: {again}") from error
-    with opened as folder, termination_as_interrupt():
+    with opened as folder, termination_as_interrupt(), contextlib.ExitStack() as stack:
         save_config(folder.config, dataclasses.replace(config, run_dir=folder.path))
         run = Run(model, folder, describe_policy(actor, None, own_spaces(first)), config)
         run.save()
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
         tracking = Tracking(folder.path, config.trackers, config.track_project)
         per_update = worlds.num_envs * config.num_steps
+        stack.push(lambda kind, *_: kind and issubclass(kind, Exception) and run.forget(per_update))
         with tracking, Dashboard(-(-config.total_steps // per_update) * per_update, title=config.env) as dashboard:
             figures = Figures(tracking, dashboard, Hooks(hooks), folder.path, run.after, config.verbose)
             try:
@@ -154,6 +157,15 @@ class Run:
         elif moment.step - self._saved >= self._interval:
             written = self._patience.try_to(self.save, f"the checkpoint at {moment.step:,} steps", TRY_AGAIN)
             self._saved = moment.step if written else self._saved
+
+    def forget(self, first: int) -> None:
+        """Remove the files of a run that failed before its first update, after `first` steps."""
+        if self._model.num_timesteps < first:
+            for path in self._folder.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK_FILE:
+                    path.unlink()
 
     def finish(self, interrupted: bool = False) -> None:
         """Save the end of the run. Raises OSError."""

@@ -38,7 +38,14 @@ class Blind(gymnasium.Env):
 
 def test_an_observation_that_is_not_finite_is_shown_with_its_step(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Blind.*nan.*step 23"):
-        train_policy(Blind, run_dir=tmp_path / "run", **TINY)
+        train_policy(Blind, run_dir=tmp_path / "run", **TINY | {"num_steps": 8})
+    assert load_policy(tmp_path / "run").step == 0, "what was learnt from is kept, and here that is the beginning"
+
+
+def test_a_run_that_fails_before_its_first_update_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nan"):
+        train_policy(Blind, run_dir=tmp_path / "runs" / "run", **TINY | {"num_steps": 32})
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_in_use_is_not_told_to_be_resumed(tmp_path: Path) -> None:
