@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,7 @@ def train_policy(
 def train(config: AnyEnvConfig, env_factory: Callable[[], Any] | str | None = None, hooks: Sequence[Hook] = ()) -> Path:
     """Do as `train_policy`, with all options in one place. Without a factory `config.env` names the environment."""
     factory = env_factory if callable(env_factory) else named_factory(env_factory or config.env)
+    check_factory(factory, config.env)
     prepare_jax(config)
     made = factory()
     if isinstance(made, HOSTED):
@@ -205,6 +207,21 @@ def open_env(made: Any, num_envs: int) -> tuple[BatchedEnv, Any, Any]:
             "gymnax, Gymnasium or PettingZoo, or one that is a trainers.envs.contract.OpenEnv"
         )
     return made, jax.tree.map(jnp.asarray, made.default_params if params is None else params), made.action_space
+
+
+def check_factory(factory: Callable[[], Any], name: str) -> None:
+    """Raise ValueError for a factory that needs arguments."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # it tells none
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(
+            f"the environment's factory {name} must need no arguments ({error}): give for example "
+            f"lambda: {name}(...), or a name such as 'gymnasium:CartPole-v1'"
+        ) from error
 
 
 def named_factory(name: str) -> Callable[[], Any]:

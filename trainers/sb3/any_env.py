@@ -113,7 +113,12 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
         tracking = Tracking(folder.path, config.trackers, config.track_project)
         per_update = worlds.num_envs * config.num_steps
-        stack.push(lambda kind, *_: kind and issubclass(kind, Exception) and run.forget(per_update))
+
+        def end(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None and issubclass(kind, Exception):
+                run.forget(per_update)
+
+        stack.push(end)
         with tracking, Dashboard(-(-config.total_steps // per_update) * per_update, title=config.env) as dashboard:
             figures = Figures(tracking, dashboard, Hooks(hooks), folder.path, run.after, config.verbose)
             try:

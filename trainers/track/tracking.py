@@ -7,6 +7,7 @@ import glob
 import importlib
 import importlib.util
 import json
+import shlex
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -102,8 +103,8 @@ class Tracking:
         self._lines = JsonLines(folder, resume_step)
         self._run = run = describe_run(folder, project, resume_step, id)
         write_facts(run, converged=False)
-        other = "" if project == PROJECT else f" --project {project}"
-        remedy = f"; later: python -m trainers.track {folder}{other} --to "
+        other = "" if project == PROJECT else f" --project {shlex.quote(project)}"
+        remedy = f"; later: python -m trainers.track {shlex.quote(str(folder))}{other} --to "
         self._trackers = [Background(name, partial(make_tracker, name, run), remedy + name) for name in trackers]
         if resume_step is not None:
             for tracker in self._trackers:
