@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from trainers.learn.distributions import action_shape, distribution_of
 from trainers.policies import load_policy
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
+from trainers.policies.own_spaces import OwnSpaces
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import DeviceOptions, make_mesh, prepare_jax
 from trainers.run.hooks import Hook, Moment
@@ -141,6 +143,7 @@ def train_policy(
 def train(config: AnyEnvConfig, env_factory: Callable[[], Any] | str | None = None, hooks: Sequence[Hook] = ()) -> Path:
     """Do as `train_policy`, with all options in one place. Without a factory `config.env` names the environment."""
     factory = env_factory if callable(env_factory) else named_factory(env_factory or config.env)
+    check_factory(factory, config.env)
     prepare_jax(config)
     made = factory()
     if isinstance(made, HOSTED):
@@ -181,7 +184,8 @@ def make_ppo(
     num_updates = -(-config.total_steps // (config.num_envs * num_agents * config.num_steps))
     ppo = PPO(config.alone, env, obs_dim, actions, num_agents, num_updates, mesh)
     actor = ActorSpec.of(obs_dim, actions, **ppo.networks.of_actor)
-    return ppo, describe_policy(actor, None), config
+    own = OwnSpaces.of(env.own_shape, space) if hasattr(env, "own_shape") else None  # others take what networks give
+    return ppo, describe_policy(actor, None, own), config
 
 
 def open_env(made: Any, num_envs: int, critic: str = "local") -> tuple[BatchedEnv, Any, Any]:
@@ -206,6 +210,21 @@ def open_env(made: Any, num_envs: int, critic: str = "local") -> tuple[BatchedEn
             "gymnax, Gymnasium or PettingZoo, or one that is a trainers.envs.contract.OpenEnv"
         )
     return made, jax.tree.map(jnp.asarray, made.default_params if params is None else params), made.action_space
+
+
+def check_factory(factory: Callable[[], Any], name: str) -> None:
+    """Raise ValueError for a factory that needs arguments."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # it tells none
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(
+            f"the environment's factory {name} must need no arguments ({error}): give for example "
+            f"lambda: {name}(...), or a name such as 'gymnasium:CartPole-v1'"
+        ) from error
 
 
 def named_factory(name: str) -> Callable[[], Any]:

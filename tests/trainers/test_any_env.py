@@ -129,7 +129,9 @@ def test_the_saved_actor_acts_as_that_of_sb3(tmp_path: Path) -> None:
         )
         model, policy = PPO.load(run / "model.zip", device="cpu"), load_policy(run)
         obs = np.random.default_rng(0).normal(size=(50, policy.obs_dim)).astype(np.float32)
-        np.testing.assert_allclose(policy(obs), model.predict(obs, deterministic=True)[0], atol=1e-5)
+        np.testing.assert_allclose(
+            policy(obs), policy.own.stretch(model.predict(obs, deterministic=True)[0]), atol=1e-5
+        )
 
 
 @HOSTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ class Whole:
     check: Callable[..., object]  # raises ValueError for options of the learner that cannot be had
 
 
+class OnceLoader(yaml.SafeLoader):
+    """Reads YAML, and raises for a key that comes twice, of which YAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key!r} comes twice in one place{str(node.start_mark).strip()}")
+        return super().construct_mapping(node, deep)
+
+
 def read_plan(source: str, whole: Whole) -> Plan:
     """Read a curriculum from a YAML file, or make the default one: the four levels of scenario `curriculum`.
 
@@ -62,7 +74,7 @@ def read_plan(source: str, whole: Whole) -> Plan:
         content: Any = {"stages": [{"scenario": "curriculum", "difficulty": level} for level in LEVELS]}
     else:
         try:
-            content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+            content = yaml.load(Path(source).read_text(encoding="utf-8"), OnceLoader)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the curriculum {source}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list) or not content["stages"]:
@@ -84,6 +96,7 @@ def _plan(content: dict[str, Any], whole: Whole) -> Plan:
     for number, given in enumerate(content["stages"], 1):
         try:
             stages.append(_stage(content, given, whole))
+            _check_ways(number, len(content["stages"]), given, stages[-1])
         except (TypeError, ValueError) as error:
             raise ValueError(f"stage {number}: {error}") from error
     return Plan(tuple(stages), episodes, float(replay), {"episodes": episodes, "replay": replay} | content)
@@ -98,6 +111,8 @@ def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
         if name in SPEC_FIELDS | set(whole.fixed):
             raise ValueError(f"{name!r} cannot change between stages: set it for the whole run")
     _check_names("a stage", given, worlds | set(whole.options) | {"promote", "demote"})
+    if "difficulty" in given and type(given["difficulty"]) is not int:
+        raise ValueError(f"difficulty={given['difficulty']!r} must be one of {', '.join(map(str, LEVELS))}")
     own = whole.task.but(**{name: value for name, value in given.items() if name in worlds})
     if own.spec != whole.task.spec:
         raise ValueError("reward_geodesic cannot begin in a stage: give the whole run a weight, or geodesic=True")
@@ -112,6 +127,21 @@ def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
         _limits("promote", given.get("promote", content.get("promote", {"success": 0.8}))),
         _limits("demote", given.get("demote", content.get("demote", {}))),
     )
+
+
+def _check_ways(number: int, count: int, given: Mapping[str, Any], stage: Stage) -> None:
+    """Raise ValueError for a stage that no swarm could leave or stay in as the file says."""
+    if number == 1 and "demote" in given:
+        raise ValueError("demote: there is no stage before the first")
+    if number < count and not stage.promote:
+        raise ValueError("promote={} names no figure, so nothing would say when to go on: for example {success: 0.8}")
+    for name in stage.promote.keys() & stage.demote.keys():
+        sign = -1 if name == "collision_rate" else 1
+        if sign * stage.demote[name] > sign * stage.promote[name]:
+            raise ValueError(
+                f"{name}: demote={stage.demote[name]:g} is stricter than promote={stage.promote[name]:g}, so swarms that "
+                "are good enough to go on would be too bad to stay"
+            )
 
 
 def _check_names(what: str, given: Mapping[str, Any], known: Collection[str]) -> None:
@@ -132,13 +162,11 @@ def _limits(name: str, given: Any) -> Limits:
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError(f"{name}={value!r} must be a number")
-    return number
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 3e-4, without a point, as text
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a number{', without quotes' if isinstance(value, str) else ''}")
+    return float(value)
 
 
 def scenario_of(task: Task) -> Any:

@@ -72,6 +72,12 @@ class GymnaxWorlds:
         """See `OpenEnv`."""
         return self.env.action_space(self.env.default_params)
 
+    @property
+    def own_shape(self) -> tuple[int, ...] | None:
+        """The shape of an observation before it is made flat. None if it is no array."""
+        seen, _ = jax.eval_shape(self.env.reset_env, jax.random.key(0), self.default_params)
+        return getattr(seen, "shape", None)
+
     def reset(self, key: jax.Array, params: Any) -> tuple[jax.Array, GymnaxState]:
         """See `BatchedEnv`."""
         obs, worlds = jax.vmap(self._begin, (0, None))(jax.random.split(key, self.num_envs), params)

@@ -51,7 +51,7 @@ class FreshEpisodes:
 
 
 def evaluate_in(play: Episodes, policy: Policy, episodes: int = 256, seed: int = 0) -> dict[str, Any]:
-    """Compute return and length over fresh episodes, each with its 95 % interval.
+    """Compute return and length over fresh episodes, each with its 95 % interval, cut to what was seen.
 
     The figures are those of sampled actions; the key `deterministic` holds those of the mean or likeliest ones. seed: that
     of the episodes. Raises ValueError for episodes without an end.
@@ -60,7 +60,10 @@ def evaluate_in(play: Episodes, policy: Policy, episodes: int = 256, seed: int =
     figures = {}
     for sampled in (True, False):
         returns, lengths = _played(play, policy, episodes, sampled)
-        figures[sampled] = {"return": mean_interval(returns), "episode_length": mean_interval(lengths, 1)}
+        figures[sampled] = {
+            "return": mean_interval(returns, returns.min(), returns.max()),
+            "episode_length": mean_interval(lengths, lengths.min(), lengths.max()),
+        }
     about = {"episodes": episodes, "seed": seed, "checkpoint_step": int(policy.step)}
     return {**figures[True], "deterministic": figures[False], **about}
 

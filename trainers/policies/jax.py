@@ -16,6 +16,7 @@ from trainers.learn.normalize import RunningMoments, normalize
 from trainers.networks.actor_critic import Actor, apply_actor
 from trainers.networks.layers import ACTIVATIONS, NETWORKS, Body
 from trainers.networks.recurrent import Memory
+from trainers.policies.own_spaces import OwnSpaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ class ActorPolicy(struct.PyTreeNode):
 
     >>> memory = policy.begin(num_agents)
     >>> actions, memory = policy.act(obs, memory)
+    >>> actions = policy.own.stretch(actions)
     """
 
     params: Any  # weights of the actor
@@ -98,29 +100,28 @@ class ActorPolicy(struct.PyTreeNode):
     spec: ActorSpec = struct.field(pytree_node=False)
     task: Task | None = struct.field(pytree_node=False, default=None)
     step: int = 0
+    own: OwnSpaces = struct.field(pytree_node=False, default=OwnSpaces())  # of the environment
 
     @property
     def obs_dim(self) -> int:
         return self.spec.obs_dim
 
     def __call__(self, obs: jax.Array | np.ndarray, key: jax.Array | None = None) -> jax.Array | np.ndarray:
-        """Map obs (..., obs_dim) to actions: floats (..., action_dim) in [-1, 1], or the indices of choices.
+        """Map an observation of the environment to an action that it takes: numbers in its bounds, or indices of choices.
 
-        They are the mean or likeliest actions, or with a key sampled ones.
-
-        Returns a JAX array for JAX arrays, else a NumPy array, which the caller may change. Raises ValueError for obs of
-        another size, and for a policy that remembers.
+        obs: as the environment gives it, or flat (..., obs_dim). The action is the mean or likeliest one, or with a key a
+        sampled one. Returns a JAX array for JAX arrays, else a NumPy array, which the caller may change. Raises ValueError
+        for obs of another size, and for a policy that remembers.
         """
         if self.spec.body.remembers:
             raise ValueError(
                 "this policy remembers: call memory = policy.begin(num_agents), and policy.act(obs, memory)"
             )
-        if np.shape(obs)[-1:] != (self.obs_dim,):
-            raise ValueError(f"obs has shape {np.shape(obs)}, this policy expects (..., {self.obs_dim})")
+        obs = self.own.flatten(obs, self.obs_dim)
         if self.spec.agents:
             self._check_agents(np.shape(obs)[-2] if np.ndim(obs) > 1 else 1)
-        action, _ = _act(self, obs, (), key)
-        return action if isinstance(obs, jax.Array) else np.array(action)
+        action, _ = _act(self.replace(own=OwnSpaces()), obs, (), key)
+        return self.own.stretch(action if isinstance(obs, jax.Array) else np.array(action))
 
     def begin(self, num_agents: int) -> Memory:
         """See `Policy`. Raises ValueError if there is a network for each agent, of another number of them."""

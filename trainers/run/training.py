@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,11 +52,11 @@ def train_in_folder(
     if not last.metrics:  # nothing was left to train
         return path
     if last.interrupted:
-        say(f"Stopped and saved. Continue with: {command} --resume --run-dir {path}")
+        say(f"Stopped and saved. Continue with: {command} --resume --run-dir {shlex.quote(str(path))}")
         raise KeyboardInterrupt
     why = f" and stopped: {last.stopped}" if last.stopped else ""
     say(
-        f"Trained {last.step:,} agent steps{why}. {f'Evaluate with: {evaluate} {path}' if evaluate else f'Run: {path}'}"
+        f"Trained {last.step:,} agent steps{why}. {f'Evaluate with: {evaluate} {shlex.quote(str(path))}' if evaluate else f'Run: {path}'}"
     )
     return path
 

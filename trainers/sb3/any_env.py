@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,11 +31,13 @@ from trainers.learn.normalize import RunningMoments, init_moments
 from trainers.policies import Policy, load_policy
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
+from trainers.policies.own_spaces import OwnSpaces
 from trainers.run.checkpoint import TRY_AGAIN, save_checkpoint
 from trainers.run.config import save_config
 from trainers.run.files import Patience
-from trainers.run.folder import RunFolder
+from trainers.run.folder import LOCK_FILE, RunFolder
 from trainers.run.hooks import Hook, Hooks, Moment
+from trainers.run.interrupt import termination_as_interrupt
 from trainers.run.loop import write_summary
 from trainers.run.terminal import say
 from trainers.run.training import open_folder
@@ -97,13 +101,24 @@ def train(factory: Callable[[], Any], first: Any, config: Any, hooks: Sequence[H
         BufferMean(returns_of),
     )
     hooks = [*built_in, *hooks]
-    with open_folder(config, config.slug) as folder:
+    try:
+        opened = open_folder(config, config.slug)
+    except FileExistsError as error:
+        again = "runs of Stable-Baselines3 cannot be resumed, so choose another --run-dir, or delete the folder"
+        raise FileExistsError(f"{config.run_dir} already holds a run: {again}") from error
+    with opened as folder, termination_as_interrupt(), contextlib.ExitStack() as stack:
         save_config(folder.config, dataclasses.replace(config, run_dir=folder.path))
-        run = Run(model, folder, describe_policy(actor, None), config)
+        run = Run(model, folder, describe_policy(actor, None, own_spaces(first)), config)
         run.save()
         say(f"Training {folder.path} with Stable-Baselines3 on {model.device}")
         tracking = Tracking(folder.path, config.trackers, config.track_project)
         per_update = worlds.num_envs * config.num_steps
+
+        def end(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None and issubclass(kind, Exception):
+                run.forget(per_update)
+
+        stack.push(end)
         with tracking, Dashboard(-(-config.total_steps // per_update) * per_update, title=config.env) as dashboard:
             figures = Figures(tracking, dashboard, Hooks(hooks), folder.path, run.after, config.verbose)
             try:
@@ -148,6 +163,15 @@ class Run:
             written = self._patience.try_to(self.save, f"the checkpoint at {moment.step:,} steps", TRY_AGAIN)
             self._saved = moment.step if written else self._saved
 
+    def forget(self, first: int) -> None:
+        """Remove the files of a run that failed before its first update, after `first` steps."""
+        if self._model.num_timesteps < first:
+            for path in self._folder.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK_FILE:
+                    path.unlink()
+
     def finish(self, interrupted: bool = False) -> None:
         """Save the end of the run. Raises OSError."""
         self.last.interrupted = interrupted
@@ -168,12 +192,34 @@ def make_worlds(factory: Callable[[], Any], first: Any, num_envs: int) -> VecEnv
     return ParallelVecEnv([aec_to_parallel(env) if isinstance(env, pettingzoo.AECEnv) else env for env in made])
 
 
+def own_spaces(env: Any) -> OwnSpaces:
+    """Return what one agent of an environment observes and takes."""
+    if isinstance(env, gymnasium.Env):
+        return OwnSpaces.of(env.observation_space, env.action_space)
+    agent = env.possible_agents[0]
+    return OwnSpaces.of(env.observation_space(agent), env.action_space(agent))
+
+
 def as_flat(env: gymnasium.Env) -> gymnasium.Env:
     """Wrap an environment so that observations are flat and actions of a Box are in [-1, 1], and count its episodes."""
     env = Monitor(env)
     if isinstance(env.action_space, spaces.Box):
         env = gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-    return gymnasium.wrappers.FlattenObservation(env)
+    return FiniteObservations(gymnasium.wrappers.FlattenObservation(env))
+
+
+class FiniteObservations(gymnasium.ObservationWrapper):
+    """Raises ValueError for an observation that is not finite, before it gets into the weights."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._steps = 0  # of all episodes, resets among them
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        self._steps += 1
+        if not np.all(np.isfinite(observation)):
+            raise ValueError(f"{self.unwrapped} observed {observation} in its step {self._steps:,}, resets counted")
+        return observation
 
 
 def make_model(worlds: VecEnv, config: Any) -> PPO:

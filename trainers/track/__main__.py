@@ -36,7 +36,10 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit status: 2, with a message on stderr, if the run cannot be replayed."""
+    """Run the command line. Returns the exit status.
+
+    It is 2, with a message on stderr, if the run could not be replayed into all trackers. The others have got it.
+    """
     options = tyro.cli(Options, args=argv, prog="python -m trainers.track", description=__doc__)
     lock = None
     with warnings_as_lines():
@@ -45,15 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_installed(options.to)
             if (options.run_dir / LOCK_FILE).exists():
                 lock = lock_folder(options.run_dir)
-            for name in options.to:
-                say(f"{name}: {replay(options.run_dir, name, options.project):,} updates")
+            failed = [name for name in options.to if not _give(options, name)]
         except Exception as error:  # noqa: BLE001 - whatever the tracker's library raises
             say(f"error: {error}", sys.stderr)
             return 2
         finally:
             if lock is not None:
                 os.close(lock)
-    return 0
+    return 2 if failed else 0
+
+
+def _give(options: Options, name: str) -> bool:
+    """Replay into one tracker, and return whether that worked."""
+    try:
+        say(f"{name}: {replay(options.run_dir, name, options.project):,} updates")
+    except Exception as error:  # noqa: BLE001 - whatever the tracker's library raises
+        say(f"error: {name}: {error}", sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from trainers.run.terminal import say
@@ -49,6 +49,16 @@ class Background:
                 return
             self.dropped += 1
         self._tell("does not keep up: not all updates are tracked")
+
+    def catch_up(self, lines: Callable[[], Iterable[tuple[int, Mapping[str, Figure]]]]) -> None:
+        """Show the tracker earlier figures, in case a kill has lost some on the way to it. lines: reads them."""
+
+        def show(tracker: Tracker) -> None:
+            if getattr(tracker, "SKIPS", False):
+                for step, figures in lines():
+                    tracker.log(step, figures)
+
+        self._put(show)
 
     def file(self, name: str, path: Path) -> None:
         """Pass a file on. It must stay where it is."""

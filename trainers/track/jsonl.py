@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,10 +43,11 @@ class JsonLines:
         self._records.close()
 
 
-def read_lines(folder: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Figure]]]:
-    """Yield the steps of a run and their figures, as trackers got them. Raises OSError if there are no lines."""
+def read_lines(folder: str | os.PathLike[str], last: float = math.inf) -> Iterator[tuple[int, dict[str, Figure]]]:
+    """Yield the steps of a run up to the last, and their figures, as trackers got them. Raises OSError without a file."""
     for line in (Path(folder) / METRICS).read_text(encoding="utf-8", errors="replace").split("\n"):
-        if _step_of(line) is not None:
+        step = _step_of(line)
+        if step is not None and step <= last:
             record = json.loads(line)
             step = record.pop("step")
             figures = {name: as_figure(Histogram(**v) if isinstance(v, dict) else v) for name, v in record.items()}

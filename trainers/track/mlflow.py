@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from trainers.track.tracker import Figure, Histogram, Run
+from trainers.track.tracker import Figure, Histogram, Run, safe_name
 
 TAG = "entropy_env_run"  # holds our id of a run
 PATIENCE = 5.0  # s, longest wait for the server at the start
@@ -30,27 +31,30 @@ class MLflow:
     """A run of MLflow, in the SQLite store `mlflow.db` of the run folder, or on the server that MLFLOW_TRACKING_URI names.
 
     Options are parameters, figures metrics, and files artifacts; a histogram is an artifact, too. The checkpoint of a run
-    that converged becomes a version of the registered model that has the name of the run.
+    that converged becomes a version of the registered model that has the name of the run, see `safe_name`.
     """
+
+    SKIPS = True
 
     def __init__(self, run: Run) -> None:
         """Begin the run or go on. Raises OSError for a server out of reach, MlflowException for what MLflow refuses."""
         for name in ("alembic", "mlflow"):  # which tell about every table that they make
             logging.getLogger(name).setLevel(logging.WARNING)
         folder = run.folder.resolve()
-        store = f"sqlite:///{folder / 'mlflow.db'}"
+        store = f"sqlite:///{self._plain(folder) / 'mlflow.db'}"
         uri = os.environ.get("MLFLOW_TRACKING_URI") or store
         _check_server(uri)
         self._client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
         experiment = self._experiment(run.project, (folder / "mlartifacts").as_uri() if uri == store else None)
-        self._name, self._seen, known = run.name, set[int](), set[str]()
-        found = self._client.search_runs([experiment], f"tags.{TAG} = '{run.id}'", max_results=1)
+        self._name, self._seen, known = safe_name(run.name), set[int](), set[str]()
+        tag = run.id if "'" not in run.id else safe_name(run.id)
+        found = self._client.search_runs([experiment], f"tags.{TAG} = '{tag}'", max_results=1)
         if found:
             self._id, known = found[0].info.run_id, set(found[0].data.params)
             self._client.update_run(self._id, status="RUNNING")
             self._seen = self._steps(found[0].data.metrics)
         else:
-            self._id = self._client.create_run(experiment, tags={TAG: run.id}, run_name=run.name).info.run_id
+            self._id = self._client.create_run(experiment, tags={TAG: tag}, run_name=run.name).info.run_id
         params = [Param(name, value[:LONGEST]) for name, value in _flat(run.config) if name not in known]
         for first in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(self._id, params=params[first : first + MOST_PARAMS])
@@ -81,6 +85,15 @@ class MLflow:
         if converged and self._checkpoint:
             self._register(f"runs:/{self._id}/checkpoint/{self._checkpoint.name}")
         self._client.set_terminated(self._id)
+
+    def _plain(self, folder: Path) -> Path:
+        """Return a path to a folder without signs that mean something in URIs, which MLflow cannot escape: maybe a link."""
+        if not re.search(r"[?#%]", str(folder)):
+            return folder
+        self._link = tempfile.TemporaryDirectory()  # removed with this object
+        link = Path(self._link.name) / "run"
+        link.symlink_to(folder)
+        return link
 
     def _write(self) -> None:
         for first in range(0, len(self._metrics), MOST_METRICS):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 BINS = 64  # of a histogram
+LONGEST = 100  # characters of a name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,8 @@ Figure = float | Histogram
 class Tracker(Protocol):
     """Takes the figures and files of one run. It is called by one thread, and may block or raise: see `Background`.
 
-    It is made of a `Run`, and goes on with what it already has of that run.
+    It is made of a `Run`, and goes on with what it already has of that run. One that skips steps that it has says so with
+    `SKIPS = True`, and is shown all lines again when a run is resumed, since a kill may have lost some.
     """
 
     def log(self, step: int, figures: Mapping[str, Figure]) -> None:
@@ -50,6 +54,17 @@ class Run:
     id: str  # unique; a resumed or replayed run keeps it
     config: dict[str, Any]  # the options, as in config.yaml
     resume_step: int | None = None  # steps after it come again; None: the run is new
+
+
+def safe_name(name: str) -> str:
+    """Return a name that every tracker takes: letters and digits of ASCII, and `.`, `_`, `-`, at most LONGEST of them.
+
+    Where it is not the name itself, it ends with a hash, so that no two names become one.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+    if safe == name and len(name) <= LONGEST:
+        return name
+    return f"{safe[: LONGEST - 9]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def as_figure(value: Any) -> Figure | None:

@@ -7,6 +7,7 @@ import glob
 import importlib
 import importlib.util
 import json
+import shlex
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,8 @@ import yaml
 from entropy_env import checks
 from trainers.run.files import to_json, write_atomic
 from trainers.track.background import Background
-from trainers.track.jsonl import JsonLines
-from trainers.track.tracker import Run, Tracker, as_figure
+from trainers.track.jsonl import JsonLines, read_lines
+from trainers.track.tracker import Run, Tracker, as_figure, safe_name
 
 PROJECT = "entropy-env"  # of runs that name no other
 FACTS = "run.json"
@@ -53,7 +54,7 @@ def describe_run(folder: Path, project: str, resume_step: int | None = None, id:
     config = folder / "config.yaml"
     options = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
     name = folder.resolve().name
-    id = id or read_facts(folder).get("id") or f"{name}-{uuid.uuid4().hex[:8]}"
+    id = id or read_facts(folder).get("id") or f"{safe_name(name)}-{uuid.uuid4().hex[:8]}"
     return Run(folder, project, name, id, options, resume_step)
 
 
@@ -102,9 +103,12 @@ class Tracking:
         self._lines = JsonLines(folder, resume_step)
         self._run = run = describe_run(folder, project, resume_step, id)
         write_facts(run, converged=False)
-        other = "" if project == PROJECT else f" --project {project}"
-        remedy = f"; later: python -m trainers.track {folder}{other} --to "
+        other = "" if project == PROJECT else f" --project {shlex.quote(project)}"
+        remedy = f"; later: python -m trainers.track {shlex.quote(str(folder))}{other} --to "
         self._trackers = [Background(name, partial(make_tracker, name, run), remedy + name) for name in trackers]
+        if resume_step is not None:
+            for tracker in self._trackers:
+                tracker.catch_up(partial(read_lines, folder, resume_step))
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record figures at a step. Arrays are recorded as histograms."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import trackio
 from trackio.sqlite_storage import SQLiteStorage
 
-from trainers.track.tracker import Figure, Histogram, Run
+from trainers.track.tracker import Figure, Histogram, Run, safe_name
 
 
 class Trackio:
@@ -18,6 +17,8 @@ class Trackio:
 
     Films are media, other files artifacts. The name of the run is its id, since trackio resumes runs by name.
     """
+
+    SKIPS = True
 
     def __init__(self, run: Run) -> None:
         """Begin the run or go on. Raises ValueError for a name of a project that trackio cannot have."""
@@ -38,7 +39,7 @@ class Trackio:
             self._run.log({name: trackio.Video(path)}, max(self._done, 0))
             return
         kind = "model" if name == "checkpoint" else "report"
-        self._run.log_artifact(path, re.sub(r"[^\w.-]", "-", f"{self._id}-{name}"), kind)
+        self._run.log_artifact(path, f"{safe_name(self._id)}-{safe_name(name)}", kind)
 
     def close(self, converged: bool = False) -> None:
         trackio.finish()

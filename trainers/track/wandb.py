@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import wandb
 
 from trainers.run.terminal import say
-from trainers.track.tracker import Figure, Histogram, Run
+from trainers.track.tracker import Figure, Histogram, Run, safe_name
 
 PATIENCE = 20  # s, longest wait for the server at the start
 
@@ -26,6 +25,8 @@ class WandB:
     other files artifacts: the checkpoint of type `model`, the rest of type `report`.
     """
 
+    SKIPS = True
+
     def __init__(self, run: Run) -> None:
         """Begin the run or go on. Raises RuntimeError if that works neither online nor offline."""
         settings = wandb.Settings(init_timeout=PATIENCE, console="off", silent=True)
@@ -33,7 +34,9 @@ class WandB:
         given: dict[str, Any] = {"project": run.project, "name": run.name, "config": run.config, "dir": str(run.folder)}
         for choice in dict.fromkeys((mode, "offline")):
             try:
-                unique = run.id if choice == mode else f"{run.id}-{choice}"  # W&B still holds the id that failed
+                unique = safe_name(
+                    run.id if choice == mode else f"{run.id}-{choice}"
+                )  # W&B still holds the id that failed
                 self._run = wandb.init(id=unique, mode=choice, settings=settings, resume="allow", **given)
                 break
             except Exception as error:  # noqa: BLE001 - for example no connection, a refused key, a full disk
@@ -44,6 +47,7 @@ class WandB:
         # Online, the server ignores steps that it has. Offline, this file tells which one is the last.
         self._last = run.folder / "wandb" / f"{unique}.last_step" if choice == "offline" else None
         self._done = int(self._last.read_text() or -1) if self._last and self._last.exists() else -1
+        self._done = max(self._done, self._run.starting_step - 1)  # what the server has of a run that goes on
         say(f"W&B: {choice}, in {run.folder / 'wandb'}")
 
     def log(self, step: int, figures: Mapping[str, Figure]) -> None:
@@ -59,7 +63,7 @@ class WandB:
             self._run.log({name: wandb.Video(str(path), format=kind)})
             return
         kind = "model" if name == "checkpoint" else "report"
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._id}-{name}"), kind)
+        artifact = wandb.Artifact(f"{self._id}-{safe_name(name)}", kind)
         artifact.add_file(str(path), path.name)
         self._run.log_artifact(artifact)
 
