@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: turn_of(item.path.relative_to(TESTS)))
 
 
+def pytest_collection_finish():
+    """Search for garbage more seldom, and not among what is imported: tracing makes many objects that stay."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     """Compile quickly where no test is about users' code, fixtures of all scopes included, and keep the two apart."""

@@ -105,7 +105,7 @@ def test_overlaps_that_are_brought_into_a_crush_do_not_spread_and_go_when_it_eas
         ("numba", "kinematic"),
         ("numba", "force"),
         ("jax", "kinematic"),
-        pytest.param("jax", "force", marks=pytest.mark.slow),  # see `helpers.worlds.FORCE_ENGINES`
+        pytest.param("jax", "force", marks=pytest.mark.slow),  # see `helpers.worlds.SLOW_JAX`
     ],
 )
 def test_robots_that_touch_come_no_nearer(engine, drive):

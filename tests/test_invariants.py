@@ -21,7 +21,7 @@ CASES = [
     ("numba", "kinematic"),
     ("numba", "force"),
     ("jax", "kinematic"),
-    pytest.param("jax", "force", marks=pytest.mark.slow),  # see `helpers.worlds.FORCE_ENGINES`
+    pytest.param("jax", "force", marks=pytest.mark.slow),  # see `helpers.worlds.SLOW_JAX`
 ]
 pytestmark = [pytest.mark.core, pytest.mark.parametrize(("engine", "drive"), CASES)]
 

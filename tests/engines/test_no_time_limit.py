@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.compilation import quick_jit
-from helpers.worlds import ENGINES
+from helpers.worlds import ENGINES, SLOW_JAX
 
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout, swarm_v0
 from entropy_env.checks import NEVER
@@ -65,7 +65,7 @@ def test_fresh_rows_stand_clear_of_the_walls_there_are(scenario):
             seen.append(fresh)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)  # JAX draws for both
 @pytest.mark.parametrize("on_goal", ["respawn", pytest.param("next_goal", marks=pytest.mark.slow)])
 def test_a_row_that_is_used_up_is_drawn_anew_for_the_same_walls(engine, on_goal):
     env = in_rooms(on_goal)

@@ -192,7 +192,8 @@ def test_supersuit_still_counts_no_episode():
     assert len(model.ep_info_buffer) == 0
 
 
-@pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.slow), "spawn"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_supersuit_still_start_as_multiprocessing_does(method):
     skip_without("supersuit", "stable_baselines3")
     code = f"""

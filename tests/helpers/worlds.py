@@ -19,8 +19,8 @@ from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
 ENGINES = tuple(engines.ENGINES)
-# With the force drive JAX compiles for some 10 s a test. Conformance holds each of its steps to Numba's in the fast tests.
-FORCE_ENGINES = tuple(pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name for name in ENGINES)
+# Both engines, JAX as a slow test, where it compiles for long. With the force drive that is some 10 s; conformance holds each of its steps to Numba's in the fast tests.
+SLOW_JAX = tuple(pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name for name in ENGINES)
 KEY = jax.random.PRNGKey
 RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
 SLOTS = {

@@ -14,7 +14,7 @@ import numpy as np
 import pymunk
 import pytest
 from helpers import reference
-from helpers.worlds import FORCE_ENGINES, make_world, numpy_tree, stack
+from helpers.worlds import SLOW_JAX, make_world, numpy_tree, stack
 
 import entropy_env  # noqa: F401 registers with Gymnasium
 from entropy_env import swarm_v0
@@ -127,7 +127,7 @@ def trips(kind, rng):
     return start.astype(np.float32), np.ones((200, PAIRS, 2), np.float32), (64.0, 64.0)
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize("kind", ["random", "constant", "full speed", "turn then straight"])
 def test_free_motion_is_that_of_pymunk(kind, engine):
     """To 1e-5 m after every one of 200 steps, and to 7e-6 m with the position's own rounding; plain float32 leaves 7e-5
@@ -151,7 +151,7 @@ def test_free_motion_is_that_of_pymunk(kind, engine):
     assert np.linalg.norm(state.position[:, 0] - start[:, :2], axis=-1).max() > 1
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize("damping", [0.7, 0.9])
 def test_free_motion_is_that_of_pymunk_with_other_damping(damping, engine):
     start, motors, _ = trips("random", np.random.default_rng(9))
@@ -205,7 +205,7 @@ def collisions(kind, spinning):
     return position, velocity, spin.astype(np.float32)
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize("spinning", [False, True])
 @pytest.mark.parametrize("kind", ["head-on", "glancing", "wall"])
 def test_single_collisions_are_those_of_pymunk(kind, spinning, engine):
@@ -252,7 +252,7 @@ def compared_with_pymunk(worlds, oracles, motors, periods):
     return bad.sum(), np.sum(met != meets), exact.sum() / met.sum()
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize(("speed", "least", "most"), [(1.0, 0.0, 1e-4), (3.0, 1e-3, 5e-3)])
 def test_a_close_passage_is_that_of_pymunk_but_for_a_moment(speed, least, most, engine):
     """A robot passes one that stands, by 0.3 to 10 mm: on the way off by `least` to `most` m, and to 1e-5 m after a second."""
@@ -274,7 +274,7 @@ def test_a_close_passage_is_that_of_pymunk_but_for_a_moment(speed, least, most, 
     assert least <= worst < most
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize("kind", ["glancing", "wall"])
 def test_robots_that_go_on_pushing_are_those_of_pymunk(kind, engine):
     """With constant motors, five control periods after that of the first contact: in all but 1 %."""
@@ -290,7 +290,7 @@ def test_robots_that_go_on_pushing_are_those_of_pymunk(kind, engine):
     assert differ <= 1
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize("heading", [0.0, 0.5])
 @pytest.mark.parametrize("motor", [0.3, 1.0])
 def test_a_robot_that_leans_on_a_wall_stays_at_it(motor, heading, engine):
@@ -321,7 +321,7 @@ def crowd_of_pymunk(size, forwards, seeds):
     return place, heading, motors, np.linalg.norm(velocity, axis=-1), touched
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize(
     ("size", "forwards", "band"), [((8.0, 6.0), 0.0, 0.03), ((2.0, 1.5), 0.0, 0.09), ((3.0, 2.0), 0.6, 0.16)]
 )
@@ -373,7 +373,7 @@ def crowd(env, rng, bodies=CROWD):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 def test_one_control_period_in_a_crowd_is_the_written_rule(engine):
     rng, env, drive = np.random.default_rng(2), swarm(16, **SLOTS), DRIVE
     states = [crowd(env, rng) for _ in range(CROWDS)]
@@ -409,7 +409,7 @@ def energy(state):
     return linear / 2 + np.sum(spin, axis=1) * RADIUS**2 / 4
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 @pytest.mark.parametrize(("values", "kept"), [({}, 0.5 ** (2 * DT)), (ELASTIC, 1.0)])
 def test_contacts_never_add_energy(values, kept, engine):
     """In a crowd without motors it falls at least as fast as damping makes it. Elastic and rough robots, which get back
@@ -426,7 +426,7 @@ def test_contacts_never_add_energy(values, kept, engine):
     assert collisions > 1000
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 def test_agents_push_each_other_equally(engine):
     """The linear momentum of a crowd in the open falls as damping makes it."""
     rng, env = np.random.default_rng(4), swarm(16, **SLOTS)
@@ -478,7 +478,7 @@ def test_the_left_motor_turns_the_robot_to_its_left():
     np.testing.assert_allclose(worlds.state.velocity[0, 0], [0.5 * 10 * DT / 3 * kept**2, 0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 def test_velocities_are_observed_as_they_are(engine):
     """Also sideways: in the world's frame in m/s, or in the body's over the maxima; and in the global state."""
     values = {"velocity": [[0.3, -0.4]], "angular_velocity": [5.0]}
@@ -510,7 +510,7 @@ def test_a_state_goes_to_the_other_engine_and_through_pickle_bit_for_bit():
 
 
 @pytest.mark.parametrize("rounding", [3.0, 0.75 * 2**-22])
-@pytest.mark.parametrize("engine", FORCE_ENGINES)
+@pytest.mark.parametrize("engine", SLOW_JAX)
 def test_a_rounding_that_is_none_is_refused(engine, rounding):
     """It would put a robot somewhere else, beyond a wall even."""
     env = swarm(1)

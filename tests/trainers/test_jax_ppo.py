@@ -39,6 +39,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow  # `largest_batch` has its own tests
 def test_auto_batch_takes_the_worlds_that_fit(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(jax_ppo, "update_memory", lambda ppo, params: 1000 * ppo.config.num_envs)
     monkeypatch.setattr(jax_ppo, "free_memory", lambda: 4500)
