@@ -19,7 +19,8 @@ from entropy_env.scenarios.base import Scenario, empty_layout
 from entropy_env.types import Layout
 
 ENGINES = tuple(engines.ENGINES)
-# Both engines, JAX as a slow test, where it compiles for long. With the force drive that is some 10 s; conformance holds each of its steps to Numba's in the fast tests.
+# Both engines, JAX as a slow test, where it compiles for long. With the force drive that is some 10 s. Conformance holds
+# each of its steps to Numba's in the fast tests.
 SLOW_JAX = tuple(pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name for name in ENGINES)
 KEY = jax.random.PRNGKey
 RADIUS, DEPTH = float(np.float32(0.1)), 0.0  # m, m that bodies may overlap
