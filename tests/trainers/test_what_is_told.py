@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -15,6 +16,7 @@ from helpers.guess import Guess
 from trainers import train_policy
 from trainers.evaluation.episodes import evaluate_in
 from trainers.run.hooks import Moment
+from trainers.sb3.parallel import ParallelVecEnv
 
 TINY: dict[str, Any] = {"num_envs": 8, "num_steps": 16, "num_minibatches": 2, "hidden_sizes": (8,), "episodes": 0}
 
@@ -41,3 +43,9 @@ def test_an_interval_stays_within_what_was_seen() -> None:
     figures = evaluate_in(play, type("Policy", (), {"step": 0})(), 3, 0)
     assert figures["return"]["high"] == 1.0 and figures["return"]["low"] == 0.0
     assert figures["episode_length"]["high"] == 10.0 and figures["episode_length"]["low"] >= 5.0
+
+
+def test_worlds_without_agents_are_named() -> None:
+    empty = SimpleNamespace(possible_agents=[])
+    with pytest.raises(ValueError, match=r"namespace.* has no possible_agents: there must be at least one"):
+        ParallelVecEnv([empty])  # type: ignore[list-item]

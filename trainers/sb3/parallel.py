@@ -28,8 +28,10 @@ class ParallelVecEnv(VecEnv):
     """
 
     def __init__(self, envs: Sequence[ParallelEnv]) -> None:
-        """Raises ValueError if agents differ in their spaces, or if nothing serves the space of their actions."""
+        """Raises ValueError if there are no agents, if they differ in their spaces, or if nothing serves the space of their actions."""
         self.envs, self.agents = list(envs), list(envs[0].possible_agents)
+        if not self.agents:
+            raise ValueError(f"{envs[0]} has no possible_agents: there must be at least one to train")
         self._space, self._actions = envs[0].observation_space(self.agents[0]), envs[0].action_space(self.agents[0])
         for agent in self.agents:
             for mine, space in (
