@@ -26,8 +26,8 @@ from benchmarks.measure import progress, python
 from benchmarks.report import save_rows
 from trainers.jax_ppo import PPOConfig, make_ppo
 from trainers.run.loop import compile_update
+from trainers.run.stopping import SUCCESS
 
-SUCCESS = "env/goal_reached_rate"
 LAST_LEVEL = "--scenario", "curriculum", "--difficulty", "4"
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
 
@@ -90,7 +90,8 @@ def trained(flags: list[str], episodes: int, curve: bool = False) -> dict[str, A
     speeds = [line["train/fps"] for line in lines]
     figures: dict[str, Any] = {name: evaluation[name] for name in FIGURES}
     if curve:
-        known = [(line["step"], round(line[SUCCESS], 4)) for line in lines if SUCCESS in line]
+        success, _ = SUCCESS
+        known = [(line["step"], round(line[success], 4)) for line in lines if success in line]
         figures["curve"] = known[:: max(len(known) // 50, 1)]
     return {
         "total_s": round(seconds, 1),

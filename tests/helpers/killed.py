@@ -1,4 +1,4 @@
-"""Kills a training in the middle of an update, as a kill of its process does: nothing more is saved."""
+"""Kill a training in the middle of an update, as a kill of its process does: nothing more is saved."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from trainers.run import loop
+
+TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}  # figures in which equal runs differ
 
 
 class KilledError(BaseException):

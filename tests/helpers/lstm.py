@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.killed import TIMED
 from sb3_contrib import RecurrentPPO
 
 from entropy_env.adapters.sb3 import SwarmVecEnv
@@ -29,7 +30,6 @@ RISING = dataclasses.replace(  # every robot stands on its goal, so the difficul
     LONG, curriculum=True, normalize_obs=True, normalize_reward=True,
     env_params={"max_steps": 2.0, "goal_radius": 20.0},
 )  # fmt: skip
-TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
 
 
 class KilledError(BaseException):

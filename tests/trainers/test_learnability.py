@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.commands import ROOT
-from helpers.killed import killed_at
+from helpers.killed import TIMED, killed_at
 
 from entropy_env import Swarm, SwarmSpec, vector
 from entropy_env.scenarios.base import Purpose, Scenario, empty_layout, uniforms
@@ -25,7 +25,6 @@ TINY = PPOConfig(
     num_envs=8, num_agents=2, num_steps=4, num_minibatches=2, hidden_sizes=(8,), total_steps=10 * 64,
     checkpoint_interval=64, learnable_share=0.5, learnable_levels=16, env_params={"max_steps": 6, "goal_radius": 2.5},
 )  # fmt: skip
-TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,7 +163,10 @@ class Training:
         return Tracking(folder, config.trackers, config.track_project, self.model.num_timesteps, id)
 
     def learn(self, tracking: Tracking) -> None:
-        """Train to the end, or until a hook ends it. After Ctrl-C it saves the state before the current rollout, and raises KeyboardInterrupt."""
+        """Train to the end, or until a hook ends it.
+
+        After Ctrl-C it saves the state before the current rollout, and raises KeyboardInterrupt.
+        """
         config, done = self.config, self.model.num_timesteps
         if done >= config.total_steps:
             return

@@ -316,7 +316,7 @@ class NumbaEngine:
                 write_maps(maps, self._w.ways, layout, world)
 
     def _params_of(self, worlds: np.ndarray) -> SwarmParams:
-        """Return the parameters of worlds, one value each.  Leaves out weights of own terms."""
+        """Return the parameters of worlds, one value each. Leaves out weights of own terms."""
         own: dict[str, Any] = {name: self._packed[name][worlds] for name in PARAMS.names or ()}
         return SwarmParams(**own)
 

@@ -54,9 +54,7 @@ class Choices(NamedTuple):
     on_goal: int
     world_frame: bool  # whether velocities are observed in the world's frame
     autoreset: bool  # whether a world that is over is reset at once; the step then leaves its observations out
-    columns: tuple[
-        tuple[int, int], ...
-    ]  # the first column of each component of an observation, and the one after its last
+    columns: tuple[tuple[int, int], ...]  # of each component of an observation: its first, and the one after its last
     geodesic: bool  # whether layouts carry the shortest ways
     own_terms: int  # address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.commands import ROOT
+from helpers.killed import TIMED
 
 from trainers.run.checkpoint import load_arrays
 
@@ -26,7 +27,6 @@ STAGES = {  # every robot stands on its goal, so each stage is left as soon as i
     ],
 }
 UPDATE = 64  # agent steps
-TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
 
 
 def train(*flags: Any) -> None:

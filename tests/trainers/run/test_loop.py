@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.killed import killed_at
+from helpers.killed import TIMED, killed_at
 
 from trainers.run import loop
 from trainers.run.checkpoint import CheckpointError, latest_step, load_arrays, save_checkpoint
@@ -40,7 +40,6 @@ class Walk:
 
 
 GAIN = {"gain": jnp.float32(1), "unused": {"pair": np.zeros(2, np.float32)}}
-TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
 
 
 def run(path, *hooks, updates=5, resume=False, interval=10, learner=Walk(), inputs=GAIN):

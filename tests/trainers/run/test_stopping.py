@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers.killed import killed_at
+from helpers.killed import TIMED, killed_at
 
 from trainers.run import loop
 from trainers.run.checkpoint import load_arrays, save_checkpoint
@@ -38,7 +38,6 @@ class Counter:
         return state + 1, figures if self.reports else {}
 
 
-TIMED = {"train/fps", "train/sps", "system/cpu_memory", "system/gpu_memory"}
 SCORES = [1, 3, 2, 5, 5, 4, 1, 0, 7, 8]  # returns that evaluations find after each update
 
 

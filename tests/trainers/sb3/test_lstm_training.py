@@ -11,7 +11,8 @@ import tempfile
 import numpy as np
 import pytest
 from helpers.commands import ROOT
-from helpers.lstm import FLAGS, RISING, TIMED, TINY, assert_same, content, failing_after, lines, refused, stop
+from helpers.killed import TIMED
+from helpers.lstm import FLAGS, RISING, TINY, assert_same, content, failing_after, lines, refused, stop
 from sb3_contrib import RecurrentPPO
 
 from trainers.policies import load_policy
