@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from trainers.networks.recurrent import CELLS, Memory
+from trainers.networks.rows import on_rows
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "silu": nn.silu}
 NETWORKS = ("mlp", *CELLS)
@@ -69,7 +70,7 @@ class Layers(nn.Module):
         body, dense = self.body, partial(nn.Dense, dtype=self.dtype)
 
         def hidden(size: int, x: jax.Array) -> jax.Array:
-            x = dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))(x)
+            x = on_rows(dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2))), x)
             if body.layer_norm:
                 x = nn.LayerNorm(dtype=self.dtype)(x)
             return ACTIVATIONS[body.activation](x)
@@ -81,7 +82,7 @@ class Layers(nn.Module):
         shared = x
         for size in body.head_sizes:
             x = hidden(size, x)
-        out = dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale))(x)
+        out = on_rows(dense(self.out_size, kernel_init=nn.initializers.orthogonal(self.out_scale)), x)
         if self.dtype is not None:
             out, x, shared = (part.astype(jnp.float32) for part in (out, x, shared))
         return out, x, shared, memory
