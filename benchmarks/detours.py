@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from benchmarks.measure import progress
 from benchmarks.report import save_rows
 from benchmarks.training import trained
+from entropy_env.engines.numba_engine.threads import num_cores
 
 SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
 GRU = "--network", "gru"
@@ -50,6 +56,7 @@ TRIALS = {  # by the name of their row
     "maze, GRU, normalised values": lever(*GRU, "--normalize-value"),
     "maze, GRU, independent": lever(*GRU, "--sharing", "independent"),
     "maze, GRU, terminate": lever(*GRU, "--on-goal", "terminate"),
+    "maze, GRU, learnable levels": lever(*GRU, "--learnable-share", "0.5"),
     "maze, GRU, shortest ways": lever(*GRU, *SHORTEST_WAYS),
     "maze, all but memory": lever(*ALL[2:]),
     "maze, all": lever(*ALL),
@@ -70,6 +77,8 @@ class Options:
     """Agent steps of each training, instead of each row's own."""
     episodes: int = 256
     """Evaluation episodes of each training."""
+    side_by_side: int = 1
+    """Number of trainings that run at a time, each on its own share of the cores. Rows say so beside their seconds."""
     timed: bool = True
     """Keep speeds and seconds. Leave them out where other work runs beside the trainings."""
 
@@ -77,6 +86,8 @@ class Options:
         for name in self.rows:
             if name not in TRIALS:
                 raise ValueError(f"rows={name!r} must be one of {', '.join(map(repr, TRIALS))}")
+        if not 1 <= self.side_by_side <= num_cores():
+            raise ValueError(f"side_by_side={self.side_by_side} must be from 1 to {num_cores()}, the number of cores")
 
 
 def train(name: str, seed: int, options: Options) -> dict[str, Any]:
@@ -91,6 +102,7 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
         "num_agents": 10,
         "num_envs": 256,
         "seed": seed,
+        "side_by_side": options.side_by_side,
         "command": " ".join(["python -m trainers.jax_ppo", *flags]),
     } | trained(flags, options.episodes, curve=True)
     return row if options.timed else {key: row[key] for key in row if key not in ("total_s", "agent_steps_per_s")}
@@ -101,13 +113,35 @@ def main(options: Options) -> None:
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     done = {row["benchmark"] for row in kept}
     wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
-    for name, seed in progress([each for each in wanted if "detours/{}/{}".format(*each) not in done], "training"):
+    wanted = [each for each in wanted if "detours/{}/{}".format(*each) not in done]
+    cores, saving = queue.SimpleQueue(), threading.Lock()
+    for part in np.array_split(sorted(os.sched_getaffinity(0)), options.side_by_side):
+        cores.put({int(core) for core in part})
+
+    def run(name: str, seed: int) -> None:
         row = train(name, seed, options)
-        means = {f"{mode} {figure}": figures[figure]["mean"] for mode, figures in
-                 (("sampled", row), ("mean", row["deterministic"])) for figure in ("success", "world_success")}  # fmt: skip
-        print(f"{name}, seed {seed}:", ", ".join(f"{key} {value:.4f}" for key, value in means.items()), flush=True)
-        if options.json:
-            save_rows(options.json, [row], keep="benchmark")
+        with saving:
+            print(f"{name}, seed {seed}:", described(row), flush=True)
+            if options.json:
+                save_rows(options.json, [row], keep="benchmark")
+
+    def take_cores() -> None:
+        os.sched_setaffinity(0, cores.get())  # of this thread, and of the processes that it starts
+
+    with ThreadPoolExecutor(options.side_by_side, initializer=take_cores) as pool:
+        runs = [pool.submit(run, *each) for each in wanted]
+        try:
+            for each in progress(as_completed(runs), "training", total=len(runs)):
+                each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def described(row: dict[str, Any]) -> str:
+    """Return the means of a row in words."""
+    means = {f"{mode} {figure}": figures[figure]["mean"] for mode, figures in
+             (("sampled", row), ("mean", row["deterministic"])) for figure in ("success", "world_success")}  # fmt: skip
+    return ", ".join(f"{key} {value:.4f}" for key, value in means.items())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,6 @@ from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 ROOM = (4.0, 6.5)  # m, width and height of each of the two rooms
 WIDTH = 3.6  # clear width of the corridor in agent radii: wider than one agent, narrower than two
-LENGTHS = (1.0, 2.0, 3.0, 4.0)  # m
-OFFSETS = (0.0, 1.0, 2.0, 2.5)  # m, the largest offset of the corridor from the middle
-SWAP = np.array([[0, 1], [1, 0]])
 
 
 class Corridor(Scenario):
@@ -27,6 +26,12 @@ class Corridor(Scenario):
 
     name = "corridor"
     max_steps = (400, 550, 700, 850)
+    # By difficulty, for practice corridors to change.
+    lengths: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 4.0)  # m
+    offsets: ClassVar[tuple[float, ...]] = (0.0, 1.0, 2.0, 2.5)  # m, the largest offset of the corridor from the middle
+    widths: ClassVar[tuple[float, ...]] = (WIDTH,) * 4  # clear, in agent radii
+    ways: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (1, 0))  # rooms where a robot starts and ends
+    num_ways: ClassVar[tuple[int, ...]] = (2,) * 4  # that the robots take in turn
 
     def slots(self) -> dict[str, int]:
         return {"num_boxes": 2}
@@ -36,13 +41,13 @@ class Corridor(Scenario):
 
     def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
         width, height = ROOM
-        largest = (2 * width + self.largest(LENGTHS), height)
+        largest = (2 * width + self.largest(self.lengths), height)
         u = uniforms(key, {Purpose.ARENA: (1,)} | place_shapes(largest, spec))
-        length = self.row(LENGTHS, params)
-        middle = height / 2 + rounded((2 * u[Purpose.ARENA][0] - 1) * self.row(OFFSETS, params))
+        length = self.row(self.lengths, params)
+        middle = height / 2 + rounded((2 * u[Purpose.ARENA][0] - 1) * self.row(self.offsets, params))
         layout = empty_layout(jnp.stack([2 * width + length, jnp.float32(height)]), spec)
 
-        half_width = rounded(jnp.float32(WIDTH / 2) * params.agent_radius)
+        half_width = rounded(self.row(self.widths, params) / 2 * params.agent_radius)
         half_below, half_above = (middle - half_width) / 2, (height - middle - half_width) / 2
         box_x = width + length / 2
         boxes = jnp.stack(
@@ -58,7 +63,7 @@ class Corridor(Scenario):
         right = jnp.stack([width + length, jnp.float32(0)])[None]
         room_size = np.array([ROOM], np.float32)
         room = jnp.stack([room_between(centres, corner, corner + room_size, params) for corner in (left, right)])
-        spawns, goals, found = place(u, centres, room, SWAP, 2, spec, params)
+        spawns, goals, found = place(u, centres, room, np.array(self.ways), self.row(self.num_ways, params), spec, params)
         return layout.replace(
             boxes=boxes, box_mask=box_mask, spawns=spawns, goals=goals, valid=found & self.sized_for(params)
         )

@@ -301,7 +301,7 @@ def test_a_corridor_lets_one_robot_through_and_not_two_abreast():
             room, height = corridor.ROOM
             for box in ((x, y, half_width), above[:3]):
                 assert np.allclose([box[0] - box[2], box[0] + box[2]], [room, layout.size[0] - room], atol=ROUNDING)
-            assert np.isclose(2 * half_width, corridor.LENGTHS[level - 1])
+            assert np.isclose(2 * half_width, corridor.Corridor.lengths[level - 1])
             assert np.allclose([y - half_height, above[1] + above[3]], [0, height])
             clear = (above[1] - above[3]) - (y + half_height)
             assert 2 * radius + 0.01 < clear < 4 * radius - 0.01
@@ -322,7 +322,7 @@ def test_robots_of_a_corridor_change_sides_and_either_room_holds_them_all():
 
 def test_a_corridor_leaves_time_for_ten_robots_to_pass_one_after_the_other():
     (width, height), scenario = corridor.ROOM, make_scenario("corridor")
-    for length, offset, limit in zip(corridor.LENGTHS, corridor.OFFSETS, scenario.max_steps, strict=True):
+    for length, offset, limit in zip(corridor.Corridor.lengths, corridor.Corridor.offsets, scenario.max_steps, strict=True):
         approach = 2 * np.hypot(width, height / 2 + offset)
         metres = 10 * (length + 0.6) + approach + length
         assert 1.25 * metres / (PARAMS.max_wheel_speed * PARAMS.dt) <= limit

@@ -237,7 +237,8 @@ def make_model(worlds: VecEnv, config: Any) -> PPO:
         "MlpPolicy", worlds, learning_rate=rate, n_steps=config.num_steps,
         batch_size=lanes * config.num_steps // config.num_minibatches, n_epochs=config.num_epochs, gamma=config.gamma,
         gae_lambda=config.gae_lambda, clip_range=config.clip, ent_coef=config.entropy_coefficient,
-        vf_coef=config.value_coefficient, max_grad_norm=config.max_grad_norm, seed=config.seed, device="cpu",
+        vf_coef=config.value_coefficient / 2,  # the squared error is not halved there, as ours is
+        max_grad_norm=config.max_grad_norm, seed=config.seed, device="cpu",
         policy_kwargs=shape | {"log_std_init": config.initial_log_std},
     )  # fmt: skip
     model.set_logger(Logger(None, []))
