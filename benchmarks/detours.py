@@ -26,18 +26,25 @@ from benchmarks.training import trained
 from entropy_env.engines.numba_engine.threads import num_cores
 
 SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
-GRU = "--network", "gru"
-ALL = *GRU, "--critic", "privileged", "--normalize-value", *SHORTEST_WAYS
+ALL = "--preset", "memory"
+BATCH = "--num-envs", "64", "--num-steps", "64"  # as in that preset
+GRU = *BATCH, "--network", "gru"
+CORRIDOR = *ALL, "--learnable-share", "0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """Trainings that differ in their seed alone."""
 
-    scenario: str
+    scenario: str  # to play in, and to train in unless a curriculum says where
     flags: tuple[str, ...]
     steps: int  # agent steps
     seeds: int
+
+    @property
+    def module(self) -> str:
+        """The program that trains."""
+        return "benchmarks.practice" if "--curriculum" in self.flags else "trainers.jax_ppo"
 
 
 def lever(*flags: str) -> Trial:
@@ -45,11 +52,17 @@ def lever(*flags: str) -> Trial:
     return Trial("maze", flags, 5_000_000, 3)
 
 
+def practice(*flags: str) -> Trial:
+    """Return a short trial for the corridor."""
+    return Trial("corridor", (*CORRIDOR, *flags), 10_000_000, 1)
+
+
 TRIALS = {  # by the name of their row
     "maze": Trial("maze", ALL, 30_000_000, 3),
     "rooms": Trial("rooms", ALL, 30_000_000, 2),
-    "corridor": Trial("corridor", ALL, 60_000_000, 1),
-    "maze, no memory": lever(),
+    "corridor": Trial("corridor", (*CORRIDOR, "--curriculum", "benchmarks/traffic.yaml"), 60_000_000, 1),
+    **{name: Trial(name, ALL, 10_000_000, 1) for name in ("open", "obstacles", "crossing", "circle")},
+    "maze, no memory": lever(*BATCH),
     "maze, GRU": lever(*GRU),
     "maze, GRU, central critic": lever(*GRU, "--critic", "central"),
     "maze, GRU, privileged critic": lever(*GRU, "--critic", "privileged"),
@@ -58,8 +71,16 @@ TRIALS = {  # by the name of their row
     "maze, GRU, terminate": lever(*GRU, "--on-goal", "terminate"),
     "maze, GRU, learnable levels": lever(*GRU, "--learnable-share", "0.5"),
     "maze, GRU, shortest ways": lever(*GRU, *SHORTEST_WAYS),
-    "maze, all but memory": lever(*ALL[2:]),
+    "maze, all but memory": lever(*ALL, "--network", "mlp"),
     "maze, all": lever(*ALL),
+    "corridor, begin": practice(),
+    "corridor, 64 rays": practice("--num-rays", "64"),
+    "corridor, widths": practice("--curriculum", "benchmarks/widths.yaml"),
+    "corridor, traffic": practice("--curriculum", "benchmarks/traffic.yaml"),
+    "corridor, terminate": practice("--on-goal", "terminate"),
+    "corridor, no memory": practice("--network", "mlp"),
+    "corridor, local critic": practice("--critic", "local"),
+    "corridor, central critic": practice("--critic", "central"),
 }
 
 
@@ -94,17 +115,19 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Train and evaluate once. Returns the row."""
     trial = TRIALS[name]
     steps = options.total_steps or trial.steps
-    flags = ["--scenario", trial.scenario, *trial.flags, "--total-steps", str(steps), "--seed", str(seed)]
+    flags = [*trial.flags, "--total-steps", str(steps), "--seed", str(seed)]
+    where = ["--scenario", trial.scenario]
+    flags, play_in = (flags, where) if "--curriculum" in flags else ([*where, *flags], [])
     row = {
         "benchmark": f"detours/{name}/{seed}",
         "engine": "jax",
         "scenario": trial.scenario,
         "num_agents": 10,
-        "num_envs": 256,
+        "num_envs": 64,
         "seed": seed,
         "side_by_side": options.side_by_side,
-        "command": " ".join(["python -m trainers.jax_ppo", *flags]),
-    } | trained(flags, options.episodes, curve=True)
+        "command": " ".join([f"python -m {trial.module}", *flags]),
+    } | trained(flags, options.episodes, curve=True, module=trial.module, play_in=play_in)
     return row if options.timed else {key: row[key] for key in row if key not in ("total_s", "agent_steps_per_s")}
 
 

@@ -16,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,18 +75,21 @@ def speed(updates: int, **options: Any) -> dict[str, Any]:
     }
 
 
-def trained(flags: list[str], episodes: int, curve: bool = False) -> dict[str, Any]:
+def trained(
+    flags: list[str], episodes: int, curve: bool = False, module: str = "trainers.jax_ppo", play_in: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train from the command line with an empty compilation cache, and evaluate. Returns the figures of both.
 
-    curve: also return the success of some 50 updates, by agent step.
+    curve: also return the success of some 50 updates, by agent step. play_in: further flags of the evaluation.
     """
     with tempfile.TemporaryDirectory() as folder:
         run, cache = f"{folder}/run", f"{folder}/cache"
         started = time.perf_counter()
-        python("-m", "trainers.jax_ppo", "--run-dir", run, *flags, JAX_COMPILATION_CACHE_DIR=cache)
+        python("-m", module, "--run-dir", run, *flags, JAX_COMPILATION_CACHE_DIR=cache)
         seconds = time.perf_counter() - started
-        python("-m", "trainers.evaluate", run, "--episodes", str(episodes), JAX_COMPILATION_CACHE_DIR=cache)
-        evaluation = json.loads(Path(run, "evaluation.json").read_text())
+        python("-m", "trainers.evaluate", run, "--episodes", str(episodes), *play_in, JAX_COMPILATION_CACHE_DIR=cache)
+        (path,) = Path(run).glob("evaluation*.json")
+        evaluation = json.loads(path.read_text())
         lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     speeds = [line["train/fps"] for line in lines]
     figures: dict[str, Any] = {name: evaluation[name] for name in FIGURES}

@@ -45,9 +45,21 @@ from trainers.run.terminal import say
 from trainers.run.training import run_command, train_in_folder
 
 COMMAND = "python -m trainers.jax_ppo"
+SWARMS: dict[str, dict[str, Any]] = {  # settings by name that need a swarm, beside those of PPO
+    # For worlds where robots must make detours: what they remember, learnt over 64 steps, from the levels that teach most.
+    "memory": {
+        "network": "gru",
+        "critic": "privileged",
+        "normalize_value": True,
+        "num_envs": 64,
+        "num_steps": 64,
+        "learnable_share": 0.5,
+        "env_params": {"reward_geodesic": 1.0, "reward_progress": 0.0},
+    },
+}
 
 
-@with_presets(PRESETS)
+@with_presets(PRESETS | SWARMS)
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldOptions):
     """Options of PPO."""
@@ -65,7 +77,8 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     auto_batch: bool = False
     """Take as many worlds as fit into the memory, instead of --num-envs."""
     preset: str | None = None
-    """Settings to start from; those given override it. v3: those of the V3 blueprint."""
+    """Settings to start from; those given override it. memory: for detours, as in maze and rooms. v3: those of the V3
+    blueprint."""
     on_goal: Literal["respawn", "terminate"] = "respawn"
     """What robots do at their goals in training: respawn and go on, or leave until the world ends."""
     curriculum: str | None = None
@@ -79,7 +92,7 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     def __post_init__(self) -> None:
         for name in ("hidden_sizes", "head_sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        counts = ("num_agents", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
+        counts = ("num_agents", "num_rays", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
                   "keep_checkpoints", "learnable_levels")  # fmt: skip
         check_numbers(
             self,

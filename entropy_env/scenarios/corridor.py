@@ -63,7 +63,9 @@ class Corridor(Scenario):
         right = jnp.stack([width + length, jnp.float32(0)])[None]
         room_size = np.array([ROOM], np.float32)
         room = jnp.stack([room_between(centres, corner, corner + room_size, params) for corner in (left, right)])
-        spawns, goals, found = place(u, centres, room, np.array(self.ways), self.row(self.num_ways, params), spec, params)
+        spawns, goals, found = place(
+            u, centres, room, np.array(self.ways), self.row(self.num_ways, params), spec, params
+        )
         return layout.replace(
             boxes=boxes, box_mask=box_mask, spawns=spawns, goals=goals, valid=found & self.sized_for(params)
         )

@@ -322,7 +322,9 @@ def test_robots_of_a_corridor_change_sides_and_either_room_holds_them_all():
 
 def test_a_corridor_leaves_time_for_ten_robots_to_pass_one_after_the_other():
     (width, height), scenario = corridor.ROOM, make_scenario("corridor")
-    for length, offset, limit in zip(corridor.Corridor.lengths, corridor.Corridor.offsets, scenario.max_steps, strict=True):
+    for length, offset, limit in zip(
+        corridor.Corridor.lengths, corridor.Corridor.offsets, scenario.max_steps, strict=True
+    ):
         approach = 2 * np.hypot(width, height / 2 + offset)
         metres = 10 * (length + 0.6) + approach + length
         assert 1.25 * metres / (PARAMS.max_wheel_speed * PARAMS.dt) <= limit

@@ -26,7 +26,7 @@ class WorldOptions:
     """The worlds to train in."""
 
     NEW: ClassVar[frozenset[str]] = frozenset(  # options that configs of older versions lack
-        {"reward_terms", "track", "wandb", "track_project", "keep_checkpoints", "verbose", "eval_interval", "eval_episodes",
+        {"num_rays", "reward_terms", "track", "wandb", "track_project", "keep_checkpoints", "verbose", "eval_interval", "eval_episodes",
          "early_stop", "target_success", "target_return", "film_interval", "curriculum"}
     )  # fmt: skip
 
@@ -35,6 +35,8 @@ class WorldOptions:
     """Difficulty of the layouts, 1 to 4."""
     num_agents: int = 10
     """Robots in each world. All share one network."""
+    num_rays: int = 32
+    """Rays of each robot's lidar, evenly around it."""
     reward: Reward = "shaped"
     env_params: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
     """Other parameters of the world, for example: max_wheel_speed 0.8."""
@@ -55,7 +57,7 @@ class WorldOptions:
         for name in self.env_params:
             if name not in known:
                 raise ValueError(f"env_params has an unknown parameter {name!r}{checks.suggest(name, sorted(known))}")
-        names = ("scenario", "difficulty", "num_agents", "reward", "reward_terms")
+        names = ("scenario", "difficulty", "num_agents", "num_rays", "reward", "reward_terms")
         own = {name: getattr(self, name) for name in names}
         return own | self.env_params
 
