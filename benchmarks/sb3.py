@@ -4,7 +4,8 @@
     python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
 
 Suites: `speed` times `SwarmVecEnv.step` with random actions, and RecurrentPPO with the `multi` preset, rollouts and updates
-apart. It does so with sb3-contrib's own LSTM policy and with ours, in alternating rounds. `training` runs
+apart. It does so with sb3-contrib's own LSTM policy, with ours, and with `trainers.jax_ppo` and the same settings, in
+alternating rounds. `training` runs
 `python -m trainers.sb3_lstm` from start to evaluation, once per seed, and keeps the learning curves.
 """
 
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import torch
 import tyro
@@ -32,12 +34,15 @@ from benchmarks.measure import Effort, Row, Run, measure, progress, python
 from benchmarks.report import save_rows
 from entropy_env.adapters.sb3 import SwarmVecEnv
 from entropy_env.engines.numba_engine.threads import num_cores
+from trainers.jax_ppo import PPOConfig, make_ppo
+from trainers.run.loop import compile_update
 from trainers.sb3.lstm import LstmPolicy
 from trainers.sb3.options import LstmConfig
 from trainers.sb3.training import make_model
 
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
 CURVE = ("step", "env/goal_reached_rate", "train/episode_return", "train/fps")
+SEQUENCE = 128  # steps through which the native learner looks back; SB3 looks back to the start of the episode
 POLICIES = {"stock": RecurrentActorCriticPolicy, "ours": LstmPolicy}
 
 
@@ -133,11 +138,43 @@ class Pipeline:
         }
 
 
+class Native:
+    """The same training with `trainers.jax_ppo`: as many robots, samples a minibatch, epochs and units."""
+
+    def __init__(self, config: LstmConfig) -> None:
+        size = config.lstm_hidden_size
+        own = PPOConfig(
+            num_envs=config.num_worlds, num_steps=config.n_steps, num_minibatches=8, num_epochs=config.n_epochs,
+            network="lstm", cell_size=size, hidden_sizes=(), head_sizes=(64, 64), sequence_length=SEQUENCE,
+        )  # fmt: skip
+        ppo, self._inputs, _ = make_ppo(own)
+        self._runner = ppo.init(jax.random.key(0), self._inputs)
+        self._update, self.compile_s = compile_update(ppo, self._runner, self._inputs)
+        self._steps, self._seconds = own.steps_per_update, []  # type: ignore[var-annotated]
+
+    def round(self) -> None:
+        """Do one rollout and one update."""
+        started = time.perf_counter()
+        self._runner, _ = jax.block_until_ready(self._update(self._runner, self._inputs))
+        self._seconds.append(time.perf_counter() - started)
+
+    def row(self) -> Row:
+        """Return the row of the median over all rounds but the first."""
+        return {
+            "benchmark": "sb3/speed",
+            "what": "pipeline",
+            "policy": "native",
+            "sequence_length": SEQUENCE,
+            "agent_steps_per_s": round(self._steps / statistics.median(self._seconds[1:])),
+            "compile_s": round(self.compile_s, 2),
+        }
+
+
 def speed(options: Options) -> list[Row]:
-    """Measure the environment alone, then both policies in turn."""
+    """Measure the environment alone, then all ways to train in turn."""
     config = LstmConfig()
     rows = measure([vec_env(config)], Effort(seconds=1.0))
-    pipelines = [Pipeline(config, policy) for policy in POLICIES]
+    pipelines = [*(Pipeline(config, policy) for policy in POLICIES), Native(config)]
     for _ in progress(range(options.rounds + 1), "training"):
         for pipeline in pipelines:
             pipeline.round()
