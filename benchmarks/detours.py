@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ import tyro
 
 from benchmarks.measure import progress
 from benchmarks.report import save_rows
-from benchmarks.training import trained
+from benchmarks.training import FIGURES, trained
+from entropy_env import Swarm, SwarmSpec
 from entropy_env.engines.numba_engine.threads import num_cores
+from entropy_env.scenarios import Open
+from trainers.evaluate import evaluate_policy
+from trainers.policies import load_policy
 
 SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
 ALL = "--preset", "memory"
@@ -40,6 +45,7 @@ class Trial:
     flags: tuple[str, ...]
     steps: int  # agent steps
     seeds: int
+    crowd: int = 0  # robots in the same density, with which the policy plays too
 
     @property
     def module(self) -> str:
@@ -61,7 +67,8 @@ TRIALS = {  # by the name of their row
     "maze": Trial("maze", ALL, 30_000_000, 3),
     "rooms": Trial("rooms", ALL, 30_000_000, 2),
     "corridor": Trial("corridor", (*CORRIDOR, "--curriculum", "benchmarks/traffic.yaml"), 60_000_000, 1),
-    **{name: Trial(name, ALL, 10_000_000, 1) for name in ("open", "obstacles", "crossing", "circle")},
+    "open": Trial("open", ALL, 10_000_000, 1, crowd=100),
+    **{name: Trial(name, ALL, 10_000_000, 1) for name in ("obstacles", "crossing", "circle")},
     "maze, no memory": lever(*BATCH),
     "maze, GRU": lever(*GRU),
     "maze, GRU, central critic": lever(*GRU, "--critic", "central"),
@@ -127,8 +134,21 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
         "seed": seed,
         "side_by_side": options.side_by_side,
         "command": " ".join([f"python -m {trial.module}", *flags]),
-    } | trained(flags, options.episodes, curve=True, module=trial.module, play_in=play_in)
+    } | trained(
+        flags, options.episodes, curve=True, module=trial.module, play_in=play_in,
+        more=partial(play_in_crowd, trial.crowd, options.episodes) if trial.crowd else lambda run: {},
+    )  # fmt: skip
     return row if options.timed else {key: row[key] for key in row if key not in ("total_s", "agent_steps_per_s")}
+
+
+def play_in_crowd(num_agents: int, episodes: int, run: Path) -> dict[str, Any]:
+    """Return what a policy reaches among more robots in `open`, in as much room each as ten have."""
+    width, height = (side * (num_agents / 10) ** 0.5 for side in Open(1).sizes[0])
+    env = Swarm(SwarmSpec(num_agents=num_agents), Open(size=(width, height)))
+    figures = evaluate_policy(load_policy(run), env, env.make_params(), episodes, 0)
+    played = {mode: {name: of[name] for name in FIGURES} for mode, of in
+              (("sampled", figures), ("mean", figures["deterministic"]))}  # fmt: skip
+    return {"crowd": {"num_agents": num_agents, **played}}
 
 
 def main(options: Options) -> None:

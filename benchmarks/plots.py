@@ -27,6 +27,7 @@ from benchmarks.report import RESULTS, load_rows
 NAMES = {"numba": "Numba", "jax": "JAX", "vmas": "VMAS", "jaxnav": "JaxNav", "camar": "CAMAR"}
 COLOURS = {"numba": "#0072b2", "jax": "#d55e00"}  # distinct to colour-blind readers (Okabe and Ito)
 OTHERS = "#999999"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 SERIES = {"density": ("-", "o", "4.8 m² each"), "arena": ("--", "s", "60 x 50 m")}
 
 
@@ -96,6 +97,19 @@ def sb3(axes: Axes, rows: list[Row]) -> None:
     axes.legend(frameon=False)
 
 
+def detours(axes: Axes, rows: list[Row]) -> None:
+    """Plot the success of policies with memory during training, one line per seed."""
+    whole = [row for row in rows if "," not in row["benchmark"]]
+    for row in whole:
+        scenario = row["scenario"]
+        first = row is next(other for other in whole if other["scenario"] == scenario)
+        x, y = [step / 1e6 for step, _ in row["curve"]], [success for _, success in row["curve"]]
+        colour = PALETTE[list(dict.fromkeys(other["scenario"] for other in whole)).index(scenario)]
+        axes.plot(x, y, color=colour, linewidth=1, label=scenario if first else None)
+    axes.set(xlabel="agent steps, millions", ylabel="robots that reach their goal", xlim=0, ylim=(0, 1.02))
+    axes.legend(frameon=False, ncols=2)
+
+
 def _plain(*log: Axis) -> None:
     """Label axes with plain numbers instead of powers of ten."""
     for axis in log:
@@ -111,7 +125,7 @@ def main(options: Options) -> None:
         "axes.spines.right": False,
         "svg.hashsalt": "entropy-env",
     }
-    for draw in (scaling, peers, gpu, sb3):
+    for draw in (scaling, peers, gpu, sb3, detours):
         if rows := load_rows(draw.__name__, options.results):
             figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150, layout="constrained")
             axes.grid(axis="x" if draw is peers else "both", color="#dddddd", linewidth=0.6)

@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.measure import Row
+from benchmarks.readme_detours import detours
 from benchmarks.readme_training import classic, sb3, training
 from benchmarks.report import RESULTS, load_rows
 from benchmarks.tables import counts, percent, picture, shown, span, table
@@ -192,6 +193,7 @@ two bodies was {1e6 * least:.2g} um, and {f"{passed} robots" if passed else "no 
 
 PARTS = (
     training,
+    detours,
     classic,
     crowds,
     env_steps,

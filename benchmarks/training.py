@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,11 +76,13 @@ def speed(updates: int, **options: Any) -> dict[str, Any]:
 
 
 def trained(
-    flags: list[str], episodes: int, curve: bool = False, module: str = "trainers.jax_ppo", play_in: Sequence[str] = ()
-) -> dict[str, Any]:
+    flags: list[str], episodes: int, curve: bool = False, module: str = "trainers.jax_ppo", play_in: Sequence[str] = (),
+    more: Callable[[Path], dict[str, Any]] = lambda run: {},
+) -> dict[str, Any]:  # fmt: skip
     """Train from the command line with an empty compilation cache, and evaluate. Returns the figures of both.
 
     curve: also return the success of some 50 updates, by agent step. play_in: further flags of the evaluation.
+    more: returns further figures of the run folder.
     """
     with tempfile.TemporaryDirectory() as folder:
         run, cache = f"{folder}/run", f"{folder}/cache"
@@ -91,6 +93,7 @@ def trained(
         (path,) = Path(run).glob("evaluation*.json")
         evaluation = json.loads(path.read_text())
         lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+        further = more(Path(run))
     speeds = [line["train/fps"] for line in lines]
     figures: dict[str, Any] = {name: evaluation[name] for name in FIGURES}
     if curve:
@@ -104,6 +107,7 @@ def trained(
         "active_share": round(statistics.mean(line["train/active_share"] for line in lines), 4),
         "episodes": episodes,
         **figures,
+        **further,
         "deterministic": {name: evaluation["deterministic"][name] for name in FIGURES},
     }
 

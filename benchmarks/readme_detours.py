@@ -1,0 +1,107 @@
+"""Write what policies reach that remember, for `benchmarks.readme`."""
+
+from __future__ import annotations
+
+from scipy.stats import ttest_ind
+
+from benchmarks.measure import Row
+from benchmarks.tables import percent, picture, span, table
+
+ALONE = "maze, GRU"  # what one more thing is added to
+LEVERS = {
+    "maze, no memory": "no memory",
+    "maze, GRU": "a GRU",
+    "maze, GRU, central critic": "and a central critic",
+    "maze, GRU, privileged critic": "and a privileged critic",
+    "maze, GRU, normalised values": "and normalised values",
+    "maze, GRU, independent": "and a network for each robot",
+    "maze, GRU, terminate": "and robots that leave at their goals",
+    "maze, GRU, learnable levels": "and half of the levels by how learnable they are",
+    "maze, GRU, shortest ways": "and the reward of shortest ways",
+    "maze, all but memory": "`--preset memory` without its memory",
+    "maze, all": "`--preset memory`",
+}
+CORRIDOR = {
+    "corridor, begin": "`--preset memory`, all levels new",
+    "corridor, 64 rays": "with 64 rays instead of 32",
+    "corridor, widths": "a curriculum of widths, from 12 to 3.6 radii",
+    "corridor, traffic": "a curriculum of traffic: 2, 4, 7 and 10 of 10 change sides",
+    "corridor, terminate": "robots leave at their goals",
+    "corridor, no memory": "without memory",
+    "corridor, local critic": "with a local critic",
+    "corridor, central critic": "with a central critic",
+}
+
+
+def detours(rows: list[Row]) -> str:
+    """Write what was reached in all, and what each part of it is good for."""
+    trials: dict[str, list[Row]] = {}
+    for row in rows:
+        trials.setdefault(row["benchmark"].split("/")[1], []).append(row)
+    whole = [_reached(f"`{name}`", of) for name, of in trials.items() if "," not in name]
+    levers = [_lever(text, trials[name], trials[ALONE]) for name, text in LEVERS.items() if name in trials]
+    corridor = [_reached(text, trials[name])[:6] for name, text in CORRIDOR.items() if name in trials]
+    robots = "robots, sampled", "robots, mean action", "whole worlds, sampled", "whole worlds, mean action"
+    (steps,) = {row["agent_steps"] for name in LEVERS for row in trials.get(name, ())} or {0}
+    return f"""## Detours, memory and giving way
+
+`python -m trainers.jax_ppo --preset memory` on difficulty 1, evaluated as above. In a corridor robots learn with a
+curriculum of traffic (`python -m benchmarks.practice`); each row of [detours.json](results/detours.json) has its command.
+
+{table(("scenario", "agent steps", *robots, "seeds", "minutes"), whole)}
+{_crowd(trials)}{picture("detours", "Success of policies with memory while they train")}
+What each part does alone in `maze`, after {steps / 1e6:.1f} M agent steps, three seeds. The effect is the difference to
+the GRU alone, with its 95 % interval over seeds (Welch).
+
+{table(("policy", "robots, sampled", "effect", "robots, mean action", "effect"), levers)}
+{_without(trials)}
+What helps in `corridor`, after 10 M agent steps, one seed:
+
+{table(("training", "agent steps", *robots), corridor)}
+"""
+
+
+def _values(rows: list[Row]) -> tuple[list[float], list[float]]:
+    """Return the robots that arrive of each seed, with sampled and with mean actions."""
+    return [row["success"]["mean"] for row in rows], [row["deterministic"]["success"]["mean"] for row in rows]
+
+
+def _reached(name: str, rows: list[Row]) -> tuple[str, ...]:
+    sampled, mean = _values(rows)
+    worlds = [[each["world_success"]["mean"] for each in of] for of in (rows, [row["deterministic"] for row in rows])]
+    minutes = span([row["total_s"] / 60 for row in rows], "{:.0f}".format) if "total_s" in rows[0] else ""
+    steps = f"{rows[0]['agent_steps'] / 1e6:.0f} M"
+    return name, steps, *(span(values) for values in (sampled, mean, *worlds)), str(len(rows)), minutes
+
+
+def _lever(name: str, rows: list[Row], alone: list[Row]) -> tuple[str, ...]:
+    cells = [name]
+    for values, base in zip(_values(rows), _values(alone), strict=True):
+        cells += [percent(sum(values) / len(values)), "" if rows is alone else effect(values, base)]
+    return tuple(cells)
+
+
+def effect(values: list[float], base: list[float]) -> str:
+    """Format the difference of two means in percentage points, with Welch's 95 % interval."""
+    test = ttest_ind(values, base, equal_var=False)
+    low, high = test.confidence_interval()
+    return f"{100 * (sum(values) / len(values) - sum(base) / len(base)):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _crowd(trials: dict[str, list[Row]]) -> str:
+    told = ""
+    for crowd in (row["crowd"] for rows in trials.values() for row in rows if "crowd" in row):
+        sampled, mean = (percent(crowd[mode]["success"]["mean"]) for mode in ("sampled", "mean"))
+        told += f"""
+The policy of `open`, which has only met nine others, among {crowd["num_agents"]} robots in as much room each: {sampled} \
+arrive with sampled actions, {mean} with the mean action.
+"""
+    return told
+
+
+def _without(trials: dict[str, list[Row]]) -> str:
+    with_memory, without = trials.get("maze, all"), trials.get("maze, all but memory")
+    if not with_memory or not without:
+        return ""
+    sampled, mean = (effect(a, b) for a, b in zip(_values(with_memory), _values(without), strict=True))
+    return f"\nWhat the GRU adds to the preset: {sampled} points with sampled actions, {mean} with the mean action.\n"
