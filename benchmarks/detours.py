@@ -66,7 +66,7 @@ def practice(*flags: str) -> Trial:
 TRIALS = {  # by the name of their row
     "maze": Trial("maze", ALL, 30_000_000, 3),
     "rooms": Trial("rooms", ALL, 30_000_000, 2),
-    "corridor": Trial("corridor", (*CORRIDOR, "--curriculum", "benchmarks/traffic.yaml"), 60_000_000, 1),
+    "corridor": Trial("corridor", CORRIDOR, 60_000_000, 1),
     "open": Trial("open", ALL, 10_000_000, 1, crowd=100),
     **{name: Trial(name, ALL, 10_000_000, 1) for name in ("obstacles", "crossing", "circle")},
     "maze, no memory": lever(*BATCH),

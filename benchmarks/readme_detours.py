@@ -45,8 +45,8 @@ def detours(rows: list[Row]) -> str:
     (steps,) = {row["agent_steps"] for name in LEVERS for row in trials.get(name, ())} or {0}
     return f"""## Detours, memory and giving way
 
-`python -m trainers.jax_ppo --preset memory` on difficulty 1, evaluated as above. In a corridor robots learn with a
-curriculum of traffic (`python -m benchmarks.practice`); each row of [detours.json](results/detours.json) has its command.
+`python -m trainers.jax_ppo --preset memory` on difficulty 1, evaluated as above. In `corridor`, whose levels are all alike,
+with `--learnable-share 0`. Each row of [detours.json](results/detours.json) has its command.
 
 {table(("scenario", "agent steps", *robots, "seeds", "minutes"), whole)}
 {_crowd(trials)}{picture("detours", "Success of policies with memory while they train")}
