@@ -123,7 +123,7 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
     trial = TRIALS[name]
     steps = options.total_steps or trial.steps
     flags = [*trial.flags, "--total-steps", str(steps), "--seed", str(seed)]
-    where = ["--scenario", trial.scenario]
+    where = ["--scenario", trial.scenario, "--difficulty", "1"]
     flags, play_in = (flags, where) if "--curriculum" in flags else ([*where, *flags], [])
     row = {
         "benchmark": f"detours/{name}/{seed}",
