@@ -154,7 +154,15 @@ class PPO:
     def update_share(self, runner: Runner, inputs: Any) -> tuple[Runner, dict[str, jax.Array]]:
         """Update with the worlds of one device, and with the options that the inputs set."""
         steered, env_params = steer(self, inputs)
-        return steered._update(runner, env_params)
+        return steered.at(runner.update)._update(runner, env_params)
+
+    def at(self, update: jax.Array) -> PPO:
+        """Return the algorithm with the options of an update, () int32, for those that change over the run."""
+        begin, end = self.config.entropy_coefficient, self.config.entropy_coefficient_final
+        if end is None:
+            return self
+        now = begin + (end - begin) * update.astype(jnp.float32) / self.num_updates
+        return steer(self, Steered(None, {"entropy_coefficient": now}))[0]
 
     def _update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)

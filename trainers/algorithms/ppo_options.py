@@ -60,7 +60,8 @@ class Hyperparameters:
 
     NEW: ClassVar[frozenset[str]] = frozenset(  # options that configs of older versions lack
         {"shared_trunk", "accumulate", "precision", "network", "cell_size", "head_sizes", "layer_norm", "deviation",
-         "action_distribution", "sequence_length", "burn_in", "critic", "normalize_value", "sharing"}
+         "action_distribution", "sequence_length", "burn_in", "critic", "normalize_value", "sharing",
+         "entropy_coefficient_final"}
     )  # fmt: skip
 
     num_envs: int = 256
@@ -82,7 +83,9 @@ class Hyperparameters:
     clip: float = 0.2
     """Clip range of PPO: the ratio of new to old probability counts only from 1 - clip to 1 + clip."""
     entropy_coefficient: float = 0.001
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus. It keeps actions noisy, which finds ways out; too little makes long runs stand still."""
+    entropy_coefficient_final: float | None = None
+    """Weight of the entropy bonus at the end of the run. It changes linearly; by default it stays the same."""
     value_coefficient: float = 0.5
     """Weight of the critic's loss."""
     max_grad_norm: float = 0.5

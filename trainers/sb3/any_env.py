@@ -51,7 +51,7 @@ ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU, "elu": th.nn.ELU, "silu":
 
 NATIVE = (  # options that must have their defaults
     "distributed", "accumulate", "precision", "network", "head_sizes", "layer_norm", "deviation", "action_distribution",
-    "sequence_length", "burn_in", "critic", "normalize_value", "sharing",
+    "sequence_length", "burn_in", "critic", "normalize_value", "sharing", "entropy_coefficient_final",
 )  # fmt: skip
 
 

@@ -184,6 +184,20 @@ def test_options_among_the_inputs_reach_the_learner_without_a_recompile() -> Non
     assert PPO.update._cache_size() == before + 1
 
 
+@pytest.mark.parametrize(("update", "coefficient"), [(0, 1.0), (1, 0.75), (4, 0.0)])
+def test_the_weight_of_the_entropy_bonus_changes_linearly_over_the_run(update: int, coefficient: float) -> None:
+    def once(**options: Any) -> dict[str, Any]:
+        ppo = PPO(dataclasses.replace(PROBE, **options), Probe(), 1, Gaussian(1), AGENTS, num_updates=4)
+        runner = ppo.init(jax.random.key(0), None).replace(update=jnp.int32(update))
+        return jax.device_get(ppo.update(runner, None)[0].params)
+
+    changing = once(entropy_coefficient=1.0, entropy_coefficient_final=0.0)
+    same = once(entropy_coefficient=coefficient)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), changing, same)
+    other = once(entropy_coefficient=0.5)
+    assert not np.array_equal(changing["actor"]["params"]["log_std"], other["actor"]["params"]["log_std"])
+
+
 @pytest.mark.parametrize("name", STEERABLE)
 def test_each_of_these_options_is_one(name: str) -> None:
     assert name in {field.name for field in dataclasses.fields(Hyperparameters)}
