@@ -34,7 +34,8 @@ SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
 ALL = "--preset", "memory"
 BATCH = "--num-envs", "64", "--num-steps", "64"  # as in that preset
 GRU = *BATCH, "--network", "gru"
-CORRIDOR = *ALL, "--learnable-share", "0"
+NOISE = "--entropy-coefficient", "0.03", "--entropy-coefficient-final", "0"
+CORRIDOR = *ALL, "--entropy-coefficient-final", "0.01"  # giving way must be found for longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ TRIALS = {  # by the name of their row
     "maze, GRU, terminate": lever(*GRU, "--on-goal", "terminate"),
     "maze, GRU, learnable levels": lever(*GRU, "--learnable-share", "0.5"),
     "maze, GRU, shortest ways": lever(*GRU, *SHORTEST_WAYS),
+    "maze, GRU, noise": lever(*GRU, *NOISE),
     "maze, all but memory": lever(*ALL, "--network", "mlp"),
     "maze, all": lever(*ALL),
     "corridor, begin": practice(),
@@ -85,6 +87,7 @@ TRIALS = {  # by the name of their row
     "corridor, widths": practice("--curriculum", "benchmarks/widths.yaml"),
     "corridor, traffic": practice("--curriculum", "benchmarks/traffic.yaml"),
     "corridor, terminate": practice("--on-goal", "terminate"),
+    "corridor, less noise": practice("--entropy-coefficient", "0.001", "--entropy-coefficient-final", "0.001"),
     "corridor, no memory": practice("--network", "mlp"),
     "corridor, local critic": practice("--critic", "local"),
     "corridor, central critic": practice("--critic", "central"),

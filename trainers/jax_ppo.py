@@ -46,14 +46,15 @@ from trainers.run.training import run_command, train_in_folder
 
 COMMAND = "python -m trainers.jax_ppo"
 SWARMS: dict[str, dict[str, Any]] = {  # settings by name that need a swarm, beside those of PPO
-    # For worlds where robots must make detours: what they remember, learnt over 64 steps, from the levels that teach most.
+    # For worlds where robots must make detours: what they remember, learnt over 64 steps, with much noise at first.
     "memory": {
         "network": "gru",
         "critic": "privileged",
         "normalize_value": True,
         "num_envs": 64,
         "num_steps": 64,
-        "learnable_share": 0.5,
+        "entropy_coefficient": 0.03,
+        "entropy_coefficient_final": 0.0,
         "env_params": {"reward_geodesic": 1.0, "reward_progress": 0.0},
     },
 }
