@@ -162,6 +162,24 @@ def test_v3_has_the_settings_of_its_blueprint_unless_others_are_given(tmp_path: 
     assert (parsed.activation, parsed.clip, parsed.gamma) == ("relu", 0.1, 0.9)
 
 
+def test_the_preset_for_detours_remembers_and_is_told_the_way() -> None:
+    config = PPOConfig(preset="memory", num_envs=8)
+    ppo, params, _ = make_ppo(config)
+    assert ppo.networks.body.remembers
+    assert ppo.networks.critic_kind == "privileged"
+    assert (float(params.weight("geodesic")), float(params.weight("progress"))) == (1.0, 0.0)
+    first, last = (ppo.at(jnp.int32(update)).config.entropy_coefficient for update in (0, ppo.num_updates))
+    assert float(first) == pytest.approx(0.03)
+    assert float(last) == 0.0
+
+
+def test_robots_are_trained_with_as_many_rays_as_one_likes() -> None:
+    few, usual = (make_ppo(PPOConfig(num_rays=rays))[0].obs_dim for rays in (8, 32))
+    assert usual - few == 24
+    with pytest.raises(ValueError, match="num_rays=0 must be above 0"):
+        PPOConfig(num_rays=0)
+
+
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with full_disk(100):
         assert main([*FLAGS, "192", "--run-dir", str(tmp_path / "runs" / "a")]) == 2
