@@ -160,7 +160,8 @@ def main(options: Options) -> None:
     done = {row["benchmark"] for row in kept}
     wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
     wanted = [each for each in wanted if "detours/{}/{}".format(*each) not in done]
-    cores, saving = queue.SimpleQueue(), threading.Lock()
+    cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    saving = threading.Lock()
     for part in np.array_split(sorted(os.sched_getaffinity(0)), options.side_by_side):
         cores.put({int(core) for core in part})
 
@@ -172,7 +173,8 @@ def main(options: Options) -> None:
                 save_rows(options.json, [row], keep="benchmark")
 
     def take_cores() -> None:
-        os.sched_setaffinity(0, cores.get())  # of this thread, and of the processes that it starts
+        if hasattr(os, "sched_setaffinity"):  # on Linux: of this thread, and of the processes that it starts
+            os.sched_setaffinity(0, cores.get())
 
     with ThreadPoolExecutor(options.side_by_side, initializer=take_cores) as pool:
         runs = [pool.submit(run, *each) for each in wanted]

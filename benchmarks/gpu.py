@@ -89,7 +89,9 @@ def everything(options: Options) -> Iterator[Row]:
     for case in (Case("rooms", 4, 4),) if quick else CASES:
         yield {"benchmark": "gpu/cases"} | measured(case, effort)
     for num_envs in (8,) if quick else (256, 4_096):
-        yield {"benchmark": "gpu/training", "engine": "jax"} | speed(1 if quick else options.updates, num_envs=num_envs)
+        yield {"benchmark": "gpu/training", "engine": "jax"} | speed(
+            1 if quick else options.updates, {"num_envs": num_envs}
+        )[0]
     for series, case in [("density", Case("open", 4, 1, (3.0, 3.0)))] if quick else scaling.cases():
         for row in scaling.scale(("jax",), series, case, effort):
             yield row | {"benchmark": "gpu/scaling"}

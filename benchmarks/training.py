@@ -2,10 +2,11 @@
 
     python -m benchmarks.training --suite quickstart --json benchmarks/results/training.json
 
-Suites: `speed` measures updates after compilation, and the compile time apart. `quickstart` is the default run with five
-seeds; its seconds are from the start of the process to the trained policy, with an empty compilation cache. `scenarios`
-trains with default hyperparameters on every other family for 20 M agent steps. `curriculum` trains through the four levels
-of `--curriculum default`, and on its last level alone; both are evaluated on the last level. An agent step is one lane
+Suites: `speed` measures updates after compilation, and the compile time apart: the default, a GRU, and that in `maze`
+without and with the reward of shortest ways. `quickstart` is the default run with five seeds; its seconds are from the
+start of the process to the trained policy, with an empty compilation cache. `scenarios` trains with default
+hyperparameters on every other family for 20 M agent steps. `curriculum` trains through the four levels of
+`--curriculum default`, and on its last level alone; both are evaluated on the last level. An agent step is one lane
 advanced by one control period and learned from.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import tyro
 
 from benchmarks.measure import progress, python
@@ -31,6 +33,12 @@ from trainers.run.stopping import SUCCESS
 
 LAST_LEVEL = "--scenario", "curriculum", "--difficulty", "4"
 FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl", "return")
+
+
+WARM_UP = 3  # updates that are not counted
+GRU: dict[str, Any] = {"network": "gru", "shared_trunk": True, "hidden_sizes": (64,), "sequence_length": 16}
+MAZE = GRU | {"scenario": "maze"}
+SHORTEST_WAYS = {"env_params": {"reward_geodesic": 1.0, "reward_progress": 0.0}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +61,52 @@ class Options:
     """Number of updates to time in the speed suite."""
 
 
-def speed(updates: int, **options: Any) -> dict[str, Any]:
-    """Time updates after compilation, without logging. options: of PPO; the others keep their defaults."""
-    config = PPOConfig(**options)
-    ppo, env_params, _ = make_ppo(config)
-    runner = ppo.init(jax.random.key(0), env_params)
-    update, compile_s = compile_update(ppo, runner, env_params)
-    times, active = [], []
-    for _ in progress(range(updates + 3), "updating"):
+def speed(updates: int, *variants: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time updates after compilation, without logging, in turn for all variants. Returns a row for each.
+
+    variants: options of PPO; the others keep their defaults.
+    """
+    learners = [Learner(variant) for variant in variants]
+    for _ in progress(range(updates + WARM_UP), "updating"):
+        for learner in learners:
+            learner.update()
+    return [learner.row() for learner in learners]
+
+
+class Learner:
+    """PPO with some options, whose updates are timed."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options, self.config = options, PPOConfig(**options)
+        ppo, self._env_params, _ = make_ppo(self.config)
+        self._runner = ppo.init(jax.random.key(0), self._env_params)
+        self._update, self._compile_s = compile_update(ppo, self._runner, self._env_params)
+        self._times: list[float] = []
+        self._active: list[float] = []
+
+    def update(self) -> None:
+        """Do one update."""
         started = time.perf_counter()
-        runner, metrics = update(runner, env_params)
-        active.append(float(metrics["train/active_share"]))
-        times.append(time.perf_counter() - started)
-    return {
-        "num_agents": config.num_agents,
-        "num_envs": config.num_envs,
-        "scenario": config.scenario,
-        "agent_steps_per_s": round(config.steps_per_update / statistics.median(times[3:])),
-        "active_share": round(statistics.mean(active[3:]), 4),
-        "compile_s": round(compile_s, 2),
-    }
+        self._runner, metrics = self._update(self._runner, self._env_params)
+        self._active.append(float(metrics["train/active_share"]))
+        self._times.append(time.perf_counter() - started)
+
+    def row(self) -> dict[str, Any]:
+        """Return the row of the median over all updates but the first."""
+        config = self.config
+        reuses = (
+            {"layout_reuses": int(jnp.sum(self._runner.env_state.layout_reuses))} if "scenario" in self.options else {}
+        )
+        return {
+            "num_agents": config.num_agents,
+            "num_envs": config.num_envs,
+            "scenario": config.scenario,
+            "options": self.options,
+            "agent_steps_per_s": round(config.steps_per_update / statistics.median(self._times[WARM_UP:])),
+            "active_share": round(statistics.mean(self._active[WARM_UP:]), 4),
+            "compile_s": round(self._compile_s, 2),
+            **reuses,
+        }
 
 
 def trained(
@@ -116,7 +150,7 @@ def main(options: Options) -> None:
     """Run one suite, and print one line per row."""
     rows: list[dict[str, Any]] = []
     if options.suite == "speed":
-        rows.append(speed(options.updates))
+        rows += speed(options.updates, {}, GRU, MAZE, MAZE | SHORTEST_WAYS)
     elif options.suite == "quickstart":
         for seed in progress(range(options.seeds), "training"):
             rows += [{"scenario": "open", "seed": seed} | trained(["--seed", str(seed)], options.episodes)]
