@@ -162,7 +162,8 @@ def main(options: Options) -> None:
     wanted = [each for each in wanted if "detours/{}/{}".format(*each) not in done]
     cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     saving = threading.Lock()
-    for part in np.array_split(sorted(os.sched_getaffinity(0)), options.side_by_side):
+    can_pin = hasattr(os, "sched_setaffinity")  # on Linux
+    for part in np.array_split(sorted(os.sched_getaffinity(0)) if can_pin else [], options.side_by_side):
         cores.put({int(core) for core in part})
 
     def run(name: str, seed: int) -> None:
@@ -173,8 +174,8 @@ def main(options: Options) -> None:
                 save_rows(options.json, [row], keep="benchmark")
 
     def take_cores() -> None:
-        if hasattr(os, "sched_setaffinity"):  # on Linux: of this thread, and of the processes that it starts
-            os.sched_setaffinity(0, cores.get())
+        if can_pin:
+            os.sched_setaffinity(0, cores.get())  # of this thread, and of the processes that it starts
 
     with ThreadPoolExecutor(options.side_by_side, initializer=take_cores) as pool:
         runs = [pool.submit(run, *each) for each in wanted]
