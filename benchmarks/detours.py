@@ -3,7 +3,8 @@
     python -m benchmarks.detours --rows maze rooms --json benchmarks/results/detours.json
 
 Every row is a training of its own, evaluated on 256 worlds that it has never seen, with sampled and with mean actions. It
-holds its command and its learning curve. A row that the file has for a seed is not trained again, so a stopped run goes on.
+holds its command, the options that this stands for, and its learning curve. What the file has with the same options is not
+trained again, so a stopped run goes on. Leave the code alone meanwhile: every training starts from it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ import numpy as np
 import tyro
 
 from benchmarks.measure import progress
-from benchmarks.report import save_rows
+from benchmarks.report import provenance, save_rows
 from benchmarks.training import FIGURES, trained
 from entropy_env import Swarm, SwarmSpec
 from entropy_env.engines.numba_engine.threads import num_cores
 from entropy_env.scenarios import Open
 from trainers.evaluate import evaluate_policy
+from trainers.jax_ppo import PPOConfig
 from trainers.policies import load_policy
+from trainers.run.config import parse_config
+from trainers.run.files import to_json
 
 SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
 ALL = "--preset", "memory"
@@ -47,6 +51,11 @@ class Trial:
     steps: int  # agent steps
     seeds: int
     crowd: int = 0  # robots in the same density, with which the policy plays too
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Flags for the worlds to play in."""
+        return "--scenario", self.scenario, "--difficulty", "1"
 
     @property
     def module(self) -> str:
@@ -121,24 +130,32 @@ class Options:
             raise ValueError(f"side_by_side={self.side_by_side} must be from 1 to {num_cores()}, the number of cores")
 
 
-def train(name: str, seed: int, options: Options) -> dict[str, Any]:
-    """Train and evaluate once. Returns the row."""
+def planned(name: str, seed: int, options: Options) -> dict[str, Any]:
+    """Return what is known of a row before its training: its name, command, and the options that are not the default."""
     trial = TRIALS[name]
-    steps = options.total_steps or trial.steps
-    flags = [*trial.flags, "--total-steps", str(steps), "--seed", str(seed)]
-    where = ["--scenario", trial.scenario, "--difficulty", "1"]
-    flags, play_in = (flags, where) if "--curriculum" in flags else ([*where, *flags], [])
-    row = {
+    flags = [*trial.flags, "--total-steps", str(options.total_steps or trial.steps), "--seed", str(seed)]
+    if "--curriculum" not in flags:
+        flags = [*trial.where, *flags]
+    config, default = (dataclasses.asdict(parse_config(PPOConfig, given)) for given in (flags, []))
+    return {
         "benchmark": f"detours/{name}/{seed}",
         "engine": "jax",
         "scenario": trial.scenario,
         "num_agents": 10,
         "num_envs": 64,
         "seed": seed,
-        "side_by_side": options.side_by_side,
         "command": " ".join([f"python -m {trial.module}", *flags]),
-    } | trained(
-        flags, options.episodes, curve=True, module=trial.module, play_in=play_in,
+        "options": json.loads(to_json({key: value for key, value in config.items() if value != default[key]})),
+        "episodes": options.episodes,
+    }
+
+
+def train(name: str, seed: int, options: Options) -> dict[str, Any]:
+    """Train and evaluate once. Returns the row."""
+    trial, plan = TRIALS[name], planned(name, seed, options)
+    flags = plan["command"].split()[3:]
+    row = plan | {"side_by_side": options.side_by_side} | trained(
+        flags, options.episodes, curve=True, module=trial.module, play_in=trial.where if "--curriculum" in flags else (),
         more=partial(play_in_crowd, trial.crowd, options.episodes) if trial.crowd else lambda run: {},
     )  # fmt: skip
     return row if options.timed else {key: row[key] for key in row if key not in ("total_s", "agent_steps_per_s")}
@@ -157,9 +174,9 @@ def play_in_crowd(num_agents: int, episodes: int, run: Path) -> dict[str, Any]:
 def main(options: Options) -> None:
     """Run the rows that are missing, and print one line for each."""
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    done = {row["benchmark"] for row in kept}
+    provenance("jax")  # of the commit of now, for all rows
     wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
-    wanted = [each for each in wanted if "detours/{}/{}".format(*each) not in done]
+    wanted = [each for each in wanted if not any(row | planned(*each, options) == row for row in kept)]
     cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     saving = threading.Lock()
     can_pin = hasattr(os, "sched_setaffinity")  # on Linux

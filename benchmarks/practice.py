@@ -3,6 +3,7 @@
     python -m benchmarks.practice --curriculum benchmarks/traffic.yaml --total-steps 10000000
 
 Takes the options of `trainers.jax_ppo`, and adds two scenarios to them. Their last difficulty is that of `corridor` 1.
+Other programs do not know them: evaluate with `python -m trainers.evaluate RUN --scenario corridor --difficulty 1`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Traffic(Corridor):
     max_steps = (400,) * 4
     lengths = (1.0,) * 4
     offsets = (0.0,) * 4
-    ways = (*Corridor.ways, *(((0, 0), (1, 1)) * 4))
-    num_ways = (10, 5, 3, 2)
+    trips = (*Corridor.trips, *(((0, 0), (1, 1)) * 4))
+    num_trips = (10, 5, 3, 2)
 
 
 SCENARIOS |= {each.name: each for each in (Widths, Traffic)}

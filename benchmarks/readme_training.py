@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.measure import Row
-from benchmarks.tables import percent, picture, span, table
+from benchmarks.tables import percent, picture, shown, span, table
 
 V2 = {"stepping": 53_000, "rollouts": 6_400, "updates": 307, "both": 293}  # Entropy V2 on two cores, torch on the CPU
 
@@ -31,7 +31,8 @@ The default run takes {span([row["total_s"] for row in quick], "{:.0f}".format)}
 compilation included; its update runs at {speed["agent_steps_per_s"]:,} agent steps/s with \
 {percent(speed["active_share"])} of the lanes active.{_recurrent(recurrent)}
 
-The policy has no memory. `maze` and `corridor`, where a robot must turn away from its goal or wait for others, need one.
+The policy has no memory. `maze` and `corridor`, where a robot must turn away from its goal or wait for others, need one:
+see [detours](#detours-memory-and-giving-way).
 """
 
 
@@ -62,12 +63,30 @@ def reached(name: str, rows: list[Row]) -> tuple[str, ...]:
 
 def sb3(rows: list[Row]) -> str:
     """Write how fast training with Stable-Baselines3 is, and what it reaches."""
-    stepping, stock, ours = (row for row in rows if row["benchmark"] == "sb3/speed")
+    stepping, stock, ours, *native = (row for row in rows if row["benchmark"] == "sb3/speed")
     runs = [row for row in rows if row["benchmark"] == "sb3/training"]
-    heads = "agent steps/s", "Entropy V2", "here, sb3-contrib's LSTM policy", "here"
+    heads = (
+        "agent steps/s",
+        "Entropy V2",
+        "here, sb3-contrib's LSTM policy",
+        "here",
+        *("`trainers.jax_ppo`" for _ in native),
+    )
     names = {"rollouts": "rollout_steps_per_s", "updates": "update_steps_per_s", "both": "agent_steps_per_s"}
-    lines = [("stepping 80 lanes, random actions", f"{V2['stepping']:,}", "", f"{stepping['agent_steps_per_s']:,}")]
-    lines += [(phase, f"{V2[phase]:,}", *(f"{row[name]:,}" for row in (stock, ours))) for phase, name in names.items()]
+    lines = [
+        (
+            "stepping 80 lanes, random actions",
+            f"{V2['stepping']:,}",
+            "",
+            f"{stepping['agent_steps_per_s']:,}",
+            *("" for _ in native),
+        )
+    ]
+    columns = stock, ours, *native
+    lines += [
+        (phase, f"{V2[phase]:,}", *(shown(row, name, "{:,}".format) for row in columns))
+        for phase, name in names.items()
+    ]
     shares = {"the network": "lstm", "values at time limits": "bootstrap", "the environment": "env"}
     parts = {name: ours[f"{key}_share_of_rollout"] for name, key in shares.items()}
     parts["SB3's own bookkeeping"] = 1 - sum(parts.values())
@@ -88,12 +107,22 @@ RecurrentPPO with Entropy V2's `multi` settings (8 worlds of 10 robots, LSTM 256
 
 {table(heads, lines)}
 
-A rollout's time: {spent}. An update takes {ours["update_s"] / ours["rollout_s"]:.0f} times as long as a rollout.
+{_native(native)}A rollout's time: {spent}. An update takes {ours["update_s"] / ours["rollout_s"]:.0f} times as long as a rollout.
 
 `python -m trainers.sb3_lstm --preset multi` on `open`, {runs[0]["agent_steps"]:,} agent steps, {len(runs)} seeds: \
 {reached["sampled"]} of the robots arrive with sampled actions, {reached["mean"]} with the mean action, on \
 {runs[0]["episodes"]} fresh episodes each{after}.
 {picture("sb3", "Success of recurrent PPO while it trains")}"""
+
+
+def _native(rows: list[Row]) -> str:
+    return "".join(
+        f"""`trainers.jax_ppo` with as many robots, epochs and units, two LSTMs and 8 minibatches (a world each) instead of 10. It \
+looks back through {row["sequence_length"]} steps, SB3 to the start of the episode.
+
+"""
+        for row in rows
+    )
 
 
 def classic(rows: list[Row]) -> str:

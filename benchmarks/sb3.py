@@ -4,7 +4,7 @@
     python -m benchmarks.sb3 --suite training --json benchmarks/results/sb3.json
 
 Suites: `speed` times `SwarmVecEnv.step` with random actions, and RecurrentPPO with the `multi` preset, rollouts and updates
-apart. It does so with sb3-contrib's own LSTM policy, with ours, and with `trainers.jax_ppo` and the same settings, in
+apart. It does so with sb3-contrib's own LSTM policy, with ours, and with `trainers.jax_ppo` and nearly the same settings, in
 alternating rounds. `training` runs
 `python -m trainers.sb3_lstm` from start to evaluation, once per seed, and keeps the learning curves.
 """
@@ -139,7 +139,7 @@ class Pipeline:
 
 
 class Native:
-    """The same training with `trainers.jax_ppo`: as many robots, samples a minibatch, epochs and units."""
+    """A training with `trainers.jax_ppo` of as many robots, epochs and units. Minibatches are whole worlds: 8, not 10."""
 
     def __init__(self, config: LstmConfig) -> None:
         size = config.lstm_hidden_size
@@ -162,6 +162,7 @@ class Native:
         """Return the row of the median over all rounds but the first."""
         return {
             "benchmark": "sb3/speed",
+            "engine": "jax",
             "what": "pipeline",
             "policy": "native",
             "sequence_length": SEQUENCE,
@@ -215,7 +216,7 @@ def main(options: Options) -> None:
         with ThreadPoolExecutor(options.side_by_side) as pool:
             rows = list(pool.map(partial(trained, options), range(options.seeds)))
     common = {"engine": "numba", "scenario": "open", "num_agents": 10, "num_envs": 8, "preset": "multi"}
-    rows = [row | common for row in rows]
+    rows = [common | row for row in rows]
     for row in rows:
         print(json.dumps({name: value for name, value in row.items() if name != "curve"}), flush=True)
     if options.json:

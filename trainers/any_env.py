@@ -58,6 +58,7 @@ HOSTED = (gymnasium.Env, pettingzoo.ParallelEnv, pettingzoo.AECEnv)  # step one 
 class AnyEnvConfig(Hyperparameters, DeviceOptions, StopOptions, RunOptions):
     """Options of PPO in any environment."""
 
+    NEW: ClassVar[frozenset[str]] = Hyperparameters.NEW | StopOptions.WATCH
     MAY_CHANGE: ClassVar[frozenset[str]] = (
         RunOptions.MAY_CHANGE | StopOptions.WATCH | DeviceOptions.DEVICES | {"episodes"}
     )
@@ -201,7 +202,12 @@ def open_env(made: Any, num_envs: int, critic: str = "local") -> tuple[BatchedEn
     if isinstance(made, Swarm):
         made = vector.batch(made, num_envs, stagger=True)
     if isinstance(made, vector.VectorSwarm):
-        made = dataclasses.replace(made, critic=made.critic or view_of(critic, made.env))
+        view = view_of(critic, made.env)
+        if view is not None and made.critic not in (None, view):
+            raise ValueError(
+                f"critic={critic!r} needs {view}, and these worlds show {made.critic}: leave out their critic"
+            )
+        made = dataclasses.replace(made, critic=made.critic or view)
         return made, made.env.make_params() if params is None else params, spaces.action_space(made.env.spec)
     missing = [name for name in ("reset", "step", "action_space", "default_params") if not hasattr(made, name)]
     if missing:

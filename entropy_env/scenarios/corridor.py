@@ -30,8 +30,8 @@ class Corridor(Scenario):
     lengths: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 4.0)  # m
     offsets: ClassVar[tuple[float, ...]] = (0.0, 1.0, 2.0, 2.5)  # m, the largest offset of the corridor from the middle
     widths: ClassVar[tuple[float, ...]] = (WIDTH,) * 4  # clear, in agent radii
-    ways: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (1, 0))  # rooms where a robot starts and ends
-    num_ways: ClassVar[tuple[int, ...]] = (2,) * 4  # that the robots take in turn
+    trips: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (1, 0))  # rooms where a robot starts and ends
+    num_trips: ClassVar[tuple[int, ...]] = (2,) * 4  # that the robots take in turn
 
     def slots(self) -> dict[str, int]:
         return {"num_boxes": 2}
@@ -64,7 +64,7 @@ class Corridor(Scenario):
         room_size = np.array([ROOM], np.float32)
         room = jnp.stack([room_between(centres, corner, corner + room_size, params) for corner in (left, right)])
         spawns, goals, found = place(
-            u, centres, room, np.array(self.ways), self.row(self.num_ways, params), spec, params
+            u, centres, room, np.array(self.trips), self.row(self.num_trips, params), spec, params
         )
         return layout.replace(
             boxes=boxes, box_mask=box_mask, spawns=spawns, goals=goals, valid=found & self.sized_for(params)

@@ -187,6 +187,25 @@ def test_the_first_readme_tells_the_speed_of_all_and_what_is_trained(results):
     assert "| `rooms` | 5 M | 30 | 100.0 % | 50.0 % |" in lines
 
 
+def test_the_page_tells_the_native_trainer_beside_sb3(results):
+    phases = dict.fromkeys(("rollout_steps_per_s", "update_steps_per_s"), 2_000)
+    shares = {f"{part}_share_of_rollout": 0.2 for part in ("env", "lstm", "bootstrap")} | {
+        "rollout_s": 1.0,
+        "update_s": 9.0,
+    }
+    figures = {"success": {"mean": 1.0}, "deterministic": {"success": {"mean": 1.0}}, "agent_steps": 9, "episodes": 2}
+    rows = [row("sb3/speed", "numba", 10, 8)]
+    rows += [row("sb3/speed", "numba", 10, 8, policy=policy, **phases, **shares) for policy in ("stock", "ours")]
+    rows += [
+        row("sb3/speed", "jax", 10, 8, policy="native", sequence_length=128),
+        row("sb3/training", "numba", 10, 8, **figures),
+    ]
+    (results / "sb3.json").write_text(json.dumps(rows))
+    lines = readme.figures(results).splitlines()
+    assert "| rollouts | 6,400 | 2,000 | 2,000 |  |" in lines
+    assert "| both | 293 | 1,000,000 | 1,000,000 | 1,000,000 |" in lines
+
+
 @pytest.mark.parametrize("page", readme.PAGES)
 def test_the_readmes_are_up_to_date(page):
     text = (readme.ROOT / page).read_text()

@@ -1,5 +1,7 @@
 """What is written of trainings with memory, and the options of that benchmark."""
 
+import json
+
 import pytest
 
 from benchmarks import detours, readme_detours
@@ -24,6 +26,22 @@ def test_seeds_of_a_trial_are_one_line():
     assert "| `maze` | 30 M | 95.0 % to 97.0 % | 80.0 % | 47.5 % to 48.5 % | 40.0 % | 3 | 10 |" in lines
     assert "| a GRU | 70.0 % |  | 80.0 % |  |" in lines
     assert "| no memory | 60.0 % | -10.0 (-14.2 to -5.8) | 80.0 % | +0.0 (-2.3 to +2.3) |" in lines
+
+
+def test_a_row_says_what_a_preset_stands_for_and_is_trained_again_if_that_changes(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(detours, "train", lambda name, seed, options: trained.append(seed) or row("maze", seed, 0.9))
+    plans = [detours.planned("maze", seed, detours.Options()) for seed in range(2)]
+    assert plans[0]["options"]["network"] == "gru"
+    plans[1]["options"]["entropy_coefficient"] = 0.1
+    file = tmp_path / "detours.json"
+    file.write_text(json.dumps([plan | row("maze", seed, 0.9) for seed, plan in enumerate(plans)]))
+    detours.main(detours.Options(rows=("maze",), seeds=2, json=None))
+    assert sorted(trained) == [0, 1]
+    trained.clear()
+    monkeypatch.setattr(detours, "save_rows", lambda *_, **__: None)
+    detours.main(detours.Options(rows=("maze",), seeds=2, json=file))
+    assert trained == [1]
 
 
 def test_all_rows_are_told():

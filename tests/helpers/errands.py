@@ -38,7 +38,7 @@ class Errands:
     `leaving`, lanes that ended wait for that end.
 
     The reward is the lane's secret times `scale`, which observations do not show. `misplaced` shows the critic the rows of
-    other lanes. Parameters are what idle lanes observe.
+    other lanes. Parameters are what idle lanes observe, and what their critics see too much.
     """
 
     num_envs: int
@@ -59,7 +59,8 @@ class Errands:
         return jnp.where(active[..., None], seen, params)
 
     def critic_input(self, state: Errand, params: Any) -> jax.Array:
-        rows = jnp.stack([state.secret, state.active.astype(jnp.float32)], axis=-1)
+        secret = jnp.where(state.active, state.secret, state.secret + params)
+        rows = jnp.stack([secret, state.active.astype(jnp.float32)], axis=-1)
         return jnp.roll(rows, 1, axis=1) if self.misplaced else rows
 
     def step(self, key: jax.Array, state: Errand, action: jax.Array, params: Any) -> tuple:

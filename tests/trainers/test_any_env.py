@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from helpers.guess import Guess
 
-from entropy_env import Swarm, SwarmSpec, swarm_v0
+from entropy_env import Swarm, SwarmSpec, swarm_v0, vector
 from trainers import train_policy
 from trainers.any_env import AnyEnvConfig, main
+from trainers.envs.views import Privileged
 from trainers.evaluate import evaluate
 from trainers.policies import load_policy
 from trainers.run.checkpoint import CheckpointError
@@ -166,6 +167,11 @@ class Boundless(Odd):
     action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
 
 
+def shows_more() -> Any:
+    env = Swarm(SwarmSpec(num_agents=2, geodesic=True))
+    return vector.batch(env, 8, critic=Privileged(env))
+
+
 class NoEnv:
     """Has nothing."""
 
@@ -180,6 +186,7 @@ class NoEnv:
         pytest.param(Line, {"critic": "central"}, ["critic='central'", "functional"], marks=HOSTED),
         (Guess, {"critic": "central"}, ["critic='central'", "critic_input", "Guess has none"]),
         (Swarm, {"critic": "privileged"}, ["SwarmSpec(geodesic=True)"]),
+        (shows_more, {"critic": "central"}, ["critic='central'", "Privileged"]),
         (NoEnv, {}, ["NoEnv", "reset", "gymnax"]),
         (lambda: Guess(breaks="reward"), {}, ["reward", "float32[8]"]),
         (Guess, {"algorithm": "sac"}, ["'sac'", "ppo"]),

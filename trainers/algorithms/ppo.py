@@ -6,7 +6,8 @@ advantages, the observation statistics and the metrics.
 
 Memory, the critic's view and the sharing of weights are options. Networks that remember learn from whole sequences, with
 the memory that the rollout had before each. Independent agents have weights and standardised advantages of their own; the
-loss is the mean over all, so Adam gives each its own pace, and only the clipping of the global norm joins them.
+loss is the mean over all, so Adam gives each its own pace. The clipping of the global norm and the statistics of
+observations and returns are shared.
 
 Several devices share the worlds. Each steps and learns from its own; gradients, standardised advantages, observation
 statistics and metrics are those over all.
@@ -70,6 +71,10 @@ class PPO:
             raise ValueError(
                 f"critic={self.config.critic!r} needs an environment that has `critic_input`, and "
                 f"{type(self.env).__name__} has none"
+            )
+        if self.config.deviation != "free" and not self.actions.has_scale:
+            raise ValueError(
+                f"deviation={self.config.deviation!r} needs actions that are numbers, and these are choices"
             )
 
     @property

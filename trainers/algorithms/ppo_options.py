@@ -85,7 +85,8 @@ class Hyperparameters:
     entropy_coefficient: float = 0.001
     """Weight of the entropy bonus. It keeps actions noisy, which finds ways out; too little makes long runs stand still."""
     entropy_coefficient_final: float | None = None
-    """Weight of the entropy bonus at the end of the run. It changes linearly; by default it stays the same."""
+    """Weight of the entropy bonus at the end of the run. It changes linearly, from --entropy-coefficient or what a stage of a
+    curriculum sets instead; by default it stays the same."""
     value_coefficient: float = 0.5
     """Weight of the critic's loss."""
     max_grad_norm: float = 0.5
@@ -111,12 +112,12 @@ class Hyperparameters:
     sequence_length: int | None = None
     """Steps through which the learner of a memory looks back, by default num_steps. It must divide num_steps."""
     burn_in: int = 0
-    """Steps before each sequence through which the weights of now bring its memory up to date, without learning there."""
+    """Steps before each sequence through which the current weights bring its memory up to date, without learning there."""
     critic: Literal["local", "central", "privileged"] = "local"
     """What the critic sees: local, what its agent does; central, the state of all agents too; privileged, what the
     simulator knows too. Policies never see it."""
     normalize_value: bool = False
-    """Let the critic learn returns in their running standard deviations from their running mean."""
+    """Let the critic learn normalised returns: less their running mean, over their running standard deviation."""
     sharing: Literal["shared", "independent"] = "shared"
     """One network for all agents, or one for each."""
     accumulate: int = 1
@@ -136,12 +137,17 @@ class Hyperparameters:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if any(size < 1 for size in getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("entropy_coefficient", "entropy_coefficient_final"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.cell_size < 1:
             raise ValueError(f"cell_size={self.cell_size} must be above 0")
         if self.sequence_length is not None and (self.sequence_length < 1 or self.num_steps % self.sequence_length):
             raise ValueError(f"sequence_length={self.sequence_length} must divide num_steps={self.num_steps}")
         if not 0 <= self.burn_in <= self.cuts.length:
             raise ValueError(f"burn_in={self.burn_in} must be from 0 to sequence_length={self.cuts.length}")
+        if self.burn_in and self.network == "mlp":
+            raise ValueError(f"burn_in={self.burn_in} needs a network that remembers: choose network gru or lstm")
         if self.burn_in and self.cuts.length == self.num_steps:
             raise ValueError(f"burn_in={self.burn_in} needs a sequence_length below num_steps={self.num_steps}")
         if self.shared_trunk and self.critic != "local":

@@ -115,7 +115,7 @@ def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
         raise ValueError(f"difficulty={given['difficulty']!r} must be one of {', '.join(map(str, LEVELS))}")
     own = whole.task.but(**{name: value for name, value in given.items() if name in worlds})
     if own.spec != whole.task.spec:
-        raise ValueError("reward_geodesic cannot begin in a stage: give the whole run a weight, or geodesic=True")
+        raise ValueError("reward_geodesic cannot begin in a stage: give the whole run a weight, however small")
     _, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
     if params.max_steps == checks.NEVER:
         raise ValueError("max_steps='never' has no end, so nobody could judge the stage")

@@ -32,7 +32,7 @@ class Distribution(Protocol):
         """Draw actions."""
 
     def mode(self, described: Any) -> jax.Array:
-        """Return the likeliest actions."""
+        """Return the actions without noise: the likeliest choices, or what the mean gives."""
 
     def executed(self, action: jax.Array) -> jax.Array:
         """Return actions as an environment takes them."""

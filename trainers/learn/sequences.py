@@ -28,7 +28,7 @@ class Cuts:
         return jax.tree.map(lambda x: x.reshape(-1, self.length, *x.shape[2:]).swapaxes(0, 1), tree)
 
     def memory_before(self, stored: Any, steps: Any, renew: Callable[[Any, Any], Any]) -> Any:
-        """Return the memory before each sequence, (S, ...): as it is stored, or with burn-in as weights of now have it.
+        """Return the memory before each sequence, (S, ...): as it is stored, or with burn-in as the current weights have it.
 
         A world's first sequence has no burn-in, because the steps before are not kept (compare Kapturowski et al. 2019).
         stored: the memories of a rollout, (W, T / every, ...). steps: (W, T, ...). renew: maps steps (burn_in, ...) and

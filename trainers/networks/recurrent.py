@@ -106,7 +106,9 @@ def _gru_step(dtype: Any, inputs: jax.Array, kernel: jax.Array, bias: jax.Array,
 def _gru_gates(inputs: jax.Array, recurrent: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
     """Return reset, update, new, and what reset scales in new."""
     two = 2 * bias.shape[0]
-    both = jax.lax.optimization_barrier(nn.sigmoid(inputs[..., :two] + recurrent[..., :two]))  # faster than one loop
+    both = jax.lax.optimization_barrier(
+        nn.sigmoid(inputs[..., :two] + recurrent[..., :two])
+    )  # one loop with tanh is not vectorised
     reset, update = jnp.split(both, 2, axis=-1)
     scaled = recurrent[..., two:] + bias
     return reset, update, jnp.tanh(inputs[..., two:] + reset * scaled), scaled

@@ -10,7 +10,7 @@ import jax
 def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """Map x (..., in) to (..., out) with a layer that sees rows (R, in).
 
-    The gradient of a matrix product of rows is one, too. With more axes XLA transposes what it multiplies first, and a
-    recurrent update takes half as long again.
+    The gradient of a matrix product of rows is one, too. With more axes XLA transposes what it multiplies first, which
+    takes time.
     """
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)

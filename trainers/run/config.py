@@ -36,6 +36,7 @@ def parse_config(
     """Build a config from the command line. Flags override the values of `--config FILE`, these a preset of
     `with_presets`, and that the defaults.
 
+    Options that are dicts are put together key by key.
     A wrong option, key or value, or a ValueError of `cls`, ends the process with a message on stderr and status 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -50,17 +51,22 @@ def parse_config(
     try:
         values = read_values(cls, path) if path else {}
         preset = getattr(found, "preset", None) or values.get("preset")
-        defaults = _unchecked(cls, _preset_values(cls, preset) | values)
+        # Tyro would take the keys of a dict that has some as the only ones.
+        dicts = {name: value for name, value in values.items() if isinstance(value, dict)}
+        defaults = _unchecked(cls, _preset_values(cls, preset) | values | {name: {} for name in _dicts(cls)})
         fields = [("config", file_option, None), ("fields", Annotated[cls, tyro.conf.arg(name="")], defaults)]
         options = dataclasses.make_dataclass("Options", fields)
-        return tyro.cli(options, args=argv, prog=prog, description=description or inspect.getdoc(cls)).fields
+        config = tyro.cli(options, args=argv, prog=prog, description=description or inspect.getdoc(cls)).fields
+        merged = {name: value | getattr(config, name) for name, value in dicts.items()}
+        return dataclasses.replace(config, **merged) if merged else config
     except ValueError as error:
         print(f"{prog or Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def with_presets(presets: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Config]], type[Config]]:
-    """Decorate a config that has a field `preset`: the name of settings to start from. Those given override it.
+    """Decorate a config that has a field `preset`: the name of settings to start from. Those given override it, those
+    that are dicts key by key.
 
     presets: the settings by name. Making a config raises ValueError for an unknown name.
     """
@@ -70,7 +76,9 @@ def with_presets(presets: Mapping[str, Mapping[str, Any]]) -> Callable[[type[Con
 
         @functools.wraps(plain)
         def init(self: Any, *values: Any, preset: str | None = None, **settings: Any) -> None:
-            plain(self, *values, preset=preset, **(_preset_values(cls, preset) | settings))
+            own = _preset_values(cls, preset)
+            dicts = {name: own[name] | settings[name] for name in settings if isinstance(own.get(name), dict)}
+            plain(self, *values, preset=preset, **(own | settings | dicts))
 
         cls.__init__ = init  # type: ignore[method-assign]
         cls.presets = presets  # type: ignore[attr-defined]
@@ -85,6 +93,11 @@ def _preset_values(cls: Any, preset: str | None) -> dict[str, Any]:
     if preset not in cls.presets:
         raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(cls.presets)}")
     return dict(cls.presets[preset])
+
+
+def _dicts(cls: type) -> list[str]:
+    """Return the names of the fields that are dicts."""
+    return [name for name, hint in get_type_hints(cls).items() if get_origin(hint) is dict]
 
 
 def check_numbers(
@@ -145,12 +158,14 @@ def check_same_run(
     kept: the options that the run was begun with. may_change: names of the options that may differ. run: the name of the
     run in the message. advice: the end of the message.
     """
-    before, now = (json.loads(to_json(values)) for values in (kept, dataclasses.asdict(config)))
+    new = getattr(config, "NEW", frozenset())
+    defaults = {name: value for name, value in _defaults(type(config)).items() if name in new}
+    # The version that began the run may not have known all of them.
+    before, now = (json.loads(to_json(values)) for values in (defaults | dict(kept), dataclasses.asdict(config)))
     for values in (before, now):
         values["reward"] = current_name(values.get("reward"))
-    unknown = getattr(config, "NEW", frozenset()) - before.keys()  # the version that began the run did not have them
     for name, value in now.items():
-        if name not in may_change and value != before.get(name) and (value or name not in unknown):
+        if name not in may_change and value != before.get(name):
             raise ValueError(f"{name}={value!r} is not what {run} was begun with, {before.get(name)!r}{advice}")
 
 
@@ -220,13 +235,21 @@ def _type_name(hint: Any) -> str:
 def _unchecked(cls: type, values: dict[str, Any]) -> Any:
     """Make a `cls` from values and defaults, without validation, because flags may still correct wrong values."""
     config: Any = object.__new__(cls)
-    for field in dataclasses.fields(cls):
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        else:
-            default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
-        object.__setattr__(config, field.name, values.get(field.name, default))
+    for name, default in _defaults(cls).items():
+        object.__setattr__(config, name, values.get(name, default))
     return config
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Return the default of every field, tyro.MISSING where there is none."""
+    made = {}
+    for field in dataclasses.fields(cls):
+        has_none = field.default is dataclasses.MISSING
+        if has_none and field.default_factory is not dataclasses.MISSING:
+            made[field.name] = field.default_factory()
+        else:
+            made[field.name] = tyro.MISSING if has_none else field.default
+    return made
 
 
 def _plain(value: Any) -> Any:

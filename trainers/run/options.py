@@ -34,7 +34,7 @@ class WorldOptions:
     difficulty: int = 1
     """Difficulty of the layouts, 1 to 4."""
     num_agents: int = 10
-    """Robots in each world. All share one network."""
+    """Robots in each world."""
     num_rays: int = 32
     """Rays of each robot's lidar, evenly around it."""
     reward: Reward = "shaped"

@@ -38,7 +38,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 EVERY = {  # critic, sharing and whether lanes wait for the end of their world, as with `--on-goal terminate`
     f"{network} {critic} {sharing} {'terminate' if leaving else 'respawn'}": (
-        {"network": network, "critic": critic, "sharing": sharing, "sequence_length": 4, "burn_in": 2},
+        {
+            "network": network,
+            "critic": critic,
+            "sharing": sharing,
+            "sequence_length": 4,
+            "burn_in": 2 * (network != "mlp"),
+        },
         {"leaving": leaving},
     )
     for network in ("mlp", "gru", "lstm")
@@ -46,7 +52,15 @@ EVERY = {  # critic, sharing and whether lanes wait for the end of their world, 
     for sharing in ("shared", "independent")
     for leaving in (False, True)
 }
+NEAR = 1e-6 if jax.default_backend() == "cpu" else 1e-4  # of probability ratios that should be 1
 QUICK = {"mlp central", "gru shared", "gru burn-in", "gru independent central", "lstm independent"}
+
+
+@pytest.fixture(autouse=True)
+def precise():
+    """GPUs would round products to a few digits."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 def recompute(ppo: PPO, runner: Runner, batch: Batch) -> tuple[Batch, jax.Array, jax.Array]:
@@ -80,7 +94,7 @@ def assert_found_again(ppo: PPO) -> None:
     some, log_prob, value = recompute(ppo, runner, batch)
     ratio = np.exp(np.asarray(log_prob - some.log_prob))[np.asarray(some.mask)]
     assert ratio.size > 20
-    np.testing.assert_allclose(ratio, 1, atol=1e-6)
+    np.testing.assert_allclose(ratio, 1, atol=NEAR)
     if not ppo.config.normalize_value:
         np.testing.assert_allclose(np.asarray(value)[some.mask], np.asarray(some.value)[some.mask], atol=2e-6)
 
@@ -98,7 +112,7 @@ def test_the_learner_finds_the_probabilities_of_the_rollout_in_a_swarm(on_goal: 
     assert np.any(steps.terminated)
     assert np.any(steps.truncated)
     some, log_prob, _ = recompute(ppo, runner, batch)
-    np.testing.assert_allclose(np.exp(log_prob - some.log_prob)[np.asarray(some.mask)], 1, atol=1e-6)
+    np.testing.assert_allclose(np.exp(log_prob - some.log_prob)[np.asarray(some.mask)], 1, atol=NEAR)
 
 
 def test_a_memory_that_begins_one_step_late_is_found() -> None:
@@ -122,8 +136,11 @@ def test_what_is_remembered_ends_with_an_episode_and_lanes_that_wait_remember_no
         assert np.all(np.abs(after[goes_on]).max(axis=-1) > 0)
 
 
-def test_idle_lanes_teach_a_memory_nothing() -> None:
-    ppo, noisy = make(network="gru", shared_trunk=True, normalize_value=True), jnp.float32(100)
+@pytest.mark.parametrize("options", [
+    {"shared_trunk": True, "normalize_value": True}, {"critic": "central"}, {"critic": "privileged"},
+])  # fmt: skip
+def test_idle_lanes_teach_a_memory_nothing(options: dict[str, Any]) -> None:
+    ppo, noisy = make(network="gru", **options), jnp.float32(100)
     results = [ppo.update(ppo.init(jax.random.key(0), seen), seen)[0] for seen in (QUIET, noisy)]
     jax.tree.map(np.testing.assert_array_equal, *(each.replace(obs=0, key=0) for each in results))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(results[0].memory)), "it is kept from update to update"
@@ -141,11 +158,13 @@ def test_a_critic_learns_what_it_alone_sees_of_its_own_lane(
 ) -> None:
     ppo = make(critic=critic, env=env, normalize_value=normalize_value, gamma=0.0, learning_rate=3e-3)
     runner = ppo.init(jax.random.key(0), QUIET)
+    acted = 0.0
     for _ in range(60):
         runner, metrics = ppo.update(runner, QUIET)
+        acted += float(metrics["train/active_share"]) * ppo.steps_per_update
     assert (float(metrics["loss/explained_variance"]) > 0.9) == known
     assert (runner.critic_moments is None) == (critic == "local")
-    assert runner.critic_moments is None or float(runner.critic_moments.count) > 1000
+    assert runner.critic_moments is None or float(runner.critic_moments.count) == pytest.approx(acted, abs=1)
 
 
 def test_a_central_critic_does_not_mind_the_order_or_the_number_of_the_others() -> None:
@@ -193,16 +212,18 @@ def test_independent_agents_learn_from_their_own_lanes_alone() -> None:
     runner, batch = second_rollout(ppo)
     changed = batch.replace(advantage=batch.advantage.at[..., 0].mul(-3.0), obs=batch.obs.at[..., 0, :].add(1.0))
     one, other = (jax.jit(ppo.gradients)(runner.params, each)[0] for each in (batch, changed))
-    for a, b in zip(jax.tree.leaves(one["actor"]), jax.tree.leaves(other["actor"]), strict=True):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a[1:], b[1:])
-        assert not np.allclose(a[0], b[0])
+        assert not np.array_equal(a[0], b[0])
 
 
 @pytest.mark.parametrize(("options", "told"), [
     ({"sequence_length": 5}, "sequence_length=5 must divide num_steps=12"),
-    ({"burn_in": 2}, "burn_in=2 needs a sequence_length below num_steps=12"),
-    ({"burn_in": 5, "sequence_length": 4}, "burn_in=5 must be from 0 to sequence_length=4"),
+    ({"burn_in": 2, "network": "gru"}, "burn_in=2 needs a sequence_length below num_steps=12"),
+    ({"burn_in": 5, "network": "gru", "sequence_length": 4}, "burn_in=5 must be from 0 to sequence_length=4"),
+    ({"burn_in": 2, "network": "mlp"}, "burn_in=2 needs a network that remembers"),
     ({"cell_size": 0}, "cell_size=0 must be above 0"),
+    ({"entropy_coefficient_final": -1.0}, "entropy_coefficient_final=-1.0 must not be negative"),
     ({"head_sizes": (8, 0)}, "head_sizes=(8, 0) must be above 0"),
     ({"critic": "central", "shared_trunk": True}, "critic='central' sees more than the actor"),
 ])  # fmt: skip
@@ -210,6 +231,11 @@ def test_impossible_options_are_named(options: dict[str, Any], told: str) -> Non
     with pytest.raises(ValueError) as error:
         dataclasses.replace(BASE, **options)
     assert told in str(error.value)
+
+
+def test_choices_have_no_deviation() -> None:
+    with pytest.raises(ValueError, match="deviation='state' needs actions that are numbers"):
+        make(choices=True, deviation="state")
 
 
 def test_a_critic_of_more_than_observations_needs_an_environment_that_shows_more() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.run.config import ConfigError, load_config, parse_config, save_config
+from trainers.run.config import ConfigError, check_same_run, load_config, parse_config, save_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,30 @@ def test_flags_override_the_file_and_the_file_overrides_defaults(write):
     path = write("learning-rate: 0.5\nnum_envs: 8\n")
     assert parse_config(Options, ["--config", str(path), "--num-envs", "9"]) == Options(0.5, 9)
     assert parse_config(Options, ["--num-envs", "9", f"--config={path}"]) == Options(0.5, 9)
+
+
+def test_dicts_of_the_file_and_of_flags_are_put_together(write):
+    path = write("params: {a: 1, b: 2}")
+    assert parse_config(Options, ["--config", str(path), "--params", "b", "3", "c", "4"]).params == {
+        "a": 1,
+        "b": 3,
+        "c": 4,
+    }
+    assert parse_config(Options, ["--config", str(path)]).params == {"a": 1, "b": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grown(Options):
+    NEW: ClassVar[frozenset[str]] = frozenset({"rays", "terms"})
+    rays: int = 32
+    terms: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def test_a_run_of_before_an_option_had_its_default():
+    kept = dataclasses.asdict(Options()) | {"reward": None}
+    check_same_run(kept, Grown(), {"reward"}, "a run")
+    with pytest.raises(ValueError, match="rays=16 is not what a run was begun with, 32"):
+        check_same_run(kept, Grown(rays=16), {"reward"}, "a run")
 
 
 def test_a_flag_may_correct_what_the_file_alone_would_make_invalid(write):
