@@ -219,7 +219,7 @@ Measured on {devices}; commits and versions are in [results](results).
 
 def summary(results: Path = RESULTS) -> str:
     """Return the figures of README.md: facts and speeds of other simulators beside ours, and what training reaches."""
-    trained, speeds = load_rows("training", results), load_rows("peers", results)
+    trained, speeds, remembering = (load_rows(name, results) for name in ("training", "peers", "detours"))
     heads, *lines = ((name, *cells) for name, cells in FACTS.items())
     text = ""
     if speeds:
@@ -234,7 +234,10 @@ They do not simulate the same things: [benchmarks/peers.py](benchmarks/peers.py)
     if trained:
         quick = [row for row in trained if row["benchmark"] == "training/quickstart"]
         rooms = [row for row in trained if (row["benchmark"], row["scenario"]) == ("training/scenarios", "rooms")]
-        goals = [(f"`open`, the default, {len(quick)} seeds", quick), ("`rooms`", rooms)]
+        goals = [(f"`open`, the default, {len(quick)} seeds", quick), ("`rooms`, the default", rooms)]
+        for name in ("rooms", "maze", "corridor"):
+            seeds = [row for row in remembering if row["benchmark"].split("/")[1] == name]
+            goals.append((f"`{name}`, `--preset memory`" + f", {len(seeds)} seeds" * (len(seeds) > 1), seeds))
         reached = [
             (
                 name,

@@ -35,31 +35,47 @@ CORRIDOR = {
 }
 
 
+ROBOTS = "robots, sampled", "robots, mean action", "whole worlds, sampled", "whole worlds, mean action"
+
+
 def detours(rows: list[Row]) -> str:
     """Write what was reached in all, and what each part of it is good for."""
     trials: dict[str, list[Row]] = {}
     for row in rows:
         trials.setdefault(row["benchmark"].split("/")[1], []).append(row)
     whole = [_reached(f"`{name}`", of) for name, of in trials.items() if "," not in name]
-    levers = [_lever(text, trials[name], trials[ALONE]) for name, text in LEVERS.items() if name in trials]
-    corridor = [_reached(text, trials[name])[:6] for name, text in CORRIDOR.items() if name in trials]
-    robots = "robots, sampled", "robots, mean action", "whole worlds, sampled", "whole worlds, mean action"
-    (steps,) = {row["agent_steps"] for name in LEVERS for row in trials.get(name, ())} or {0}
     return f"""## Detours, memory and giving way
 
 `python -m trainers.jax_ppo --preset memory` on difficulty 1, evaluated as above; in `corridor` with
 `--entropy-coefficient-final 0.01`. Each row of [detours.json](results/detours.json) has its command.
 
-{table(("scenario", "agent steps", *robots, "seeds", "minutes"), whole)}
-{_crowd(trials)}{picture("detours", "Success of policies with memory while they train")}
-What each part does alone in `maze`, after {steps / 1e6:.1f} M agent steps, three seeds. The effect is the difference to
-the GRU alone, with its 95 % interval over seeds (Welch).
+{table(("scenario", "agent steps", *ROBOTS, "seeds", "minutes"), whole)}
+{_beside(rows)}{_crowd(trials)}{picture("detours", "Success of policies with memory while they train")}{_maze(trials)}\
+{_corridor(trials)}"""
 
-{table(("policy", "robots, sampled", "effect", "robots, mean action", "effect"), levers)}
-{_without(trials)}
-What helps in `corridor`, after 10 M agent steps, one seed:
 
-{table(("training", "agent steps", *robots), corridor)}
+def _maze(trials: dict[str, list[Row]]) -> str:
+    found = {name: trials[name] for name in LEVERS if name in trials}
+    if ALONE not in found:
+        return ""
+    lines = [_lever(LEVERS[name], rows, found[ALONE]) for name, rows in found.items()]
+    first = found[ALONE]
+    return f"""
+What each part does alone in `maze`, after {first[0]["agent_steps"] / 1e6:.1f} M agent steps, {len(first)} seeds. The effect is the
+difference to the GRU alone, in percentage points, with its 95 % interval over seeds (Welch).
+
+{table(("policy", "robots, sampled", "effect", "robots, mean action", "effect"), lines)}
+{_without(trials)}"""
+
+
+def _corridor(trials: dict[str, list[Row]]) -> str:
+    lines = [_reached(text, trials[name])[:6] for name, text in CORRIDOR.items() if name in trials]
+    if not lines:
+        return ""
+    return f"""
+What helps in `corridor`, one seed each:
+
+{table(("training", "agent steps", *ROBOTS), lines)}
 """
 
 
@@ -88,6 +104,11 @@ def effect(values: list[float], base: list[float]) -> str:
     test = ttest_ind(values, base, equal_var=False)
     low, high = test.confidence_interval()
     return f"{100 * (sum(values) / len(values) - sum(base) / len(base)):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _beside(rows: list[Row]) -> str:
+    most = max(row.get("side_by_side", 1) for row in rows)
+    return f"\n{most} trainings ran at a time, each on its share of the cores.\n" if most > 1 else ""
 
 
 def _crowd(trials: dict[str, list[Row]]) -> str:

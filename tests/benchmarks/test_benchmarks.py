@@ -184,7 +184,9 @@ def test_the_first_readme_tells_the_speed_of_all_and_what_is_trained(results):
     (results / "training.json").write_text(json.dumps([rows[0], rows[1] | {"scenario": "rooms"}, rows[1]]))
     lines = readme.summary(results).splitlines()
     assert "| `open`, the default, 1 seeds | 5 M | 30 | 100.0 % | 50.0 % |" in lines
-    assert "| `rooms` | 5 M | 30 | 100.0 % | 50.0 % |" in lines
+    assert "| `rooms`, the default | 5 M | 30 | 100.0 % | 50.0 % |" in lines
+    (results / "detours.json").write_text(json.dumps([row("detours/maze/0", "jax", 10, 64, **trained)]))
+    assert "| `maze`, `--preset memory` | 5 M | 30 | 100.0 % | 50.0 % |" in readme.summary(results).splitlines()
 
 
 def test_the_page_tells_the_native_trainer_beside_sb3(results):
