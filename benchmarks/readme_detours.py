@@ -87,7 +87,7 @@ def _values(rows: list[Row]) -> tuple[list[float], list[float]]:
 def _reached(name: str, rows: list[Row]) -> tuple[str, ...]:
     sampled, mean = _values(rows)
     worlds = [[each["world_success"]["mean"] for each in of] for of in (rows, [row["deterministic"] for row in rows])]
-    minutes = span([row["total_s"] / 60 for row in rows], "{:.0f}".format) if "total_s" in rows[0] else ""
+    minutes = span([row["total_s"] / 60 for row in rows if "total_s" in row], "{:.0f}".format)
     steps = f"{rows[0]['agent_steps'] / 1e6:.0f} M"
     return name, steps, *(span(values) for values in (sampled, mean, *worlds)), str(len(rows)), minutes
 

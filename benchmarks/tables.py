@@ -15,7 +15,9 @@ def percent(value: float) -> str:
 
 
 def span(values: list[float], form: Callable[[float], str] = percent) -> str:
-    """Format the smallest and the largest value, or only one if both look the same."""
+    """Format the smallest and the largest value, or only one if both look the same. Without values return an empty text."""
+    if not values:
+        return ""
     low, high = form(min(values)), form(max(values))
     return low if low == high else f"{low} to {high}"
 
