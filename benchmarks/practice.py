@@ -8,33 +8,46 @@ Other programs do not know them: evaluate with `python -m trainers.evaluate RUN 
 
 from __future__ import annotations
 
+import sys
+
+import jax
+import jax.numpy as jnp
+
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.scenarios.corridor import WIDTH, Corridor
+from entropy_env.types import Layout, SwarmParams, SwarmSpec
 from trainers.jax_ppo import main
 
 
-class Widths(Corridor):
+class Practice(Corridor):
+    """Corridors of the length and in the place of difficulty 1."""
+
+    max_steps = (Corridor.max_steps[0],) * 4
+    lengths = Corridor.lengths[:1] * 4
+    offsets = Corridor.offsets[:1] * 4
+
+
+class Widths(Practice):
     """The corridor is 12, 8, 5.5 and at last 3.6 agent radii wide."""
 
     name = "widths"
-    max_steps = (400,) * 4
-    lengths = (1.0,) * 4
-    offsets = (0.0,) * 4
     widths = (12.0, 8.0, 5.5, WIDTH)
 
 
-class Traffic(Corridor):
-    """2 of 10 robots change sides, then 4, then 6 or 7, at last all. The others have goals in the room where they are."""
+class Traffic(Practice):
+    """2 robots change sides, then 4, then 6, at last all. The others have goals in the room where they start."""
 
     name = "traffic"
-    max_steps = (400,) * 4
-    lengths = (1.0,) * 4
-    offsets = (0.0,) * 4
-    trips = (*Corridor.trips, *(((0, 0), (1, 1)) * 4))
-    num_trips = (10, 5, 3, 2)
+    crossing = (2, 4, 6, 2**30)
 
+    def generate(self, key: jax.Array, spec: SwarmSpec, params: SwarmParams) -> Layout:
+        layout = super().generate(key, spec, params)
+        agent = jnp.arange(spec.num_agents, dtype=jnp.int32)
+        neighbour = jnp.minimum(agent ^ 1, spec.num_agents - 1)  # starts in the other room
+        stays = agent >= self.row(self.crossing, params)
+        return layout.replace(goals=jnp.where(stays[:, None, None], layout.goals[neighbour], layout.goals))
 
-SCENARIOS |= {each.name: each for each in (Widths, Traffic)}
 
 if __name__ == "__main__":
-    main()
+    SCENARIOS |= {each.name: each for each in (Widths, Traffic)}
+    sys.exit(main())

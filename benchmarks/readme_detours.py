@@ -26,7 +26,7 @@ CORRIDOR = {
     "corridor, begin": "`--preset memory`, with an entropy bonus of 0.01 at the end",
     "corridor, 64 rays": "with 64 rays instead of 32",
     "corridor, widths": "a curriculum of widths, from 12 to 3.6 radii",
-    "corridor, traffic": "a curriculum of traffic: 2, 4, 7 and 10 of 10 change sides",
+    "corridor, traffic": "a curriculum of traffic: 2, 4, 6 and 10 of 10 change sides",
     "corridor, terminate": "robots leave at their goals",
     "corridor, less noise": "an entropy bonus of 0.001, the default",
     "corridor, no memory": "without memory",

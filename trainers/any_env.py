@@ -31,7 +31,7 @@ from entropy_env.env import Swarm
 from trainers.algorithms.ppo import PPO
 from trainers.algorithms.ppo_options import PRESETS, Hyperparameters
 from trainers.envs.contract import BatchedEnv, check_env
-from trainers.envs.views import view_of
+from trainers.envs.views import VIEWS, view_of
 from trainers.evaluation.episodes import FreshEpisodes, evaluate_in, mean_figures, report
 from trainers.evaluation.watching import fresh_key
 from trainers.learn.distributions import action_shape, distribution_of
@@ -203,7 +203,7 @@ def open_env(made: Any, num_envs: int, critic: str = "local") -> tuple[BatchedEn
         made = vector.batch(made, num_envs, stagger=True)
     if isinstance(made, vector.VectorSwarm):
         view = view_of(critic, made.env)
-        if view is not None and made.critic not in (None, view):
+        if view is not None and made.critic != view and isinstance(made.critic, tuple(VIEWS.values())):
             raise ValueError(
                 f"critic={critic!r} needs {view}, and these worlds show {made.critic}: leave out their critic"
             )

@@ -13,6 +13,7 @@ from entropy_env.scenarios.placement import cell_grid, free_across, place, place
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
 
 ROOM = (4.0, 6.5)  # m, width and height of each of the two rooms
+SWAP = np.array([[0, 1], [1, 0]])  # the rooms where robots start and end
 WIDTH = 3.6  # clear width of the corridor in agent radii: wider than one agent, narrower than two
 
 
@@ -30,8 +31,6 @@ class Corridor(Scenario):
     lengths: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 4.0)  # m
     offsets: ClassVar[tuple[float, ...]] = (0.0, 1.0, 2.0, 2.5)  # m, the largest offset of the corridor from the middle
     widths: ClassVar[tuple[float, ...]] = (WIDTH,) * 4  # clear, in agent radii
-    trips: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1), (1, 0))  # rooms where a robot starts and ends
-    num_trips: ClassVar[tuple[int, ...]] = (2,) * 4  # that the robots take in turn
 
     def slots(self) -> dict[str, int]:
         return {"num_boxes": 2}
@@ -63,9 +62,7 @@ class Corridor(Scenario):
         right = jnp.stack([width + length, jnp.float32(0)])[None]
         room_size = np.array([ROOM], np.float32)
         room = jnp.stack([room_between(centres, corner, corner + room_size, params) for corner in (left, right)])
-        spawns, goals, found = place(
-            u, centres, room, np.array(self.trips), self.row(self.num_trips, params), spec, params
-        )
+        spawns, goals, found = place(u, centres, room, SWAP, 2, spec, params)
         return layout.replace(
             boxes=boxes, box_mask=box_mask, spawns=spawns, goals=goals, valid=found & self.sized_for(params)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,4 +14,5 @@ def on_rows(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     The gradient of a matrix product of rows is one, too. With more axes XLA transposes what it multiplies first, which
     takes time.
     """
-    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+    rows = layer(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
