@@ -211,7 +211,16 @@ def test_a_full_disk_costs_no_checkpoint_and_says_which_file(whole: Path, tmp_pa
     for file in sorted((parts / "checkpoints").iterdir())[1:]:
         file.unlink()
     before = list((parts / "checkpoints").iterdir())
-    flags = [*FLAGS, "192", "--resume", "--run-dir", str(parts), "--checkpoint-interval", "1"]
+    flags = [
+        *FLAGS,
+        "192",
+        "--resume",
+        "--run-dir",
+        str(parts),
+        "--checkpoint-interval",
+        "1",
+        "--track",
+    ]  # no events, which hold the options, too
     capsys.readouterr()
     room = sum(map(len, (parts / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:4])) + 10
     assert room < before[0].stat().st_size
