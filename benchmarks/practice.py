@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from entropy_env.scenarios import SCENARIOS
 from entropy_env.scenarios.corridor import WIDTH, Corridor
 from entropy_env.types import Layout, SwarmParams, SwarmSpec
-from trainers.jax_ppo import main
+from trainers import jax_ppo
 
 
 class Practice(Corridor):
@@ -48,6 +48,16 @@ class Traffic(Practice):
         return layout.replace(goals=jnp.where(stays[:, None, None], layout.goals[neighbour], layout.goals))
 
 
+def main() -> int:
+    """Run the command line with both scenarios, and forget them. Returns the exit status."""
+    added = {each.name: each for each in (Widths, Traffic)}
+    SCENARIOS.update(added)
+    try:
+        return jax_ppo.main()
+    finally:
+        for name in added:
+            del SCENARIOS[name]
+
+
 if __name__ == "__main__":
-    SCENARIOS |= {each.name: each for each in (Widths, Traffic)}
     sys.exit(main())
