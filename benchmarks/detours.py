@@ -10,6 +10,7 @@ trained again, so a stopped run goes on. Leave the code alone meanwhile: every t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import queue
@@ -29,16 +30,27 @@ from entropy_env import Swarm, SwarmSpec
 from entropy_env.engines.numba_engine.threads import num_cores
 from entropy_env.scenarios import Open
 from trainers.evaluate import evaluate_policy
-from trainers.jax_ppo import PPOConfig
+from trainers.jax_ppo import SWARMS, PPOConfig
 from trainers.policies import load_policy
 from trainers.run.config import parse_config
 from trainers.run.files import to_json
 
-SHORTEST_WAYS = "--env-params", "reward_geodesic", "1", "reward_progress", "0"
+
+def part(*names: str) -> tuple[str, ...]:
+    """Return the flags for some options of the preset `memory`."""
+    flags: list[str] = []
+    for name in names:
+        value = SWARMS["memory"][name]
+        items = itertools.chain(*value.items()) if isinstance(value, dict) else [value]
+        flags += [f"--{name.replace('_', '-')}", *map(str, items)]
+    return tuple(flags)
+
+
 ALL = "--preset", "memory"
-BATCH = "--num-envs", "64", "--num-steps", "64"  # as in that preset
-GRU = *BATCH, "--network", "gru"
-NOISE = "--entropy-coefficient", "0.03", "--entropy-coefficient-final", "0"
+BATCH = part("num_envs", "num_steps")
+GRU = *BATCH, *part("network")
+SHORTEST_WAYS = part("env_params")
+NOISE = part("entropy_coefficient", "entropy_coefficient_final")
 CORRIDOR = *ALL, "--entropy-coefficient-final", "0.01"  # giving way must be found for longer
 
 
@@ -56,6 +68,11 @@ class Trial:
     def where(self) -> tuple[str, ...]:
         """Flags for the worlds to play in."""
         return "--scenario", self.scenario, "--difficulty", "1"
+
+    def options(self, seed: int, total_steps: int | None) -> list[str]:
+        """Return the flags of a training."""
+        where = () if "--curriculum" in self.flags else self.where
+        return [*where, *self.flags, "--total-steps", str(total_steps or self.steps), "--seed", str(seed)]
 
     @property
     def module(self) -> str:
@@ -133,16 +150,14 @@ class Options:
 def planned(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Return what is known of a row before its training: its name, command, and the options that are not the default."""
     trial = TRIALS[name]
-    flags = [*trial.flags, "--total-steps", str(options.total_steps or trial.steps), "--seed", str(seed)]
-    if "--curriculum" not in flags:
-        flags = [*trial.where, *flags]
-    config, default = (dataclasses.asdict(parse_config(PPOConfig, given)) for given in (flags, []))
+    flags = trial.options(seed, options.total_steps)
+    config, default = dataclasses.asdict(parse_config(PPOConfig, flags)), dataclasses.asdict(PPOConfig())
     return {
         "benchmark": f"detours/{name}/{seed}",
         "engine": "jax",
         "scenario": trial.scenario,
-        "num_agents": 10,
-        "num_envs": 64,
+        "num_agents": config["num_agents"],
+        "num_envs": config["num_envs"],
         "seed": seed,
         "command": " ".join([f"python -m {trial.module}", *flags]),
         "options": json.loads(to_json({key: value for key, value in config.items() if value != default[key]})),
@@ -152,9 +167,9 @@ def planned(name: str, seed: int, options: Options) -> dict[str, Any]:
 
 def train(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Train and evaluate once. Returns the row."""
-    trial, plan = TRIALS[name], planned(name, seed, options)
-    flags = plan["command"].split()[3:]
-    row = plan | {"side_by_side": options.side_by_side} | trained(
+    trial = TRIALS[name]
+    flags = trial.options(seed, options.total_steps)
+    row = planned(name, seed, options) | {"side_by_side": options.side_by_side} | trained(
         flags, options.episodes, curve=True, module=trial.module, play_in=trial.where if "--curriculum" in flags else (),
         more=partial(play_in_crowd, trial.crowd, options.episodes) if trial.crowd else lambda run: {},
     )  # fmt: skip
@@ -176,7 +191,8 @@ def main(options: Options) -> None:
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     provenance("jax")  # of the commit of now, for all rows
     wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
-    wanted = [each for each in wanted if not any(row | planned(*each, options) == row for row in kept)]
+    plans = [(each, planned(*each, options)) for each in wanted]
+    wanted = [each for each, plan in plans if not any(row | plan == row for row in kept)]
     cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     saving = threading.Lock()
     can_pin = hasattr(os, "sched_setaffinity")  # on Linux

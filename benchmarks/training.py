@@ -27,7 +27,7 @@ import tyro
 
 from benchmarks.measure import progress, python
 from benchmarks.report import save_rows
-from trainers.jax_ppo import PPOConfig, make_ppo
+from trainers.jax_ppo import SWARMS, PPOConfig, make_ppo
 from trainers.run.loop import compile_update
 from trainers.run.stopping import SUCCESS
 
@@ -38,7 +38,7 @@ FIGURES = ("success", "world_success", "collision_rate", "steps_to_goal", "spl",
 WARM_UP = 3  # updates that are not counted
 GRU: dict[str, Any] = {"network": "gru", "shared_trunk": True, "hidden_sizes": (64,), "sequence_length": 16}
 MAZE = GRU | {"scenario": "maze"}
-SHORTEST_WAYS = {"env_params": {"reward_geodesic": 1.0, "reward_progress": 0.0}}
+SHORTEST_WAYS = {"env_params": SWARMS["memory"]["env_params"]}
 
 
 @dataclasses.dataclass(frozen=True)

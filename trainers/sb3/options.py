@@ -96,16 +96,8 @@ class LstmConfig(TrackOptions, WatchOptions, WorldOptions):
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        counts = (
-            "num_worlds",
-            "num_agents",
-            "num_rays",
-            "n_steps",
-            "batch_size",
-            "total_steps",
-            "checkpoint_interval",
-            "n_epochs",
-        )
+        counts = ("num_worlds", "num_agents", "num_rays", "n_steps", "batch_size", "total_steps", "checkpoint_interval",
+                  "n_epochs")  # fmt: skip
         check_numbers(
             self,
             above_0=(*counts, "lstm_hidden_size", "learning_rate", "clip_range", "max_grad_norm"),
