@@ -100,12 +100,11 @@ def sb3(axes: Axes, rows: list[Row]) -> None:
 def detours(axes: Axes, rows: list[Row]) -> None:
     """Plot the success of policies with memory during training, one line per seed."""
     whole = [row for row in rows if "," not in row["benchmark"]]
-    for row in whole:
-        scenario = row["scenario"]
-        first = row is next(other for other in whole if other["scenario"] == scenario)
-        x, y = [step / 1e6 for step, _ in row["curve"]], [success for _, success in row["curve"]]
-        colour = PALETTE[list(dict.fromkeys(other["scenario"] for other in whole)).index(scenario)]
-        axes.plot(x, y, color=colour, linewidth=1, label=scenario if first else None)
+    for scenario, colour in zip(dict.fromkeys(row["scenario"] for row in whole), PALETTE, strict=False):
+        seeds = [row["curve"] for row in whole if row["scenario"] == scenario]
+        for label, curve in zip([scenario] + [None] * len(seeds), seeds, strict=False):
+            x, y = [step / 1e6 for step, _ in curve], [success for _, success in curve]
+            axes.plot(x, y, color=colour, linewidth=1, label=label)
     axes.set(xlabel="agent steps, millions", ylabel="robots that reach their goal", xlim=0, ylim=(0, 1.02))
     axes.legend(frameon=False, ncols=2)
 

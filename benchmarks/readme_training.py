@@ -70,18 +70,11 @@ def sb3(rows: list[Row]) -> str:
         "Entropy V2",
         "here, sb3-contrib's LSTM policy",
         "here",
-        *("`trainers.jax_ppo`" for _ in native),
+        *["`trainers.jax_ppo`"] * len(native),
     )
     names = {"rollouts": "rollout_steps_per_s", "updates": "update_steps_per_s", "both": "agent_steps_per_s"}
-    lines = [
-        (
-            "stepping 80 lanes, random actions",
-            f"{V2['stepping']:,}",
-            "",
-            f"{stepping['agent_steps_per_s']:,}",
-            *("" for _ in native),
-        )
-    ]
+    alone = f"{stepping['agent_steps_per_s']:,}"
+    lines = [("stepping 80 lanes, random actions", f"{V2['stepping']:,}", "", alone, *[""] * len(native))]
     columns = stock, ours, *native
     lines += [
         (phase, f"{V2[phase]:,}", *(shown(row, name, "{:,}".format) for row in columns))
