@@ -56,7 +56,7 @@ def parse_config(
         defaults = _unchecked(cls, _preset_values(cls, preset) | values | {name: {} for name in _dicts(cls)})
         fields = [("config", file_option, None), ("fields", Annotated[cls, tyro.conf.arg(name="")], defaults)]
         options = dataclasses.make_dataclass("Options", fields)
-        config = tyro.cli(options, args=argv, prog=prog, description=description or inspect.getdoc(cls)).fields
+        config: Any = tyro.cli(options, args=argv, prog=prog, description=description or inspect.getdoc(cls)).fields
         merged = {name: value | getattr(config, name) for name, value in dicts.items()}
         return dataclasses.replace(config, **merged) if merged else config
     except ValueError as error:
@@ -158,7 +158,7 @@ def check_same_run(
     kept: the options that the run was begun with. may_change: names of the options that may differ. run: the name of the
     run in the message. advice: the end of the message.
     """
-    new = getattr(config, "NEW", frozenset())
+    new: frozenset[str] = getattr(config, "NEW", frozenset())
     defaults = {name: value for name, value in _defaults(type(config)).items() if name in new}
     # The version that began the run may not have known all of them.
     before, now = (json.loads(to_json(values)) for values in (defaults | dict(kept), dataclasses.asdict(config)))
