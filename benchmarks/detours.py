@@ -95,7 +95,8 @@ TRIALS = {  # by the name of their row
     "rooms": Trial("rooms", ALL, 30_000_000, 2),
     "corridor": Trial("corridor", CORRIDOR, 60_000_000, 1),
     "open": Trial("open", ALL, 10_000_000, 1, crowd=100),
-    **{name: Trial(name, ALL, 10_000_000, 1) for name in ("obstacles", "crossing", "circle")},
+    **{name: Trial(name, ALL, 10_000_000, 1) for name in ("obstacles", "crossing")},
+    "circle": Trial("circle", ALL, 20_000_000, 1),
     "maze, no memory": lever(*BATCH),
     "maze, GRU": lever(*GRU),
     "maze, GRU, central critic": lever(*GRU, "--critic", "central"),
@@ -165,11 +166,11 @@ def planned(name: str, seed: int, options: Options) -> dict[str, Any]:
     }
 
 
-def train(name: str, seed: int, options: Options) -> dict[str, Any]:
-    """Train and evaluate once. Returns the row."""
+def train(name: str, plan: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Train and evaluate once, as `planned`. Returns the row."""
     trial = TRIALS[name]
-    flags = trial.options(seed, options.total_steps)
-    row = planned(name, seed, options) | {"side_by_side": options.side_by_side} | trained(
+    flags = trial.options(plan["seed"], options.total_steps)
+    row = plan | {"side_by_side": options.side_by_side} | trained(
         flags, options.episodes, curve=True, module=trial.module, play_in=trial.where if "--curriculum" in flags else (),
         more=partial(play_in_crowd, trial.crowd, options.episodes) if trial.crowd else lambda run: {},
     )  # fmt: skip
@@ -191,18 +192,19 @@ def main(options: Options) -> None:
     kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     provenance("jax")  # of the commit of now, for all rows
     wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
-    plans = [(each, planned(*each, options)) for each in wanted]
-    wanted = [each for each, plan in plans if not any(row | plan == row for row in kept)]
+    # Planned here, because threads that read command lines at the same time may crash Python 3.11 (`ast.parse`).
+    plans = [(name, planned(name, seed, options)) for name, seed in wanted]
+    plans = [(name, plan) for name, plan in plans if not any(row | plan == row for row in kept)]
     cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     saving = threading.Lock()
     can_pin = hasattr(os, "sched_setaffinity")  # on Linux
     for part in np.array_split(sorted(os.sched_getaffinity(0)) if can_pin else [], options.side_by_side):
         cores.put({int(core) for core in part})
 
-    def run(name: str, seed: int) -> None:
-        row = train(name, seed, options)
+    def run(name: str, plan: dict[str, Any]) -> None:
+        row = train(name, plan, options)
         with saving:
-            print(f"{name}, seed {seed}:", described(row), flush=True)
+            print(f"{name}, seed {plan['seed']}:", described(row), flush=True)
             if options.json:
                 save_rows(options.json, [row], keep="benchmark")
 
@@ -211,7 +213,7 @@ def main(options: Options) -> None:
             os.sched_setaffinity(0, cores.get())  # of this thread, and of the processes that it starts
 
     with ThreadPoolExecutor(options.side_by_side, initializer=take_cores) as pool:
-        runs = [pool.submit(run, *each) for each in wanted]
+        runs = [pool.submit(run, *each) for each in plans]
         try:
             for each in progress(as_completed(runs), "training", total=len(runs)):
                 each.result()

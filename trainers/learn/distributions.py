@@ -160,7 +160,8 @@ GAUSSIANS = {"clipped": Gaussian, "tanh": TanhGaussian}
 def distribution_of(space: Any, gaussian: str = "clipped") -> Distribution:
     """Return the distribution that serves an action space of Gymnasium or gymnax.
 
-    gaussian: the name of that of floats, a key of GAUSSIANS. A `Box` must have one axis. Raises ValueError naming the space and the ones served.
+    gaussian: the name of that of floats, a key of GAUSSIANS. A `Box` must have one axis. Raises ValueError naming the space
+    and the ones served.
     """
     kinds = {base.__name__ for base in type(space).__mro__}
     if "MultiDiscrete" in kinds and np.ndim(space.nvec) == 1 and not np.any(getattr(space, "start", 0)):
