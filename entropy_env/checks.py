@@ -67,6 +67,7 @@ SPEC = {
     "num_boxes": Range(0, 1_000_000, whole=True),
     "num_discs": Range(0, 1_000_000, whole=True),
     "num_corners": Range(0, 1_000_000, whole=True),
+    "disc_corners": Range(8, 10_000, whole=True),
 }
 BATCH = {"num_envs": Range(1, 1_000_000, whole=True), "num_threads": Range(1, 4096, whole=True)}
 DIFFICULTY = Range(1, 4, whole=True)

@@ -26,7 +26,7 @@ from entropy_env.rewards import (
     weighted_terms,
 )
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.scenarios.base import most_corners
+from entropy_env.scenarios.base import corners_for
 from entropy_env.types import (
     FAR_AWAY,
     LASTING,
@@ -42,6 +42,7 @@ from entropy_env.types import (
 
 GEODESIC_WEIGHT = "reward_geodesic"
 RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
+NO_CORNERS = {"num_corners": 0, "disc_corners": 8}  # for shortest ways, where there are none
 ROUNDING = 1e-3  # m; two compilations of a generator differ by less
 SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # decide how many agents fit
 Info = dict[str, Any]
@@ -91,8 +92,9 @@ class Swarm:
                 raise ValueError(f"{name}={given} is too few: {family.name} layouts need {needed}")
         filled: dict[str, Any] = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
         slots = {name: filled.get(name, getattr(spec, name)) for name in sizes}
-        corners = max(spec.num_corners or 0, most_corners(slots, family.corners_per_wall)) if spec.geodesic else 0
-        filled |= {"geodesic": bool(spec.geodesic), "num_corners": corners}
+        corners = corners_for(slots, family.largest_disc, family.corners_per_wall)
+        filled |= {name: max(getattr(spec, name) or 0, count) for name, count in corners.items()}
+        filled |= {"geodesic": True} if spec.geodesic else {"geodesic": False, **NO_CORNERS}
         object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
         object.__setattr__(self, "scenario", family)
         self._check_capacity(family.difficulty, SwarmParams())

@@ -1,13 +1,15 @@
 """The shortest ways of robots to their goals, around everything that stands still. Other robots are no obstacles.
 
 A robot's centre moves like a point among bodies grown by the robot's radius. Grown bodies are round at their corners. Here
-each round corner is a piece of a regular octagon as long as the circle, so a shortest way is a line from corner to corner,
-and a body hides what lies in its shadow, which three half-planes bound. `chart` solves the ways from every corner to every
+each round corner is a piece of a regular polygon as long as the circle: an octagon, and around discs one with more corners
+the larger they are. So a shortest way is a line from corner to corner, and a body hides what lies in its shadow, which
+three half-planes bound. `chart` solves the ways from every corner to every
 goal once for a layout (Floyd 1962). The way from anywhere else leads straight to some corner in sight, or to the goal.
 
-Lengths are those of the true shortest way within 2 %, or 2 cm for ways of less than 1 m. Known limits: a gap up to 5 % of
-a grown body's radius narrower than a robot counts as open, and the cost of a chart grows with the third power of the number
-of bodies.
+Lengths are those of the true shortest way within 2 %, or 2 cm for ways of less than 1 m. Known limits: bodies hide a little
+less than they are, so a gap may be a little narrower than a robot and still count as open. Each body beside it adds to that
+5.4 % of the robot's radius, a wall 5.4 % of its half thickness too, a disc at most DISC_SLACK. The cost of a chart grows with
+the third power of the number of corners.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.geometry import fixed_bodies
+from entropy_env.geometry import fixed_bodies, polygon_sight
 from entropy_env.types import FAR_AWAY, Layout, SwarmParams, SwarmSpec, Ways
 
-HALF_TURN = math.pi / 8  # rad, half the angle between two neighbouring corners of an octagon
-CORNER = HALF_TURN / math.sin(HALF_TURN)  # from the centre of an octagon as long as the unit circle to its corners
-SIDE = HALF_TURN / math.tan(HALF_TURN)  # and to its sides
-SIGHT = SIDE - 0.002  # radius of the bodies that hide; a line along the side of an octagon is free whatever is rounded
+OCTAGON = 8
+SIGHT = (
+    math.pi / 8 / math.tan(math.pi / 8) - 0.002
+)  # of walls and boxes: a line along a side is free whatever is rounded
 SAME = 0.01  # radii of a robot between corners that count as one
 AHEAD = 0.005  # m, by which a robot may go on to the next bend before it has reached this one
 ROUNDS = 8  # steps in which a goal is moved out of the bodies that it is too near to
@@ -38,36 +40,48 @@ class _Kind(NamedTuple):
     present: jax.Array  # (K,) bool
     circles: jax.Array  # (K, C, 2) m, centres
     radius: jax.Array  # (K,) m
+    hiding: jax.Array  # (K,) m, radius of the circles whose hull hides what is behind the body
 
 
-def _kinds(layout: Layout, params: SwarmParams) -> tuple[_Kind, _Kind, _Kind]:
+def _kinds(layout: Layout, params: SwarmParams, disc_corners: int) -> tuple[_Kind, _Kind, _Kind]:
     """Return the walls, boxes and discs, grown by the robot's radius."""
     robot = jnp.asarray(params.agent_radius, jnp.float32)
     signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32)
     corners = layout.boxes[:, None, :2] + layout.boxes[:, None, 2:] * signs[None]
     wall = jnp.broadcast_to(robot + params.wall_half_thickness, layout.wall_mask.shape)
     box = jnp.broadcast_to(robot, layout.box_mask.shape)
+    disc = robot + layout.discs[:, 2]
     return (
-        _Kind(layout.wall_mask, layout.walls, wall),
-        _Kind(layout.box_mask, corners, box),
-        _Kind(layout.disc_mask, layout.discs[:, None, :2], robot + layout.discs[:, 2]),
+        _Kind(layout.wall_mask, layout.walls, wall, SIGHT * wall),
+        _Kind(layout.box_mask, corners, box, SIGHT * box),
+        _Kind(layout.disc_mask, layout.discs[:, None, :2], disc, polygon_sight(disc_corners) * disc),
     )
 
 
-def _around(circles: jax.Array, outward: jax.Array, radius: jax.Array, turns: tuple[int, ...]) -> jax.Array:
-    """Return corners of octagons (..., len(turns), 2) m around circles (..., 2).
+def _as_charted(layout: Layout, params: SwarmParams) -> tuple[_Kind, _Kind, _Kind]:
+    """Return the bodies, which hide as they did when the layout's ways were found."""
+    assert layout.ways is not None, "the layout has no ways: see `chart`"
+    kinds = _kinds(layout, params, OCTAGON)
+    hiding = jnp.split(layout.ways.hiding, np.cumsum([len(kind.radius) for kind in kinds])[:-1].tolist())
+    walls, boxes, discs = (kind._replace(hiding=part) for kind, part in zip(kinds, hiding, strict=True))
+    return walls, boxes, discs
 
-    turns: in HALF_TURN, from the unit vector `outward` (..., 2).
+
+def _around(circles: jax.Array, outward: jax.Array, radius: jax.Array, turns: tuple[int, ...], count: int) -> jax.Array:
+    """Return corners (..., len(turns), 2) m of polygons with `count` corners, as long as the circles (..., 2) they are around.
+
+    turns: in half the angle between two corners, from the unit vector `outward` (..., 2).
     """
-    angle = HALF_TURN * np.array(turns)
+    half_turn = math.pi / count
+    angle, corner = half_turn * np.array(turns), half_turn / math.sin(half_turn)
     cos, sin = (
         np.reshape(part(angle), (1,) * (outward.ndim - 1) + (-1,)).astype(np.float32) for part in (np.cos, np.sin)
     )
     x, y = outward[..., :1], outward[..., 1:]
-    return circles[..., None, :] + CORNER * radius * jnp.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
+    return circles[..., None, :] + corner * radius * jnp.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
 
 
-def _all_corners(kinds: tuple[_Kind, _Kind, _Kind]) -> tuple[jax.Array, jax.Array]:
+def _all_corners(kinds: tuple[_Kind, _Kind, _Kind], disc_corners: int) -> tuple[jax.Array, jax.Array]:
     """Return every corner that a way could bend around, (P, 2) m, and the number of its body, (P,) int."""
     walls, boxes, discs = kinds
     along = walls.circles[:, 1] - walls.circles[:, 0]
@@ -79,10 +93,10 @@ def _all_corners(kinds: tuple[_Kind, _Kind, _Kind]) -> tuple[jax.Array, jax.Arra
         jnp.broadcast_to(diagonal[None], boxes.circles.shape),
         jnp.broadcast_to(np.array([[[1, 0]]], np.float32), discs.circles.shape),
     )
-    turns = (-3, -1, 1, 3), (-1, 1), (-7, -5, -3, -1, 1, 3, 5, 7)
+    turns = ((-3, -1, 1, 3), OCTAGON), ((-1, 1), OCTAGON), (tuple(range(1, 2 * disc_corners, 2)), disc_corners)
     points, own, first = [], [], 0
     for kind, out, several in zip(kinds, outward, turns, strict=True):
-        corners = _around(kind.circles, out, kind.radius[:, None, None, None], several)
+        corners = _around(kind.circles, out, kind.radius[:, None, None, None], *several)
         points.append(corners.reshape(-1, 2))
         own.append(first + np.repeat(np.arange(len(kind.radius)), corners.shape[1] * corners.shape[2]))
         first += len(kind.radius)
@@ -100,16 +114,18 @@ def _gaps(point: jax.Array, layout: Layout, params: SwarmParams) -> tuple[jax.Ar
 
 
 def _find_corners(
-    kinds: tuple[_Kind, _Kind, _Kind], layout: Layout, params: SwarmParams, most: int
+    kinds: tuple[_Kind, _Kind, _Kind], layout: Layout, params: SwarmParams, spec: SwarmSpec
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return corners (V, 2) m with V = `most`, which of them are in use, (V,) bool, and whether all found room, () bool."""
-    points, own = _all_corners(kinds)
+    """Return corners (V, 2) m with V = `spec.num_corners`, which are in use, (V,) bool, and if all found room, () bool."""
+    most = spec.num_corners
+    points, own = _all_corners(kinds, spec.disc_corners)
     if not len(points):
         return jnp.zeros((most, 2), jnp.float32), jnp.zeros(most, bool), jnp.array(True)
     present = jnp.concatenate([kind.present for kind in kinds])
-    radius = jnp.concatenate([jnp.full(4, params.agent_radius, jnp.float32), *(kind.radius for kind in kinds)])
+    border = jnp.full(4, (1 - SIGHT) * params.agent_radius, jnp.float32)
+    slack = jnp.concatenate([border, *(kind.radius - kind.hiding for kind in kinds)])
     gap = jax.vmap(lambda point: _gaps(point, layout, params)[0])(points)
-    free = gap >= params.agent_radius - (1 - SIGHT) * radius[None]
+    free = gap >= params.agent_radius - slack[None]
     others = jnp.arange(free.shape[1], dtype=jnp.int32)[None] != own[:, None] + 4
     free = present[own] & jnp.all(free | ~others, axis=-1)
     apart = jnp.sum(jnp.square(points[:, None] - points[None]), axis=-1)
@@ -145,7 +161,7 @@ def _shadows(points: jax.Array, kinds: tuple[_Kind, _Kind, _Kind]) -> jax.Array:
 
 def _shadow(points: jax.Array, body: _Kind) -> jax.Array:
     """Return the shadow of one body, (3, 2, P)."""
-    radius = SIGHT * body.radius
+    radius = body.hiding
     x, y = body.circles[:, 0, None] - points[None, :, 0], body.circles[:, 1, None] - points[None, :, 1]
     distance = jnp.maximum(jnp.sqrt(x * x + y * y), radius)
     sin = radius / distance
@@ -187,15 +203,16 @@ def _seen_from(origins: jax.Array, shadows: jax.Array, points: jax.Array) -> tup
 
 def chart(layout: Layout, params: SwarmParams, spec: SwarmSpec) -> Layout:
     """Return the layout with its `ways`. It is not valid if an agent cannot reach one of its goals."""
-    kinds = _kinds(layout, params)
-    corners, used, fits = _find_corners(kinds, layout, params, spec.num_corners)
+    kinds = _kinds(layout, params, spec.disc_corners)
+    corners, used, fits = _find_corners(kinds, layout, params, spec)
     shadows = _shadows(corners, kinds)
     ends = jax.vmap(lambda point: _clear_place(point, layout, params))(layout.goals.reshape(-1, 2))
     apart, left = (_in_sight(corners, used, shadows, points) for points in (corners, ends))
     if spec.num_corners:
         left = _shortest(jnp.where(used[:, None], jnp.minimum(apart, apart.T), FAR_AWAY), left)
     shape = layout.goals.shape
-    ways = Ways(corners=corners, shadows=shadows, ends=ends.reshape(shape), left=left.reshape(*shape[:2], -1))
+    hiding = jnp.concatenate([kind.hiding for kind in kinds])
+    ways = Ways(corners, shadows, ends.reshape(shape), left.reshape(*shape[:2], -1), hiding)
     layout = layout.replace(ways=ways)
     return layout.replace(valid=layout.valid & fits & jnp.all(arrives(layout, params)))
 
@@ -242,7 +259,7 @@ def reach(layout: Layout, params: SwarmParams, goal_index: jax.Array, points: ja
     ways, column = layout.ways, goal_index[:, None, None]
     assert ways is not None, "the layout has no ways: see `chart`"
     left, end = (jnp.take_along_axis(rows, column, axis=1)[:, 0] for rows in (ways.left, ways.ends))
-    length, hidden = _seen_from(end, _shadows(end, _kinds(layout, params)), points)
+    length, hidden = _seen_from(end, _shadows(end, _as_charted(layout, params)), points)
     length, place = jnp.where(hidden, FAR_AWAY, length), jnp.broadcast_to(end[None], points.shape)
     if not len(ways.corners):
         return length, place

@@ -9,6 +9,7 @@ and <= 0 from inside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,6 +19,8 @@ from entropy_env.types import Layout
 
 FAR = 1e9
 TINY = 1e-12
+DISC_SLACK = 0.008  # m, by which a disc may hide less than it is
+NEXT_BUT_ONE = 0.43  # times the square of half the angle between two corners: see `polygon_sight`
 
 Point = jax.Array | Sequence[jax.Array]
 Separation = tuple[jax.Array, jax.Array, jax.Array]
@@ -27,6 +30,20 @@ def wrap_angle(angle: jax.Array) -> jax.Array:
     """To (-pi, pi]."""
     wrapped = angle - 2 * jnp.pi * jnp.ceil((angle - jnp.pi) / (2 * jnp.pi))
     return jnp.where(wrapped <= -jnp.pi, jnp.pi, wrapped)
+
+
+def polygon_sight(corners: int) -> float:
+    """Return the radius of a circle, in that of the unit circle, over which one sees from corner to corner.
+
+    The corners are those of a regular polygon as long as the unit circle. Who stands on that circle beside a corner sees
+    both of the corner's neighbours.
+    """
+    return 1 - NEXT_BUT_ONE * (math.pi / corners) ** 2
+
+
+def polygon_corners(radius: float) -> int:
+    """Return the fewest corners, at least 8, for which `polygon_sight` takes no more than DISC_SLACK off a radius, m."""
+    return max(8, math.ceil(math.pi * math.sqrt(NEXT_BUT_ONE * radius / DISC_SLACK)))
 
 
 def _towards(dx: jax.Array, dy: jax.Array, fallback_x: jax.Array | float, fallback_y: jax.Array | float) -> Separation:

@@ -26,7 +26,9 @@ Drive = Literal["kinematic", "force"]
 OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
 NeighbourSearch = Literal["dense", "grid", "auto"]
-FROM_SCENARIO = frozenset({"num_goals", "num_walls", "num_boxes", "num_discs", "num_corners"})  # where it has None
+FROM_SCENARIO = frozenset(  # where it has None
+    {"num_goals", "num_walls", "num_boxes", "num_discs", "num_corners", "disc_corners"}
+)
 FAR_AWAY = 1e6  # m, the length of a way that does not exist
 Tree = TypeVar("Tree")
 
@@ -53,6 +55,7 @@ class SwarmSpec:
     num_boxes: int = None  # type: ignore[assignment]
     num_discs: int = None  # type: ignore[assignment]
     num_corners: int = None  # type: ignore[assignment]  # that shortest ways may bend around
+    disc_corners: int = None  # type: ignore[assignment]  # around each disc
 
     def __post_init__(self) -> None:
         for name, allowed in checks.SPEC.items():
@@ -253,6 +256,7 @@ class Ways(struct.PyTreeNode):
     shadows: jax.Array  # (M, 3, 2, V), what each body hides from each corner
     ends: jax.Array  # (N, G, 2) m, where ways end: the goal, or if a robot does not fit there, a place beside it
     left: jax.Array  # (N, G, V) m, from each corner; FAR_AWAY without a way
+    hiding: jax.Array  # (M,) m, radius of the circles whose hull hides what is behind a body
 
     @classmethod
     def empty(cls, spec: SwarmSpec) -> Ways:
@@ -263,6 +267,7 @@ class Ways(struct.PyTreeNode):
             shadows=jnp.zeros((num_bodies, 3, 2, spec.num_corners), jnp.float32),
             ends=jnp.zeros((*rows, 2), jnp.float32),
             left=jnp.zeros((*rows, spec.num_corners), jnp.float32),
+            hiding=jnp.zeros(num_bodies, jnp.float32),
         )
 
 

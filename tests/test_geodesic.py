@@ -13,7 +13,7 @@ from helpers.worlds import ENGINES, KEY, RADIUS, SLOW_JAX, numpy_tree, take
 from entropy_env import Swarm, SwarmSpec, make_engine, make_layout, swarm_v0
 from entropy_env.geodesic import reach
 from entropy_env.observations import NEAREST
-from entropy_env.scenarios.custom import Custom, pad_layout
+from entropy_env.scenarios.custom import Custom, pad_layout, spec_for
 from entropy_env.task import Task
 from entropy_env.types import FAR_AWAY
 from trainers.evaluation.shortest_path import shortest_paths
@@ -116,6 +116,50 @@ def test_around_the_end_of_a_wall_a_box_and_a_disc():
     assert way == pytest.approx(bend(2, -0.01, 1 + RADIUS), **tolerance)
     way, _ = on_map((2, 3), (6, 3), boxes=[(4, 3, 0.5, 1)])
     assert way == pytest.approx(bend(1.5, 1, RADIUS) + 1, **tolerance)
+
+
+@pytest.mark.parametrize("largest", [0.1, 0.5, 2.5])
+def test_lengths_among_discs_of_any_size_are_those_of_the_tangent_graph(largest):
+    """Also from places that touch a disc. They are in fact true to 0.1 %."""
+    rng, size, discs, points = np.random.default_rng(0), np.array([10, 8]), np.empty((0, 3)), []
+    while len(discs) < 5:
+        disc = np.array([*rng.uniform(0, size), largest * rng.uniform(0.4, 1)])
+        apart = np.hypot(*(discs[:, :2] - disc[:2]).T) - discs[:, 2] - disc[2]
+        border = np.concatenate([disc[:2], size - disc[:2]]) - disc[2]
+        if np.all(apart > 0.25) and np.all((border > 0.25) | (border < 0)):
+            discs = np.concatenate([discs, disc[None]])
+    while len(points) < 40:
+        x, y, radius = discs[rng.integers(5)]
+        turn, gap = rng.uniform(0, 2 * np.pi), RADIUS + rng.choice([1e-4, 0.01, 0.05, 0.3])
+        point = np.array([x, y]) + (radius + gap) * np.array([np.cos(turn), np.sin(turn)])
+        free = np.all(np.hypot(*(discs[:, :2] - point).T) - discs[:, 2] > RADIUS + 1e-5)
+        if free and np.all((point > 0.11) & (point < size - 0.11)):
+            points.append(point)
+    points = np.array(points)
+    plain = make_layout(size, spawns=points, goals=points[rng.permutation(40)], discs=discs)
+    env = Swarm(spec_for(plain, Swarm(SwarmSpec(40, num_rays=1, geodesic=True), Custom()).spec), Custom())
+    layouts = charted(
+        env, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], pad_layout(plain, env.spec)), env.make_params()
+    )
+    found = np.asarray(
+        reach_all(layouts, env.make_params(), jnp.zeros(40, jnp.int32), points[None, None].astype(np.float32))[0]
+    )
+    truth = exact(take(layouts, 0), points[None])
+    np.testing.assert_array_less(np.abs(found[0] - truth), np.maximum(0.02 * truth, 0.02))
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.3, 1.0, 3.0])
+def test_a_gap_between_discs_is_closed_if_it_is_2_cm_narrower_than_a_robot(radius):
+    for gap, passes in ((0.205, True), (0.18, False)):
+        width = 4 * radius + gap
+        discs = [(radius, 4, radius), (width - radius, 4, radius)]
+        layout = make_layout((width, 8), spawns=[(width / 2, 0.5)], goals=[(width / 2, 7.5)], discs=discs)
+        swarm = functools.partial(swarm_v0.parallel_env, 1, layout=layout, geodesic=True)
+        if passes:
+            swarm()
+        else:
+            with pytest.raises(ValueError, match="cannot be reached"):
+                swarm()
 
 
 def test_a_mouth_of_36_cm_is_passed_and_a_gap_that_no_robot_fits_is_not():

@@ -79,7 +79,7 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     """Take as many worlds as fit into the memory, instead of --num-envs."""
     preset: str | None = None
     """Settings to start from; those given override it. memory: for detours, as in maze and rooms. v3: those of the V3
-    blueprint."""
+    blueprint. cartpole and pendulum: for these in trainers.any_env."""
     on_goal: Literal["respawn", "terminate"] = "respawn"
     """What robots do at their goals in training: respawn and go on, or leave until the world ends."""
     curriculum: str | None = None
@@ -115,7 +115,7 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
             raise ValueError(f"{share} cannot be combined with curriculum={self.curriculum!r}: leave out one of them")
         if self.learnable_share and self.num_agents < 2:
             raise ValueError(
-                f"{share} needs num_agents={self.num_agents} above 1: a level is judged by its robots' share"
+                f"{share} needs 2 robots or more, not num_agents={self.num_agents}: a level is judged by the share that arrives"
             )
 
     @property

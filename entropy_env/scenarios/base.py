@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 
 from entropy_env.checks import DIFFICULTY, as_count
+from entropy_env.geometry import polygon_corners
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, Ways
 
 LEVELS = (1, 2, 3, 4)
@@ -56,6 +57,7 @@ class Scenario:
     name: ClassVar[str]
     draws: ClassVar[bool] = True  # False if maps are given by hand; a world then resets to the map it has
     corners_per_wall: ClassVar[int] = 8  # the most that shortest ways may bend around: 4 at each end
+    largest_disc: ClassVar[float] = 0.0  # m, radius of the largest disc
     more_room: ClassVar[str] = ""  # ends the error that not all agents fit: how to make room
 
     def __post_init__(self) -> None:
@@ -111,9 +113,16 @@ class Scenario:
         return (difficulty >= 1) & (difficulty <= self.difficulty)
 
 
-def most_corners(slots: Mapping[str, int], per_wall: int = Scenario.corners_per_wall) -> int:
-    """Return how many corners bodies may have at most. slots: their `num_walls`, `num_boxes` and `num_discs`."""
-    return per_wall * slots["num_walls"] + 8 * slots["num_boxes"] + 8 * slots["num_discs"]
+def corners_for(
+    slots: Mapping[str, int], largest_disc: float, per_wall: int = Scenario.corners_per_wall
+) -> dict[str, int]:
+    """Return the `disc_corners`, and how many corners bodies have at most as `num_corners`.
+
+    slots: their `num_walls`, `num_boxes` and `num_discs`. largest_disc: m, radius.
+    """
+    around_disc = polygon_corners(largest_disc + float(SwarmParams().agent_radius))
+    most = per_wall * slots["num_walls"] + 8 * slots["num_boxes"] + around_disc * slots["num_discs"]
+    return {"disc_corners": around_disc, "num_corners": most}
 
 
 def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:

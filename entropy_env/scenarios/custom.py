@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from entropy_env import checks
-from entropy_env.scenarios.base import Scenario, most_corners
+from entropy_env.scenarios.base import Scenario, corners_for
 from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec
 
 PAIRS = 1_000_000  # pairs of a point and a body that are compared at once, which bounds the memory
@@ -88,9 +88,12 @@ def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
         raise ValueError("on_goal='next_goal' needs at least 2 goals for each agent of a layout, (N, G, 2)")
     if num_agents != spec.num_agents:
         raise ValueError(f"the layout has spawns for {num_agents} agents, the environment has {spec.num_agents}")
-    slots = {f"num_{name}": max(getattr(spec, f"num_{name}"), len(getattr(layout, name))) for name, _ in BODIES}
-    corners = most_corners(slots) if spec.geodesic else 0
-    return dataclasses.replace(spec, num_goals=num_goals, num_corners=corners, **slots)
+    slots: dict[str, Any] = {
+        f"num_{name}": max(getattr(spec, f"num_{name}"), len(getattr(layout, name))) for name, _ in BODIES
+    }
+    radius = np.max(np.asarray(layout.discs)[np.asarray(layout.disc_mask, bool), 2], initial=0.0)
+    corners: dict[str, Any] = corners_for(slots, float(radius)) if spec.geodesic else {}
+    return dataclasses.replace(spec, num_goals=num_goals, **slots, **corners)
 
 
 def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:

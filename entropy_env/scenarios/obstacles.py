@@ -25,6 +25,7 @@ class Obstacles(Roaming):
     """
 
     name = "obstacles"
+    largest_disc = LARGEST
     sizes = ((8.0, 6.0), (8.0, 6.0), (10.0, 8.0), (12.0, 10.0))
     max_steps = (200, 200, 250, 300)
 

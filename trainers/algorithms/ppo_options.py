@@ -137,13 +137,16 @@ class Hyperparameters:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if any(size < 1 for size in getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("entropy_coefficient", "entropy_coefficient_final"):
+        for name in ("entropy_coefficient", "entropy_coefficient_final", "value_coefficient"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.cell_size < 1:
             raise ValueError(f"cell_size={self.cell_size} must be above 0")
-        if self.sequence_length is not None and (self.sequence_length < 1 or self.num_steps % self.sequence_length):
-            raise ValueError(f"sequence_length={self.sequence_length} must divide num_steps={self.num_steps}")
+        if self.sequence_length is not None:
+            if self.sequence_length < 1:
+                raise ValueError(f"sequence_length={self.sequence_length} must be above 0")
+            if self.num_steps % self.sequence_length:
+                raise ValueError(f"sequence_length={self.sequence_length} must divide num_steps={self.num_steps}")
         if not 0 <= self.burn_in <= self.cuts.length:
             raise ValueError(f"burn_in={self.burn_in} must be from 0 to sequence_length={self.cuts.length}")
         if self.burn_in and self.network == "mlp":

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from entropy_env.checks import SPEC, as_count
 from entropy_env.task import Task
 from trainers.learn.distributions import GAUSSIANS, Categorical, Distribution, MultiCategorical
 from trainers.learn.normalize import RunningMoments, normalize
@@ -124,13 +125,34 @@ class ActorPolicy(struct.PyTreeNode):
         return self.own.stretch(action if isinstance(obs, jax.Array) else np.array(action))
 
     def begin(self, num_agents: int) -> Memory:
-        """See `Policy`. Raises ValueError if there is a network for each agent, of another number of them."""
+        """Return the memory of as many agents at the beginning of an episode, () for a policy that remembers nothing.
+
+        Raises ValueError for a number below 1, and if there is a network for each agent, of another number of them.
+        """
+        num_agents = as_count("num_agents", num_agents, SPEC["num_agents"])
         self._check_agents(num_agents)
         return self.spec.body.begin((num_agents,))
 
     def act(self, obs: jax.Array, memory: Memory, key: jax.Array | None = None) -> tuple[jax.Array, Memory]:
-        """See `Policy`."""
+        """Map obs (N, obs_dim) of all agents to actions (N, action_dim) in [-1, 1], and to their new memory.
+
+        memory: of `begin`, or of the step before. Without a key the mean actions, with a key of JAX sampled ones.
+        Raises ValueError if obs, or the memory, is of another number of agents, or obs of another size.
+        """
+        self._check_sizes(np.shape(obs), memory)
         return _act(self, obs, memory, key)
+
+    def _check_sizes(self, shape: tuple[int, ...], memory: Memory) -> None:
+        if not shape or shape[-1] != self.obs_dim:
+            raise ValueError(f"obs has shape {shape}, expected (agents, {self.obs_dim})")
+        kept = jax.tree.leaves(memory)
+        if len(kept) != len(jax.tree.leaves(self.spec.body.begin(()))):
+            raise ValueError(f"memory={memory!r} is not one of this policy: begin with policy.begin(num_agents)")
+        for leaf in kept:
+            if np.shape(leaf)[:-1] != shape[:-1]:
+                raise ValueError(
+                    f"obs has shape {shape}, and memory is of {np.shape(leaf)[:-1]} agents: give one row for each agent"
+                )
 
     def _check_agents(self, num_agents: int) -> None:
         if self.spec.agents not in (0, num_agents):

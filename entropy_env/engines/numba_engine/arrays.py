@@ -163,6 +163,7 @@ class WayMaps(NamedTuple):
     shadows: np.ndarray  # (E, M, 3, 2, V)
     ends: np.ndarray  # (E, N, G, 2) m
     left: np.ndarray  # (E, N, G, V) m
+    hiding: np.ndarray  # (E, M) m
 
 
 class Swarms(NamedTuple):

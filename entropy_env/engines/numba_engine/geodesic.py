@@ -11,7 +11,7 @@ from entropy_env.engines.numba_engine.compilation import called, inlined
 from entropy_env.engines.numba_engine.geometry import ONE, ZERO
 from entropy_env.types import FAR_AWAY
 
-SIGHT, TINY, FAR = np.float32(geodesic.SIGHT), np.float32(geodesic.TINY), np.float32(FAR_AWAY)
+TINY, FAR = np.float32(geodesic.TINY), np.float32(FAR_AWAY)
 
 
 @inlined
@@ -29,22 +29,21 @@ def circle_of(maps, e, body, k):
 
 
 @inlined
-def grown_radius(maps, p, e, body):
-    """Radius of a body's circles, grown by the robot's; negative for an empty slot."""
+def is_present(maps, e, body):
+    """Whether a slot holds a body."""
     if body < maps.walls.shape[1]:
-        return p.agent_radius + p.wall_half_thickness if maps.wall_mask[e, body] else -ONE
+        return maps.wall_mask[e, body]
     body -= maps.walls.shape[1]
     if body < maps.boxes.shape[1]:
-        return p.agent_radius if maps.box_mask[e, body] else -ONE
-    body -= maps.boxes.shape[1]
-    return p.agent_radius + maps.discs[e, body, 2] if maps.disc_mask[e, body] else -ONE
+        return maps.box_mask[e, body]
+    return maps.disc_mask[e, body - maps.boxes.shape[1]]
 
 
 @inlined
-def hides(maps, p, e, body, origin, dx, dy):
+def hides(ways, maps, e, body, origin, dx, dy):
     """Whether a body hides from the origin (2,) what lies at an offset from it. Tangents are as in `geodesic._shadow`."""
-    radius = SIGHT * grown_radius(maps, p, e, body)
-    if radius < ZERO:
+    radius = ways.hiding[e, body]
+    if not is_present(maps, e, body):
         return False
     left_x, left_y, left, right_x, right_y, right = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for k in range(4):
@@ -81,7 +80,7 @@ def in_shadow(ways, e, corner, dx, dy):
 
 
 @called
-def way_left(ways, maps, p, place, e, i, goal_index):
+def way_left(ways, maps, place, e, i, goal_index):
     """Length (m) of the shortest way of an agent from a place (2,) to one of its goals. FAR without a way."""
     x, y = place[0], place[1]
     end, left, shortest = ways.ends[e, i, goal_index], ways.left[e, i, goal_index], FAR
@@ -95,7 +94,7 @@ def way_left(ways, maps, p, place, e, i, goal_index):
     if length < shortest:
         hidden = False
         for body in range(ways.shadows.shape[1]):
-            hidden |= hides(maps, p, e, body, end, dx, dy)
+            hidden |= hides(ways, maps, e, body, end, dx, dy)
         if not hidden:
             shortest = length
     return shortest

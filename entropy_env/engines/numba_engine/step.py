@@ -91,7 +91,7 @@ def prepare(w, p, choices, action, e, i):
         me.goal[0], me.goal[1] = goal[0], goal[1]
         me.distance = distance_to_goal(me)
         if choices.geodesic:
-            w.way_before[e, i] = way_left(w.ways, w.maps, p, me.position, e, i, me.goal_index)
+            w.way_before[e, i] = way_left(w.ways, w.maps, me.position, e, i, me.goal_index)
         if choices.force:
             set_thrust(me, w.motions[e, i], action[e, i], p, choices)
         else:
@@ -139,7 +139,7 @@ def score(w, p, choices, motors, e, i):
         reached = distance < p.agent_radius + p.goal_radius
         way_before, way = me.distance, distance
         if choices.geodesic:
-            way_before, way = w.way_before[e, i], way_left(w.ways, w.maps, p, me.position, e, i, me.goal_index)
+            way_before, way = w.way_before[e, i], way_left(w.ways, w.maps, me.position, e, i, me.goal_index)
             way = way if max(way_before, way) < FAR else way_before
         outcome = Outcome(
             distance_before=me.distance,
