@@ -128,15 +128,15 @@ def test_lengths_among_discs_of_any_size_are_those_of_the_tangent_graph(largest)
         border = np.concatenate([disc[:2], size - disc[:2]]) - disc[2]
         if np.all(apart > 0.25) and np.all((border > 0.25) | (border < 0)):
             discs = np.concatenate([discs, disc[None]])
-    while len(points) < 40:
+    while len(points) < 40:  # a start and a goal beside the same disc
         x, y, radius = discs[rng.integers(5)]
-        turn, gap = rng.uniform(0, 2 * np.pi), RADIUS + rng.choice([1e-4, 0.01, 0.05, 0.3])
-        point = np.array([x, y]) + (radius + gap) * np.array([np.cos(turn), np.sin(turn)])
-        free = np.all(np.hypot(*(discs[:, :2] - point).T) - discs[:, 2] > RADIUS + 1e-5)
-        if free and np.all((point > 0.11) & (point < size - 0.11)):
-            points.append(point)
-    points = np.array(points)
-    plain = make_layout(size, spawns=points, goals=points[rng.permutation(40)], discs=discs)
+        turn, gap = rng.uniform(0, 2 * np.pi) + np.array([0, rng.uniform(0, 1.5)]), rng.choice([1e-4, 0.01, 0.3], 2)
+        pair = np.array([x, y]) + (radius + RADIUS + gap)[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+        clear = np.hypot(*np.moveaxis(discs[:, None, :2] - pair, -1, 0)) - discs[:, None, 2] > RADIUS + 1e-5
+        if np.all(clear) and np.all((pair > 0.11) & (pair < size - 0.11)):
+            points.append(pair)
+    points, goals = np.moveaxis(points, 1, 0)
+    plain = make_layout(size, spawns=points, goals=goals, discs=discs)
     env = Swarm(spec_for(plain, Swarm(SwarmSpec(40, num_rays=1, geodesic=True), Custom()).spec), Custom())
     layouts = charted(
         env, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], pad_layout(plain, env.spec)), env.make_params()

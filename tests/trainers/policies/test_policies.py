@@ -113,6 +113,25 @@ def test_agents_with_a_network_each_act_by_their_own_and_are_as_many():
             ask()
 
 
+@pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])
+def test_what_a_policy_is_given_must_be_of_as_many_agents_as_it_remembers(network):
+    spec = ActorSpec(OBS_DIM, 2, hidden_sizes=(UNITS,), network=network, cell_size=UNITS)
+    policy = ActorPolicy(spec.init(KEY), init_moments(OBS_DIM), spec)
+    memory = policy.begin(AGENTS)
+    assert policy.act(seen(AGENTS), memory)[0].shape == (AGENTS, 2)
+    for obs in (np.zeros((AGENTS, OBS_DIM + 1)), np.zeros(())):
+        with pytest.raises(ValueError, match=r"obs has shape \(.*\), expected \(agents, 3\)"):
+            policy.act(obs, memory)
+    for count in (-1, 0, 2.5):
+        with pytest.raises(ValueError, match=rf"num_agents={count} must be a whole number from 1"):
+            policy.begin(count)
+    if network != "mlp":
+        with pytest.raises(ValueError, match=r"obs has shape \(1, 3\), and memory is of \(5,\) agents"):
+            policy.act(seen(1), memory)
+        with pytest.raises(ValueError, match=r"memory=None is not one of this policy: begin with policy.begin"):
+            policy.act(seen(AGENTS), None)
+
+
 def test_a_tanh_policy_acts_in_hyperbolic_tangents():
     plain = feed_forward()
     squashed = plain.replace(spec=dataclasses.replace(plain.spec, action_distribution="tanh"))
