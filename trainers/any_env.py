@@ -83,8 +83,6 @@ class AnyEnvConfig(Hyperparameters, DeviceOptions, StopOptions, RunOptions):
     """Fresh episodes of the evaluation at the end; 0 for none."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_sizes", "head_sizes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {self.algorithm!r}: choose from {', '.join(ALGORITHMS)}")
         counts = ("num_envs", "total_steps", "checkpoint_interval", "keep_checkpoints", "num_steps", "num_minibatches")

@@ -91,8 +91,6 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     """Levels that each device remembers for that."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_sizes", "head_sizes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         counts = ("num_agents", "num_rays", "num_envs", "total_steps", "checkpoint_interval", "num_steps", "num_minibatches",
                   "keep_checkpoints", "learnable_levels")  # fmt: skip
         check_numbers(
