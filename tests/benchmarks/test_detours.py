@@ -30,7 +30,9 @@ def test_seeds_of_a_trial_are_one_line():
 
 def test_a_row_says_what_a_preset_stands_for_and_is_trained_again_if_that_changes(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(detours, "train", lambda name, seed, options: trained.append(seed) or row("maze", seed, 0.9))
+    monkeypatch.setattr(
+        detours, "train", lambda name, plan, options: trained.append(plan["seed"]) or row("maze", plan["seed"], 0.9)
+    )
     plans = [detours.planned("maze", seed, detours.Options()) for seed in range(2)]
     assert plans[0]["options"]["network"] == "gru"
     plans[1]["options"]["entropy_coefficient"] = 0.1

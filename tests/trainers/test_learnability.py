@@ -179,7 +179,7 @@ def test_a_level_played_again_is_the_same():
         ({"learnable_share": float("nan")}, "learnable_share=nan must be finite"),
         ({"learnable_levels": 0}, "learnable_levels=0 must be above 0"),
         ({"curriculum": "default"}, "learnable_share=0.5 cannot be combined with curriculum='default'"),
-        ({"num_agents": 1}, "learnable_share=0.5 needs num_agents=1 above 1"),
+        ({"num_agents": 1}, "learnable_share=0.5 needs 2 robots or more, not num_agents=1"),
     ],
 )
 def test_options_that_cannot_be_had_are_named(options, words):
