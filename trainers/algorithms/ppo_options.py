@@ -149,11 +149,8 @@ class Hyperparameters:
                 raise ValueError(f"sequence_length={self.sequence_length} must divide num_steps={self.num_steps}")
         if not 0 <= self.burn_in <= self.cuts.length:
             raise ValueError(f"burn_in={self.burn_in} must be from 0 to sequence_length={self.cuts.length}")
-        for name in ("sequence_length", "burn_in"):
-            if getattr(self, name) and self.network == "mlp":
-                raise ValueError(
-                    f"{name}={getattr(self, name)} needs a network that remembers: choose network gru or lstm"
-                )
+        if self.burn_in and self.network == "mlp":
+            raise ValueError(f"burn_in={self.burn_in} needs a network that remembers: choose network gru or lstm")
         if self.burn_in and self.cuts.length == self.num_steps:
             raise ValueError(f"burn_in={self.burn_in} needs a sequence_length below num_steps={self.num_steps}")
         if self.shared_trunk and self.critic != "local":
