@@ -104,7 +104,8 @@ RecurrentPPO with Entropy V2's `multi` settings (8 worlds of 10 robots, LSTM 256
 
 `python -m trainers.sb3_lstm --preset multi` on `open`, {runs[0]["agent_steps"]:,} agent steps, {len(runs)} seeds: \
 {reached["sampled"]} of the robots arrive with sampled actions, {reached["mean"]} with the mean action, on \
-{runs[0]["episodes"]} fresh episodes each{after}. At Entropy V2's speed these steps take {runs[0]["agent_steps"] / V2["both"] / 60:.0f} minutes. The default of `trainers.jax_ppo` reaches as much in the seconds that
+{runs[0]["episodes"]} fresh episodes each{after}. At Entropy V2's speed these steps take \
+{runs[0]["agent_steps"] / V2["both"] / 60:.0f} minutes. The default of `trainers.jax_ppo` reaches as much in the seconds that
 stand [above](#what-it-reaches).
 {picture("sb3", "Success of recurrent PPO while it trains")}"""
 

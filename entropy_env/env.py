@@ -92,9 +92,11 @@ class Swarm:
                 raise ValueError(f"{name}={given} is too few: {family.name} layouts need {needed}")
         filled: dict[str, Any] = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
         slots = {name: filled.get(name, getattr(spec, name)) for name in sizes}
-        corners = corners_for(slots, family.largest_disc, family.corners_per_wall)
-        filled |= {name: max(getattr(spec, name) or 0, count) for name, count in corners.items()}
-        filled |= {"geodesic": True} if spec.geodesic else {"geodesic": False, **NO_CORNERS}
+        corners = NO_CORNERS
+        if spec.geodesic:
+            needed_corners = corners_for(slots, family.largest_disc, family.corners_per_wall)
+            corners = {name: max(getattr(spec, name) or 0, count) for name, count in needed_corners.items()}
+        filled |= {"geodesic": bool(spec.geodesic), **corners}
         object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
         object.__setattr__(self, "scenario", family)
         self._check_capacity(family.difficulty, SwarmParams())

@@ -3,8 +3,8 @@
 A robot's centre moves like a point among bodies grown by the robot's radius. Grown bodies are round at their corners. Here
 each round corner is a piece of a regular polygon as long as the circle: an octagon, and around discs one with more corners
 the larger they are. So a shortest way is a line from corner to corner, and a body hides what lies in its shadow, which
-three half-planes bound. `chart` solves the ways from every corner to every
-goal once for a layout (Floyd 1962). The way from anywhere else leads straight to some corner in sight, or to the goal.
+three half-planes bound. `chart` solves the ways from every corner to every goal once for a layout (Floyd 1962). The way from
+anywhere else leads straight to some corner in sight, or to the goal.
 
 Lengths are those of the true shortest way within 2 %, or 2 cm for ways of less than 1 m. Known limits: bodies hide a little
 less than they are, so a gap may be a little narrower than a robot and still count as open. Each body beside it adds to that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Self
 
 import jax
@@ -68,6 +69,11 @@ class ActorSpec:
     def body(self) -> Body:
         """The layers of the network."""
         return Body(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Body)})
+
+    @functools.cached_property
+    def num_memories(self) -> int:
+        """The number of arrays in a memory."""
+        return len(jax.tree.leaves(self.body.begin(())))
 
     @property
     def network_of_one(self) -> Actor:
@@ -146,7 +152,7 @@ class ActorPolicy(struct.PyTreeNode):
         if not shape or shape[-1] != self.obs_dim:
             raise ValueError(f"obs has shape {shape}, expected (agents, {self.obs_dim})")
         kept = jax.tree.leaves(memory)
-        if len(kept) != len(jax.tree.leaves(self.spec.body.begin(()))):
+        if len(kept) != self.spec.num_memories:
             raise ValueError(f"memory={memory!r} is not one of this policy: begin with policy.begin(num_agents)")
         for leaf in kept:
             if np.shape(leaf)[:-1] != shape[:-1]:
