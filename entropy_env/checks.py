@@ -68,6 +68,8 @@ SPEC = {
     "num_discs": Range(0, 1_000_000, whole=True),
     "num_corners": Range(0, 1_000_000, whole=True),
     "disc_corners": Range(8, 10_000, whole=True),
+    "comm_neighbours": Range(0, 1000, whole=True),
+    "comm_history": Range(0, 1000, whole=True),
 }
 BATCH = {"num_envs": Range(1, 1_000_000, whole=True), "num_threads": Range(1, 4096, whole=True)}
 DIFFICULTY = Range(1, 4, whole=True)
@@ -90,6 +92,13 @@ PARAMS = {
     "wall_friction": Range(0, 100),
     "lidar_range": Range(0.001, 10_000, "m"),
     "goal_scale": Range(0.001, 1e6, "m"),
+    "comm_range": Range(0.001, 10_000, "m"),
+    "comm_drop": SHARE,
+    "comm_noise": Range(0, 1000),
+    "comm_delay": Range(0, 1000, "steps", whole=True),
+    "comm_rate": Range(0, 1e6, "words/s"),
+    "reward_team": SHARE,
+    "reward_bandwidth": Range(0, 1e6),
 }
 LAYOUT = {  # one range for each column of the last axis, or a single range for all columns
     "size": (ARENA,),
@@ -109,6 +118,13 @@ STATE = {
     "penetration": Range(-10, 10, "m"),
     "goals_reached": COUNT,
     "step": COUNT,
+}
+WORDS = {
+    "token": (Range(0, 31, whole=True),),
+    "payload": (Range(-1, 1),),
+    "pose": (PLACE, PLACE, HEADING),
+    "to": (Range(-1, 1_000_000, whole=True),),
+    "credit": (SHARE,),
 }
 
 
@@ -157,8 +173,8 @@ def check_params(values: Mapping[str, Any]) -> None:
 
 
 def range_of(param: str) -> Range:
-    """Of a parameter by name. Weights of reward terms, built-in or not, share one."""
-    return WEIGHT if param.startswith("reward_") else PARAMS[param]
+    """Of a parameter by name. Most weights of reward terms, built-in or not, share one."""
+    return PARAMS[param] if param in PARAMS else WEIGHT
 
 
 def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:

@@ -11,27 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env import checks, geodesic, observations
+from entropy_env import checks, comms, geodesic, observations
 from entropy_env.geometry import Point
 from entropy_env.neighbours import Neighbours, find_neighbours
-from entropy_env.physics import PARTING_SPEED, advance, apart, as_motors, clearance
-from entropy_env.rewards import (
-    TERMS,
-    NamedTerms,
-    Outcome,
-    Term,
-    check_term,
-    check_weights,
-    preset_weights,
-    weighted_terms,
-)
+from entropy_env.physics import advance, apart, as_motors
+from entropy_env.rewards import TERMS, Outcome, Term, check_weights, shared_in_team, weighted_terms
 from entropy_env.scenarios import Scenario, make_scenario
-from entropy_env.scenarios.base import corners_for
+from entropy_env.settings import check_capacity, check_together, fill_spec, resolve_params
 from entropy_env.types import (
     FAR_AWAY,
     LASTING,
     NO_KEY,
-    PARAM_NAMES,
     Layout,
     SwarmParams,
     SwarmSpec,
@@ -40,11 +30,7 @@ from entropy_env.types import (
     narrow,
 )
 
-GEODESIC_WEIGHT = "reward_geodesic"
-RESPAWN_GOALS = 8  # poses and goals per agent where an episode may use several
-NO_CORNERS = {"num_corners": 0, "disc_corners": 8}  # for shortest ways, where there are none
 ROUNDING = 1e-3  # m; two compilations of a generator differ by less
-SIZE_PARAMS = frozenset({"agent_radius", "wall_half_thickness"})  # decide how many agents fit
 Info = dict[str, Any]
 
 
@@ -83,23 +69,9 @@ class Swarm:
         spec = SwarmSpec() if spec is None else spec
         if reward_terms is not None:
             spec = dataclasses.replace(spec, reward_terms=reward_terms)  # type: ignore[arg-type]
-        _check_terms(spec.reward_terms)
-        sizes = {"num_walls": 0, "num_boxes": 0, "num_discs": 0} | family.slots()
-        sizes["num_goals"] = 1 if spec.on_goal == "terminate" else RESPAWN_GOALS
-        for name, needed in sizes.items():
-            given = getattr(spec, name)
-            if given is not None and given < needed and name != "num_goals":
-                raise ValueError(f"{name}={given} is too few: {family.name} layouts need {needed}")
-        filled: dict[str, Any] = {name: needed for name, needed in sizes.items() if getattr(spec, name) is None}
-        slots = {name: filled.get(name, getattr(spec, name)) for name in sizes}
-        corners = NO_CORNERS
-        if spec.geodesic:
-            needed_corners = corners_for(slots, family.largest_disc, family.corners_per_wall)
-            corners = {name: max(getattr(spec, name) or 0, count) for name, count in needed_corners.items()}
-        filled |= {"geodesic": bool(spec.geodesic), **corners}
-        object.__setattr__(self, "spec", dataclasses.replace(spec, **filled))
+        object.__setattr__(self, "spec", fill_spec(spec, family))
         object.__setattr__(self, "scenario", family)
-        self._check_capacity(family.difficulty, SwarmParams())
+        check_capacity(self.spec, family, family.difficulty, SwarmParams())
 
     @functools.cached_property
     def terms(self) -> dict[str, Term]:
@@ -118,60 +90,17 @@ class Swarm:
 
     def resolve_params(self, reward: str = "shaped", **values: Any) -> SwarmParams:
         """Do as `make_params`, but keep numbers and NumPy arrays as they are given. Starts no device."""
-        names = [*PARAM_NAMES, GEODESIC_WEIGHT, *(f"reward_{name}" for name, _ in self.spec.reward_terms)]
-        for name in values:
-            if name not in names:
-                raise ValueError(f"unknown parameter {name!r}{checks.suggest(name, names)}")
-        values = {"difficulty": self.scenario.difficulty} | preset_weights(reward) | values
-        if isinstance(values.get("max_steps"), str):
-            values["max_steps"] = checks.as_time_limit(values["max_steps"])
-        concrete = {name: value for name, value in values.items() if not isinstance(value, jax.core.Tracer)}
-        checks.check_params(concrete)
-        if "difficulty" in concrete and np.any(np.asarray(concrete["difficulty"]) > self.scenario.difficulty):
-            raise ValueError(
-                f"difficulty={concrete['difficulty']} is above the difficulty={self.scenario.difficulty} that this "
-                f"Swarm's layouts have room for: make it with Swarm(..., difficulty={np.max(concrete['difficulty'])})"
-            )
-        if "max_steps" not in values:
-            table, level = np.array(self.scenario.max_steps, np.int32), values["difficulty"]
-            if "difficulty" in concrete:
-                values["max_steps"] = table[np.asarray(level, np.int32) - 1]
-            else:
-                values["max_steps"] = jnp.asarray(table)[jnp.asarray(level, jnp.int32) - 1]
-        if self.spec.geodesic:
-            values.setdefault(GEODESIC_WEIGHT, 0.0)
-        elif GEODESIC_WEIGHT in values:
-            _check_no_weight(values.pop(GEODESIC_WEIGHT))
-        own = {name: values.pop(f"reward_{name}") for name, _ in self.spec.own_terms if f"reward_{name}" in values}
-        params = SwarmParams(**values, own_weights=own)
-        self.check_together(params)
-        if "difficulty" in concrete:
-            sizes: dict[str, Any] = {name: float(np.max(concrete[name])) for name in SIZE_PARAMS & concrete.keys()}
-            for level in np.unique(np.asarray(concrete["difficulty"])):
-                self._check_capacity(int(level), SwarmParams(**sizes))
-        return params
+        return resolve_params(self.spec, self.scenario, reward, values)
 
     def check_together(self, params: SwarmParams) -> None:
         """Check parameters that are fine one by one, but perhaps not together. Raises ValueError if
 
         - the weights are not those of the reward's terms,
+        - words take longer than they are kept,
         - robots can get too fast,
         - robots can get so far in a substep that float32 could not tell on which side of a thin wall they are.
         """
-        check_weights(self.spec.own_terms, params.own_weights)
-        values, substeps = vars(params), self.spec.substeps
-        if any(isinstance(value, jax.core.Tracer) for value in values.values()):
-            return
-        speed = checks.top_speed(values, self.spec.drive, substeps)
-        longest = np.maximum(speed, PARTING_SPEED) * np.asarray(params.dt) / substeps
-        thickness = np.asarray(params.agent_radius) + np.asarray(params.wall_half_thickness)
-        least = clearance(checks.ARENA.most, longest, np.asarray(params.agent_radius))
-        if np.any(thickness < least):
-            raise ValueError(
-                f"agent_radius={params.agent_radius!r} plus wall_half_thickness={params.wall_half_thickness!r} is "
-                f"{np.min(thickness):.3g} m and must be at least {np.max(least):.3g} m, because a robot may move "
-                f"{np.max(longest):.3g} m in a substep; or use a smaller dt, or more substeps"
-            )
+        check_together(self.spec, params)
 
     def reset(self, key: jax.Array, params: SwarmParams) -> tuple[jax.Array, SwarmState]:
         """Begin a new world. Returns observations (N, obs_dim) and the state."""
@@ -230,14 +159,16 @@ class Swarm:
     def start(self, layout: Layout) -> SwarmState:
         """Return the state at the beginning of an episode on this layout."""
         layout = narrow(layout)
-        return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(self.spec.num_agents, jnp.int32))
+        first_goals = jnp.zeros(self.spec.num_agents, jnp.int32)
+        return SwarmState.at_rest(layout, layout.spawns[:, 0], first_goals, self.spec)
 
     def step(
         self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams
     ) -> tuple[jax.Array, SwarmState, jax.Array, jax.Array, jax.Array, Info]:
         """Step by one control period, without any reset or respawn.
 
-        key: unused, because a step draws nothing. action: (N, 2) left and right motor in [-1, 1].
+        key: unused: what a step draws follows from the layout's key and the clock, so that both engines draw the same.
+        action: (N, action_dim) in [-1, 1], left and right motor, and where robots talk what they say: see `comms`.
         Raises ValueError for an action of another shape.
         Returns, in this order:
 
@@ -245,7 +176,8 @@ class Swarm:
         - the state;
         - reward (N,);
         - terminated and truncated, (N,) bool each, true only in the step that ends an episode;
-        - info: `collision` and `reached` (N,) bool, and `reward_terms`, a dict of (N,) weighted terms.
+        - info: `collision` and `reached` (N,) bool, and `reward_terms`, a dict of (N,) weighted terms. Their sum is the
+          reward, before any share of the team's.
         """
         expected = (self.spec.num_agents, self.spec.action_dim)
         if not isinstance(action, jax.Array):
@@ -254,11 +186,18 @@ class Swarm:
             raise ValueError(f"action has shape {action.shape}, expected {expected}")
         check_weights(self.spec.own_terms, params.own_weights)
         params, action = cast_params(params), jnp.asarray(action, jnp.float32)
-        moving, motors = state.active, as_motors(action)
-        before, distance_before = state.position, _distance(state)
+        moving, motors, spoken = state.active, as_motors(action[:, :2]), jnp.zeros(self.spec.num_agents, jnp.float32)
+        if self.spec.talks:
+            words, spoken = comms.speak(state, action[:, 2:], params, self.spec)
+            state = state.replace(words=words)
+        before, distance_before = state.position, self._distance(state)
         state = advance(state, motors, params, self.spec)
-        distance = _distance(state)
+        distance = self._distance(state)
         reached = moving & (distance < params.reach)
+        if self.spec.paired:
+            reached &= partners(reached)
+        if self.spec.num_scouts:
+            reached &= ~self.spec.is_scout
         way_before, way = distance_before, distance
         if self.spec.geodesic:
             way_before, way = self._ways_left(state, jnp.stack([before, state.position]), params)[0]
@@ -272,14 +211,18 @@ class Swarm:
             collision=state.collided.astype(jnp.float32),
             left=motors[:, 0],
             right=motors[:, 1],
+            spoken=spoken,
         )
         terms = weighted_terms(outcome, params, self.terms.items())
         terms = {name: jnp.where(moving, value, 0.0) for name, value in terms.items()}
+        reward = sum(terms.values(), jnp.float32(0))
+        if self.spec.team_rewards:
+            reward = shared_in_team(reward, moving, state.layout.team, params.reward_team)
 
         state, terminated, truncated = self._end(state, reached, params)
         obs = self._observe(state, params, moving)
         info = {"collision": state.collided, "reached": reached, "reward_terms": terms}
-        return obs, state, sum(terms.values(), jnp.float32(0)), terminated, truncated, info
+        return obs, state, reward, terminated, truncated, info
 
     def _end(
         self, state: SwarmState, reached: jax.Array, params: SwarmParams
@@ -290,6 +233,9 @@ class Swarm:
             terminated = jnp.zeros_like(reached)
             goal_index = (goal_index + reached.astype(jnp.int32)) % self.spec.num_goals
         active = state.active & ~terminated
+        if self.spec.num_scouts:  # they leave with the last of the others
+            alone = self.spec.is_scout & active & ~jnp.any(active & ~self.spec.is_scout)
+            terminated, active = terminated | alone, active & ~alone
         step = jnp.minimum(state.step + 1, checks.NEVER - 1)  # where the clock of a world without a time limit stops
         time_up = step >= params.max_steps
         over = time_up | ~jnp.any(active) if self.spec.on_goal == "terminate" else time_up
@@ -301,6 +247,15 @@ class Swarm:
             over=over,
         )
         return state, terminated, active & time_up
+
+    def _distance(self, state: SwarmState) -> jax.Array:
+        """Return the distances (N,) m to the goals, 0 for scouts, who have none."""
+        distance = jnp.sqrt(jnp.sum(jnp.square(state.goal - state.position), axis=-1))
+        return jnp.where(self.spec.is_scout, 0.0, distance) if self.spec.num_scouts else distance
+
+    def heard(self, state: SwarmState, params: SwarmParams) -> jax.Array:
+        """Return whom each agent hears, (N, comm_neighbours) int32 by slot of its inbox, -1 where a slot is empty."""
+        return comms.heard(state, cast_params(params), self.spec)
 
     def observe(self, state: SwarmState, params: SwarmParams) -> jax.Array:
         """Return observations (N, obs_dim) float32, zero for inactive agents: the components of `observations`."""
@@ -369,38 +324,20 @@ class Swarm:
         pose = _pick(poses, jnp.argmax(clear, axis=1).astype(jnp.int32))
         x, y = pose[:, 0], pose[:, 1]
         asking = ~state.active & jnp.any(clear, axis=1)
+        if self.spec.paired:
+            asking &= partners(asking)
 
         def give_way_to(placed: jax.Array, i: jax.Array, there: jax.Array | bool) -> jax.Array:
             near = jnp.square(x - x[i]) + jnp.square(y - y[i]) < jnp.square(least)
             return placed & ~(near & asking[i] & there & (i < index))
 
         placed = neighbours((x, y), (x, y), asking).visit(give_way_to, asking)
-        fresh = vars(SwarmState.at_rest(state.layout, pose, next_goal))
+        if self.spec.paired:
+            placed &= partners(placed)
+        fresh = vars(SwarmState.at_rest(state.layout, pose, next_goal, self.spec))
         own = {name: (new, getattr(state, name)) for name, new in fresh.items() if name not in LASTING}
-        return state.replace(**{name: _where(placed, new, old) for name, (new, old) in own.items()})
-
-    def _check_capacity(self, level: int, params: SwarmParams) -> None:
-        capacity = self.scenario.capacity(level, params)
-        if self.spec.num_agents > capacity:
-            raise ValueError(
-                f"num_agents={self.spec.num_agents} is more than scenario {self.scenario.name!r} holds at "
-                f"difficulty {level}: at most {capacity} fit{self.scenario.more_room if capacity else ''}"
-            )
-
-
-def _check_no_weight(weight: Any) -> None:
-    """Raise ValueError for a weight of the term `geodesic` where layouts carry no ways. A weight of 0 is fine."""
-    if isinstance(weight, jax.core.Tracer) or np.any(np.asarray(weight) != 0):
-        raise ValueError(f"reward_geodesic={weight!r} needs geodesic=True, a field of SwarmSpec, and it is False here")
-
-
-@functools.lru_cache(maxsize=64)
-def _check_terms(terms: NamedTerms) -> None:
-    """Raise ValueError if JAX cannot compile one of a user's own reward terms."""
-    weights: dict[str, Any] = {name: 0.0 for name, _ in terms}
-    params = jax.eval_shape(cast_params, SwarmParams(own_weights=weights)) if terms else None
-    for name, term in terms:
-        check_term(name, term, params)
+        keep = functools.partial(_where, placed)
+        return state.replace(**{name: jax.tree.map(keep, new, old) for name, (new, old) in own.items()})
 
 
 def _same_bodies(one: Layout, other: Layout) -> jax.Array:
@@ -410,6 +347,11 @@ def _same_bodies(one: Layout, other: Layout) -> jax.Array:
         difference = getattr(one, name).astype(jnp.float32) - getattr(other, name).astype(jnp.float32)
         same &= jnp.all(jnp.abs(difference) <= ROUNDING)
     return same
+
+
+def partners(per_agent: jax.Array) -> jax.Array:
+    """Return what the partner of each agent has, (N, ...). Robots 0 and 1, 2 and 3, ... are partners."""
+    return per_agent[np.arange(len(per_agent)) ^ 1]
 
 
 def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:
@@ -422,5 +364,3 @@ def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(chosen.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
 
-def _distance(state: SwarmState) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(state.goal - state.position), axis=-1))

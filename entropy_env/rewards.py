@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
     collision: Any  # 1 if the agent was in contact during the step, else 0
     left: Any  # command of the left motor, in [-1, 1]
     right: Any  # command of the right motor, in [-1, 1]
+    spoken: Any  # 1 if the agent said a word, else 0
 
 
 Term = Callable[[Outcome, Any], Any]
@@ -74,6 +75,11 @@ def time(outcome: Outcome, params: Any) -> Any:
 def geodesic(outcome: Outcome, params: Any) -> Any:
     """Metres gained along the shortest way to the goal. Not in TERMS: only simulators with `geodesic` have it."""
     return outcome.way_before - outcome.way
+
+
+def bandwidth(outcome: Outcome, params: Any) -> Any:
+    """Minus 1 for a spoken word. Not in TERMS: only simulators whose robots talk have it."""
+    return -outcome.spoken
 
 
 TERMS: dict[str, Term] = {
@@ -132,7 +138,7 @@ def as_terms(given: Mapping[str, Term | str] | NamedTerms) -> NamedTerms:
     for name in terms:
         if not isinstance(name, str) or not name.isidentifier() or name == "terms":  # the keyword reward_terms
             raise ValueError(f"reward_terms: {name!r} must be a name that makes a keyword, reward_<name>")
-        if name in TERMS or name == geodesic.__name__:
+        if name in (*TERMS, geodesic.__name__, bandwidth.__name__, "team"):
             raise ValueError(
                 f"reward_terms: {name!r} is a built-in term, weighted by reward_{name}: choose another name"
             )
@@ -275,6 +281,13 @@ def check_term(name: str, term: Term, params: Any) -> None:
         ) from error
     if not isinstance(result, jax.ShapeDtypeStruct) or result.shape or result.dtype.kind not in "biuf":
         raise ValueError(f"reward term {name!r} ({place_of(term)}) must give one number, not {result!r}")
+
+
+def shared_in_team(reward: jax.Array, acted: jax.Array, team: jax.Array, share: jax.Array) -> jax.Array:
+    """Return rewards (N,) of which a share, () from 0 to 1, is the mean over all of the team (N,) int32 that acted."""
+    mates = (team[:, None] == team[None]) & acted[None]
+    mean = jnp.sum(jnp.where(mates, reward[None], 0.0), axis=1) / jnp.maximum(jnp.sum(mates, axis=1), 1)
+    return jnp.where(acted, (1 - share) * reward + share * mean, 0.0)
 
 
 def weighted_terms(outcome: Outcome, params: Any, terms: Iterable[tuple[str, Term]]) -> dict[str, jax.Array]:

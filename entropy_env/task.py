@@ -9,13 +9,14 @@ from typing import Any, Self
 import numpy as np
 
 from entropy_env import checks
-from entropy_env.env import GEODESIC_WEIGHT, Swarm
+from entropy_env.env import Swarm
 from entropy_env.rewards import as_terms, current_name, import_path
 from entropy_env.scenarios import Scenario
+from entropy_env.settings import BANDWIDTH_WEIGHT, SWITCHED
 from entropy_env.types import PARAM_NAMES, OnGoal, SwarmParams, SwarmSpec, cast_params
 
 SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(SwarmSpec))
-PARAM_FIELDS = frozenset({*PARAM_NAMES, GEODESIC_WEIGHT})
+PARAM_FIELDS = frozenset({*PARAM_NAMES, *SWITCHED, BANDWIDTH_WEIGHT})
 PRESETS: dict[str, dict[str, Any]] = {
     # The physics, observed velocity and reward of the older engine on pymunk. Goals and lidar were scaled otherwise there.
     "v2": {
@@ -49,7 +50,7 @@ class Task:
     ) -> Self:
         """Make a task from settings: fields of SwarmSpec and SwarmParams, and `reward`, the name of a reward preset.
 
-        A `reward_geodesic` other than 0 switches `geodesic` on, unless that is given.
+        A `reward_geodesic` other than 0 switches `geodesic` on, unless that is given, and `reward_team` `team_rewards`.
         preset: the name of settings to start from; those given override it. A setting that is None keeps the preset's
         value, or else the default. If `scenario` is a Scenario, its own difficulty counts.
         Raises ValueError for an unknown name or an impossible specification. `resolve` checks the rest.
@@ -63,8 +64,9 @@ class Task:
         for name in settings:
             if name not in known:
                 raise ValueError(f"unknown setting {name!r}{checks.suggest(name, sorted(known))}")
-        if np.any(np.asarray(settings.get(GEODESIC_WEIGHT, 0)) != 0):
-            settings.setdefault("geodesic", True)
+        for weight, field in SWITCHED.items():
+            if np.any(np.asarray(settings.get(weight, 0)) != 0):
+                settings.setdefault(field, True)
         spec = SwarmSpec(**{name: settings.pop(name) for name in SPEC_FIELDS & settings.keys()})
         reward = settings.pop("reward", cls.reward)
         difficulty = scenario.difficulty if isinstance(scenario, Scenario) else difficulty

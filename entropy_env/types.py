@@ -20,15 +20,19 @@ import numpy as np
 from flax import struct
 
 from entropy_env import checks
-from entropy_env.rewards import NamedTerms, Weights, as_terms, geodesic
+from entropy_env.rewards import NamedTerms, Weights, as_terms, bandwidth, geodesic
 
 Drive = Literal["kinematic", "force"]
 OnGoal = Literal["terminate", "respawn", "next_goal"]
 VelocityFrame = Literal["body", "world"]
 NeighbourSearch = Literal["dense", "grid", "auto"]
+Channel = Literal["broadcast", "targeted", "team"]
 FROM_SCENARIO = frozenset(  # where it has None
-    {"num_goals", "num_walls", "num_boxes", "num_discs", "num_corners", "disc_corners"}
+    {"num_goals", "num_walls", "num_boxes", "num_discs", "num_corners", "disc_corners", "comm_neighbours"}
 )
+TOKENS = 32  # words of the vocabulary; the first is silence
+PAYLOAD = 4  # numbers that are told with a word
+HEARD = 9  # numbers of a slot of the inbox: offset (2), cosine and sine of the heading (2), token (1), payload (4)
 FAR_AWAY = 1e6  # m, the length of a way that does not exist
 Tree = TypeVar("Tree")
 
@@ -49,6 +53,11 @@ class SwarmSpec:
     velocity_frame: VelocityFrame = "body"
     neighbour_search: NeighbourSearch = "auto"
     reward_terms: NamedTerms = ()  # a user's own by name; a dict or import paths are also taken: `rewards.as_terms`
+    comm_neighbours: int = None  # type: ignore[assignment]  # speakers that a robot hears at most; 0: nobody speaks
+    comm_channel: Channel = "broadcast"  # who hears a word: see `comms`
+    comm_history: int = 0  # longest `comm_delay`, in steps
+    components: tuple[str, ...] = None  # type: ignore[assignment]  # of the observation, that only some scenarios have
+    team_rewards: bool = None  # type: ignore[assignment]  # whether `reward_team` may be above 0; None: as the scenario says
     geodesic: bool = None  # type: ignore[assignment]  # whether layouts carry the shortest ways to all goals; None: no
     num_goals: int = None  # type: ignore[assignment]
     num_walls: int = None  # type: ignore[assignment]
@@ -66,23 +75,54 @@ class SwarmSpec:
             ("on_goal", OnGoal),
             ("velocity_frame", VelocityFrame),
             ("neighbour_search", NeighbourSearch),
+            ("comm_channel", Channel),
         ):
             choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if self.geodesic not in (True, False, None):
-            raise ValueError(f"geodesic={self.geodesic!r} must be True, False or None")
+        for name in ("geodesic", "team_rewards"):
+            if getattr(self, name) not in (True, False, None):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True, False or None")
+        if self.components is not None:
+            object.__setattr__(self, "components", tuple(self.components))
         object.__setattr__(self, "reward_terms", as_terms(self.reward_terms))
 
     @property
     def own_terms(self) -> NamedTerms:
-        """The reward terms that not every simulator has: a user's own, and with `geodesic` the one of that name."""
-        return self.reward_terms + ((("geodesic", geodesic),) if self.geodesic else ())
+        """The reward terms that not every simulator has: a user's own, with `geodesic` the one of that name, and with words
+        `bandwidth`."""
+        built_in = (self.geodesic, geodesic), (self.talks, bandwidth)
+        return self.reward_terms + tuple((term.__name__, term) for wanted, term in built_in if wanted)
+
+    @property
+    def talks(self) -> bool:
+        """Whether robots speak and hear."""
+        return bool(self.comm_neighbours)
 
     @property
     def action_dim(self) -> int:
-        """Left and right motor."""
-        return 2
+        """Left and right motor, and where robots talk, a score for each token and the payload."""
+        return 2 + (TOKENS + PAYLOAD if self.talks else 0)
+
+    @property
+    def paired(self) -> bool:
+        """Whether robots 0 and 1, 2 and 3, ... are partners, who see each other's goal and arrive together: `relay`."""
+        return "partner" in (self.components or ())
+
+    @property
+    def num_scouts(self) -> int:
+        """How many robots, the first ones, are scouts, who have no goal: `lookout`."""
+        return self.num_agents // 2 if "role" in (self.components or ()) else 0
+
+    @property
+    def is_scout(self) -> np.ndarray:
+        """Who is a scout, (N,) bool."""
+        return np.arange(self.num_agents) < self.num_scouts
+
+    @property
+    def teams(self) -> bool:
+        """Whether layouts say who is in which team."""
+        return bool(self.team_rewards) or (self.talks and self.comm_channel == "team")
 
     @property
     def obs_dim(self) -> int:
@@ -167,6 +207,12 @@ class WorldParams(struct.PyTreeNode):
     wall_friction: jax.Array | float = 0.35  # of an agent and a fixed body
     lidar_range: jax.Array | float = 3.0  # m, from the agent's surface
     goal_scale: jax.Array | float = 10.0  # m, the goal offset is observed over this
+    comm_range: jax.Array | float = 5.0  # m, how far a word is heard; this and the next four matter where robots talk
+    comm_drop: jax.Array | float = 0.0  # probability that one listener misses a word
+    comm_noise: jax.Array | float = 0.0  # standard deviation of what the way adds to each number of a payload
+    comm_delay: jax.Array | int = 0  # steps that a word takes beyond the next one
+    comm_rate: jax.Array | float = 0.0  # words a second that a robot may say; 0 for no limit
+    reward_team: jax.Array | float = 0.0  # share of a reward that is the mean of its team's; needs `team_rewards`
 
     @property
     def max_turn_rate(self) -> jax.Array | float:
@@ -217,7 +263,7 @@ SwarmParams.replace = replace_params  # type: ignore[assignment]  # flax would o
 
 
 NO_KEY = 2**32 - 1  # both words of the key of a layout that was not drawn
-INT_PARAMS = frozenset({"max_steps", "difficulty"})
+INT_PARAMS = frozenset({"max_steps", "difficulty", "comm_delay"})
 PARAM_NAMES = tuple(field.name for field in dataclasses.fields(SwarmParams) if field.name != "own_weights")
 
 
@@ -286,6 +332,7 @@ class Layout(struct.PyTreeNode):
     valid: jax.Array  # () bool; False where the generator could not fit everything
     key: jax.Array  # (2,) uint32, what it was drawn from; NO_KEY for a map given by hand
     ways: Ways | None = None  # with the option `geodesic`
+    team: jax.Array | None = None  # (N,) int32, where the team matters; None: all are in one
 
 
 N = -1  # in the shape of a field: the number of agents
@@ -310,6 +357,30 @@ def _rest(*rest: Any, **options: Any) -> Any:
     return struct.field(metadata={"rest": Rest(*rest, **options)})
 
 
+class Words(struct.PyTreeNode):
+    """What robots have said, the newest word first. H is `comm_history` + 1."""
+
+    token: jax.Array  # (N, H) int32, 0 for silence
+    payload: jax.Array  # (N, H, 4) in [-1, 1]
+    pose: jax.Array  # (N, H, 3) m, m, rad: where the speaker stood as it spoke
+    to: jax.Array | None  # (N, H) int32, who alone may hear it, -1 for nobody; on the channel `targeted`
+    credit: jax.Array  # (N,) words that it may say now, at most 1
+
+    @classmethod
+    def silence(cls, spec: SwarmSpec) -> Words | None:
+        """Return words of robots that have said nothing, None where nobody talks."""
+        if not spec.talks:
+            return None
+        said = spec.num_agents, spec.comm_history + 1
+        return cls(
+            token=jnp.zeros(said, jnp.int32),
+            payload=jnp.zeros((*said, PAYLOAD), jnp.float32),
+            pose=jnp.zeros((*said, 3), jnp.float32),
+            to=jnp.full(said, -1, jnp.int32) if spec.comm_channel == "targeted" else None,
+            credit=jnp.ones(spec.num_agents, jnp.float32),
+        )
+
+
 class SwarmState(struct.PyTreeNode):
     """One world. A new field is a line here: `at_rest` and the records of the Numba engine follow."""
 
@@ -329,18 +400,19 @@ class SwarmState(struct.PyTreeNode):
     collided: jax.Array = _rest((N,), False)  # in contact during the last step
     step: jax.Array = _rest((), 0)  # control periods since the reset
     over: jax.Array = _rest((), False)  # whether the world is over
+    words: Words | None = None  # where robots talk
 
     done = old_name("done", "over")
 
     @classmethod
-    def at_rest(cls, layout: Layout, pose: jax.Array, goal_index: jax.Array) -> SwarmState:
+    def at_rest(cls, layout: Layout, pose: jax.Array, goal_index: jax.Array, spec: SwarmSpec) -> SwarmState:
         """Return a new world.
 
         All agents are at rest at a pose (N, 3) m, m, rad and bound for the goal `goal_index` (N,) int32.
         """
-        position, heading = pose[:, :2], pose[:, 2]
+        position, heading, words = pose[:, :2], pose[:, 2], Words.silence(spec)
         rest = {name: rest.array(len(pose)) for name, rest in AT_REST.items()}
-        return cls(layout=layout, position=position, heading=heading, goal_index=goal_index, **rest)
+        return cls(layout=layout, position=position, heading=heading, goal_index=goal_index, words=words, **rest)
 
     @property
     def goal(self) -> jax.Array:

@@ -178,7 +178,7 @@ def state_shapes(spec: SwarmSpec) -> SwarmState:
 
     def start() -> SwarmState:
         layout = empty_layout(jnp.zeros(2, jnp.float32), spec)
-        return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(spec.num_agents, jnp.int32))
+        return SwarmState.at_rest(layout, layout.spawns[:, 0], jnp.zeros(spec.num_agents, jnp.int32), spec)
 
     return jax.eval_shape(start)
 
@@ -186,7 +186,7 @@ def state_shapes(spec: SwarmSpec) -> SwarmState:
 def _check_shapes(what: str, given: Any, expected: Any, num_envs: int) -> None:
     """Raise ValueError if an array does not have the shape of one world, with an axis of `num_envs` in front."""
     for name, leaf in vars(expected).items():
-        if name not in ("layout", "ways"):
+        if name not in ("layout", "ways", "words") and leaf is not None:
             check_shape(f"{what}.{name}", getattr(given, name), (num_envs, *leaf.shape))
 
 
@@ -194,6 +194,8 @@ def check_layout_shapes(layout: Layout, env: Swarm, num_envs: int) -> None:
     """Check that a layout has the shapes for these worlds, and all numbers in range. Raises ValueError."""
     expected = state_shapes(env.spec).layout
     _check_shapes("layout", layout, expected, num_envs)
+    if (layout.team is None) != (expected.team is None):
+        raise ValueError(f"layout.team is {'missing' if layout.team is None else 'given'}, and teams={env.spec.teams} here")
     if (layout.ways is None) != (expected.ways is None):
         raise ValueError(f"layout.ways is {layout.ways and 'given'}, and geodesic={env.spec.geodesic} here")
     if expected.ways is not None:
@@ -240,6 +242,14 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     """
     check_layout_shapes(state.layout, env, num_envs)
     _check_shapes("state", state, state_shapes(env.spec), num_envs)
+    if (state.words is None) == env.spec.talks:
+        raise ValueError(f"state.words is {state.words and 'given'}, and comm_neighbours={env.spec.comm_neighbours} here")
+    if state.words is not None:
+        words = state_shapes(env.spec).words
+        _check_shapes("state.words", state.words, words, num_envs)
+        for name, allowed in checks.WORDS.items():
+            if getattr(words, name) is not None:
+                checks.check_number(f"state.words.{name}", getattr(state.words, name), *allowed)
     for name, allowed in checks.STATE.items():
         checks.check_number(f"state.{name}", getattr(state, name), allowed)
     position, size, active = (np.asarray(each) for each in (state.position, state.layout.size, state.active))

@@ -12,10 +12,11 @@ from entropy_env.scenarios.curriculum import Curriculum
 from entropy_env.scenarios.maze import Maze
 from entropy_env.scenarios.obstacles import Obstacles
 from entropy_env.scenarios.open import Open
+from entropy_env.scenarios.relay import Relay
 from entropy_env.scenarios.rooms import Rooms
 
 SCENARIOS: dict[str, type[Scenario]] = {
-    family.name: family for family in (Open, Obstacles, Rooms, Maze, Corridor, Crossing, Circle, Curriculum)
+    family.name: family for family in (Open, Obstacles, Rooms, Maze, Corridor, Crossing, Circle, Curriculum, Relay)
 }
 
 

@@ -59,6 +59,10 @@ class Scenario:
     corners_per_wall: ClassVar[int] = 8  # the most that shortest ways may bend around: 4 at each end
     largest_disc: ClassVar[float] = 0.0  # m, radius of the largest disc
     more_room: ClassVar[str] = ""  # ends the error that not all agents fit: how to make room
+    comm_neighbours: ClassVar[int] = 0  # speakers that robots hear, unless a user says otherwise
+    team_rewards: ClassVar[bool] = False  # whether teams share rewards, unless a user says otherwise
+    components: ClassVar[tuple[str, ...]] = ()  # of the observation, that only some scenarios have
+    endings: ClassVar[tuple[str, ...]] = ("terminate", "respawn", "next_goal")  # what `on_goal` may be
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "difficulty", as_count("difficulty", self.difficulty, DIFFICULTY))
@@ -76,6 +80,15 @@ class Scenario:
     def slots(self) -> dict[str, int]:
         """Return the `num_walls`, `num_boxes` and `num_discs` of the largest layout. Leave out those that are 0."""
         return {}
+
+    def defaults(self, spec: SwarmSpec) -> dict[str, tuple[Any, Any, Any, Any]]:
+        """Return default values of parameters, by name, for each difficulty."""
+        return {"max_steps": self.max_steps}
+
+    def check(self, spec: SwarmSpec) -> None:
+        """Raise ValueError if this scenario cannot be had with a specification."""
+        if spec.on_goal not in self.endings:
+            raise ValueError(f"on_goal={spec.on_goal!r}: scenario {self.name!r} takes only {', '.join(self.endings)}")
 
     def capacity(self, level: int, params: SwarmParams) -> int:
         """Return how many agents are sure to fit at this difficulty, for any key. params: concrete numbers."""
@@ -140,6 +153,7 @@ def empty_layout(size: jax.Array, spec: SwarmSpec) -> Layout:
         valid=jnp.array(True),
         key=jnp.zeros(2, jnp.uint32),
         ways=Ways.empty(spec) if spec.geodesic else None,
+        team=jnp.zeros(spec.num_agents, jnp.int32) if spec.teams else None,
     )
 
 
