@@ -2,38 +2,25 @@
 
     python -m benchmarks.detours --rows maze rooms --json benchmarks/results/detours.json
 
-Every row is a training of its own, evaluated on 256 worlds that it has never seen, with sampled and with mean actions. It
-holds its command, the options that this stands for, and its learning curve. What the file has with the same options is not
-trained again, so a stopped run goes on. Leave the code alone meanwhile: every training starts from it.
+See `benchmarks.trials` for what a row is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import os
-import queue
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
-from benchmarks.measure import progress
-from benchmarks.report import provenance, save_rows
-from benchmarks.training import FIGURES, trained
+from benchmarks.training import FIGURES
+from benchmarks.trials import Options, Trials
 from entropy_env import Swarm, SwarmSpec
-from entropy_env.engines.numba_engine.threads import num_cores
 from entropy_env.scenarios import Open
 from trainers.evaluate import evaluate_policy
-from trainers.jax_ppo import SWARMS, PPOConfig
+from trainers.jax_ppo import SWARMS
 from trainers.policies import load_policy
-from trainers.run.config import parse_config
-from trainers.run.files import to_json
 
 
 def part(*names: str) -> tuple[str, ...]:
@@ -73,6 +60,14 @@ class Trial:
         """Return the flags of a training."""
         where = () if "--curriculum" in self.flags else self.where
         return [*where, *self.flags, "--total-steps", str(total_steps or self.steps), "--seed", str(seed)]
+
+    def played_in(self) -> tuple[str, ...]:
+        """See `benchmarks.trials.Trial`."""
+        return self.where if "--curriculum" in self.flags else ()
+
+    def more(self, run: Path, episodes: int) -> dict[str, Any]:
+        """See `benchmarks.trials.Trial`."""
+        return play_in_crowd(self.crowd, episodes, run) if self.crowd else {}
 
     @property
     def module(self) -> str:
@@ -121,60 +116,7 @@ TRIALS = {  # by the name of their row
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to run."""
-
-    rows: tuple[str, ...] = tuple(TRIALS)
-    """Names of rows, see TRIALS."""
-    json: Path | None = None
-    """File to add rows to."""
-    seeds: int | None = None
-    """Number of training seeds, instead of each row's own."""
-    total_steps: int | None = None
-    """Agent steps of each training, instead of each row's own."""
-    episodes: int = 256
-    """Evaluation episodes of each training."""
-    side_by_side: int = 1
-    """Number of trainings that run at a time, each on its own share of the cores. Rows say so beside their seconds."""
-    timed: bool = True
-    """Keep speeds and seconds. Leave them out where other work runs beside the trainings."""
-
-    def __post_init__(self) -> None:
-        for name in self.rows:
-            if name not in TRIALS:
-                raise ValueError(f"rows={name!r} must be one of {', '.join(map(repr, TRIALS))}")
-        if not 1 <= self.side_by_side <= num_cores():
-            raise ValueError(f"side_by_side={self.side_by_side} must be from 1 to {num_cores()}, the number of cores")
-
-
-def planned(name: str, seed: int, options: Options) -> dict[str, Any]:
-    """Return what is known of a row before its training: its name, command, and the options that are not the default."""
-    trial = TRIALS[name]
-    flags = trial.options(seed, options.total_steps)
-    config, default = dataclasses.asdict(parse_config(PPOConfig, flags)), dataclasses.asdict(PPOConfig())
-    return {
-        "benchmark": f"detours/{name}/{seed}",
-        "engine": "jax",
-        "scenario": trial.scenario,
-        "num_agents": config["num_agents"],
-        "num_envs": config["num_envs"],
-        "seed": seed,
-        "command": " ".join([f"python -m {trial.module}", *flags]),
-        "options": json.loads(to_json({key: value for key, value in config.items() if value != default[key]})),
-        "episodes": options.episodes,
-    }
-
-
-def train(name: str, plan: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Train and evaluate once, as `planned`. Returns the row."""
-    trial = TRIALS[name]
-    flags = trial.options(plan["seed"], options.total_steps)
-    row = plan | {"side_by_side": options.side_by_side} | trained(
-        flags, options.episodes, curve=True, module=trial.module, play_in=trial.where if "--curriculum" in flags else (),
-        more=partial(play_in_crowd, trial.crowd, options.episodes) if trial.crowd else lambda run: {},
-    )  # fmt: skip
-    return row if options.timed else {key: row[key] for key in row if key not in ("total_s", "agent_steps_per_s")}
+DETOURS = Trials("detours", TRIALS)
 
 
 def play_in_crowd(num_agents: int, episodes: int, run: Path) -> dict[str, Any]:
@@ -189,43 +131,7 @@ def play_in_crowd(num_agents: int, episodes: int, run: Path) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     """Run the rows that are missing, and print one line for each."""
-    kept = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    provenance("jax")  # of the commit of now, for all rows
-    wanted = [(name, seed) for name in options.rows for seed in range(options.seeds or TRIALS[name].seeds)]
-    # Planned here, because threads that read command lines at the same time may crash Python 3.11 (`ast.parse`).
-    plans = [(name, planned(name, seed, options)) for name, seed in wanted]
-    plans = [(name, plan) for name, plan in plans if not any(row | plan == row for row in kept)]
-    cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
-    saving = threading.Lock()
-    can_pin = hasattr(os, "sched_setaffinity")  # on Linux
-    for part in np.array_split(sorted(os.sched_getaffinity(0)) if can_pin else [], options.side_by_side):
-        cores.put({int(core) for core in part})
-
-    def run(name: str, plan: dict[str, Any]) -> None:
-        row = train(name, plan, options)
-        with saving:
-            print(f"{name}, seed {plan['seed']}:", described(row), flush=True)
-            if options.json:
-                save_rows(options.json, [row], keep="benchmark")
-
-    def take_cores() -> None:
-        if can_pin:
-            os.sched_setaffinity(0, cores.get())  # of this thread, and of the processes that it starts
-
-    with ThreadPoolExecutor(options.side_by_side, initializer=take_cores) as pool:
-        runs = [pool.submit(run, *each) for each in plans]
-        try:
-            for each in progress(as_completed(runs), "training", total=len(runs)):
-                each.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def described(row: dict[str, Any]) -> str:
-    """Return the means of a row in words."""
-    means = {f"{mode} {figure}": figures[figure]["mean"] for mode, figures in
-             (("sampled", row), ("mean", row["deterministic"])) for figure in ("success", "world_success")}  # fmt: skip
-    return ", ".join(f"{key} {value:.4f}" for key, value in means.items())
+    DETOURS.run(options)
 
 
 if __name__ == "__main__":

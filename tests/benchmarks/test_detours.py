@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import detours, readme_detours
+from benchmarks import detours, readme_detours, trials
 
 
 def row(name, seed, success, mean=0.8, steps=5_000_000, **more):
@@ -30,10 +30,13 @@ def test_seeds_of_a_trial_are_one_line():
 
 def test_a_row_says_what_a_preset_stands_for_and_is_trained_again_if_that_changes(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(
-        detours, "train", lambda name, plan, options: trained.append(plan["seed"]) or row("maze", plan["seed"], 0.9)
-    )
-    plans = [detours.planned("maze", seed, detours.Options()) for seed in range(2)]
+
+    def train(self, name, plan, options):
+        trained.append(plan["seed"])
+        return row("maze", plan["seed"], 0.9)
+
+    monkeypatch.setattr(trials.Trials, "train", train)
+    plans = [detours.DETOURS.planned("maze", seed, detours.Options()) for seed in range(2)]
     assert plans[0]["options"]["network"] == "gru"
     plans[1]["options"]["entropy_coefficient"] = 0.1
     file = tmp_path / "detours.json"
@@ -41,7 +44,7 @@ def test_a_row_says_what_a_preset_stands_for_and_is_trained_again_if_that_change
     detours.main(detours.Options(rows=("maze",), seeds=2, json=None))
     assert sorted(trained) == [0, 1]
     trained.clear()
-    monkeypatch.setattr(detours, "save_rows", lambda *_, **__: None)
+    monkeypatch.setattr(trials, "save_rows", lambda *_, **__: None)
     detours.main(detours.Options(rows=("maze",), seeds=2, json=file))
     assert trained == [1]
 
@@ -57,4 +60,4 @@ def test_all_rows_are_told():
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        detours.Options(**options)
+        detours.DETOURS.names(detours.Options(**options))
