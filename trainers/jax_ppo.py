@@ -15,11 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import jax
+import jax.numpy as jnp
+
 from entropy_env import vector
 from entropy_env.checks import NEVER
+from entropy_env.scenarios import make_scenario
 from entropy_env.task import Task
+from entropy_env.types import OnGoal
 from trainers.algorithms.ppo import PPO
 from trainers.algorithms.ppo_options import PRESETS, STEERABLE, Hyperparameters
+from trainers.algorithms.ppo_state import Runner
+from trainers.algorithms.speech_options import SpeechOptions
 from trainers.curriculum.learnability import LearnableWorlds, tell_learnability
 from trainers.curriculum.promotion import Course, Promotion
 from trainers.curriculum.stages import Plan, Whole, read_plan
@@ -27,8 +34,10 @@ from trainers.envs.contract import BatchedEnv
 from trainers.envs.views import view_of
 from trainers.evaluation.watching import watch
 from trainers.learn.distributions import GAUSSIANS
+from trainers.learn.speech import Talking
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
+from trainers.run.checkpoint import load_checkpoint
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import (
     DeviceOptions,
@@ -45,6 +54,8 @@ from trainers.run.terminal import say
 from trainers.run.training import run_command, train_in_folder
 
 COMMAND = "python -m trainers.jax_ppo"
+MOTORS = 2  # numbers of an action that are not words
+LEARNT = ("params", "moments", "critic_moments", "value_moments")  # of a runner, what `--init-from` takes
 SWARMS: dict[str, dict[str, Any]] = {  # settings by name that need a swarm, beside those of PPO
     # For worlds where robots must make detours: what they remember, learnt over 64 steps, with much noise at first.
     "memory": {
@@ -62,14 +73,15 @@ SWARMS: dict[str, dict[str, Any]] = {  # settings by name that need a swarm, bes
 
 @with_presets(PRESETS | SWARMS)
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldOptions):
+class PPOConfig(Hyperparameters, SpeechOptions, DeviceOptions, WatchOptions, RunOptions, WorldOptions):
     """Options of PPO."""
 
     NEW: ClassVar[frozenset[str]] = (
         WorldOptions.NEW
         | DeviceOptions.DEVICES
         | Hyperparameters.NEW
-        | {"preset", "auto_batch", "on_goal", "learnable_share", "learnable_levels"}
+        | SpeechOptions.SPEECH
+        | {"preset", "auto_batch", "on_goal", "learnable_share", "learnable_levels", "init_from"}
     )
     MAY_CHANGE: ClassVar[frozenset[str]] = (
         RunOptions.MAY_CHANGE | WatchOptions.WATCH | DeviceOptions.DEVICES | {"auto_batch"}
@@ -80,8 +92,11 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
     preset: str | None = None
     """Settings to start from; those given override it. memory: for detours, as in maze and rooms. v3: those of the V3
     blueprint. cartpole and pendulum: for these in trainers.any_env."""
-    on_goal: Literal["respawn", "terminate"] = "respawn"
-    """What robots do at their goals in training: respawn and go on, or leave until the world ends."""
+    on_goal: Literal["respawn", "terminate"] | None = None
+    """What robots do at their goals in training: respawn and go on, or leave until the world ends. By default they respawn,
+    where the scenario allows it."""
+    init_from: Path | None = None
+    """Folder of a run whose networks, and statistics of observations and returns, this one begins with."""
     curriculum: str | None = None
     """YAML file with the stages of a curriculum, or default: the four levels of the scenario curriculum."""
     learnable_share: float = 0.0
@@ -102,6 +117,7 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
         DeviceOptions.__post_init__(self)
         WatchOptions.__post_init__(self)
         RunOptions.__post_init__(self)
+        self.check_speech()
         self._check_learnable()
 
     def _check_learnable(self) -> None:
@@ -135,6 +151,14 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
         return plan.stages[-1].task if plan else self.task
 
     @property
+    def ending(self) -> OnGoal:
+        """What robots do at their goals."""
+        plan = self.plan
+        allowed = [set(make_scenario(task.scenario).endings) if isinstance(task.scenario, str) else set(task.scenario.endings)
+                   for task in ([stage.task for stage in plan.stages] if plan else [self.task])]  # fmt: skip
+        return self.on_goal or ("respawn" if all("respawn" in each for each in allowed) else "terminate")
+
+    @property
     def steps_per_update(self) -> int:
         """The number of agent steps per update, over all lanes."""
         return self.num_envs * self.num_agents * self.num_steps
@@ -145,6 +169,23 @@ class PPOConfig(Hyperparameters, DeviceOptions, WatchOptions, RunOptions, WorldO
         return -(-self.total_steps // self.steps_per_update)
 
 
+@dataclasses.dataclass(frozen=True)
+class Continued(PPO):
+    """The algorithm, with networks and statistics at the start that another run has learnt."""
+
+    source: str = ""  # its folder
+
+    def init(self, key: jax.Array, inputs: Any) -> Runner:  # type: ignore[override]
+        """Return a runner before its first update. Raises the errors of `load_checkpoint` if the run has other networks."""
+        runner = super().init(key, inputs)
+        learnt = {name: getattr(runner, name) for name in LEARNT if getattr(runner, name) is not None}
+        folder = Path(self.source) / "checkpoints"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"init_from={self.source!r} is no folder of a run")
+        tree, _ = load_checkpoint(folder, learnt, partial=True)
+        return runner.replace(**jax.tree.map(jnp.asarray, tree))
+
+
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
     """Return the algorithm on its swarm, its inputs, and the metadata of its checkpoints.
 
@@ -152,15 +193,15 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
     """
     mesh = make_mesh(config.devices)
     worlds, inputs = make_worlds(config, 1 if mesh is None else mesh.size)
-    env, _ = config.goal.resolve(on_goal=config.on_goal)
-    ppo = PPO(
-        config.alone,
-        worlds,
-        env.spec.obs_dim,
-        GAUSSIANS[config.action_distribution](env.spec.action_dim),
-        config.num_agents,
-        config.num_updates,
-        mesh,
+    env, params = config.goal.resolve(on_goal=config.ending)
+    speech, inbox = config.speech_in(env, params)
+    motors = GAUSSIANS[config.action_distribution](MOTORS)
+    actions = motors if speech is None else Talking(motors, worded=not speech.differentiable)
+    about = worlds, env.spec.obs_dim, actions, config.num_agents, config.num_updates, mesh, speech, inbox
+    ppo = (
+        PPO(config.alone, *about)
+        if config.init_from is None
+        else Continued(config.alone, *about, str(config.init_from))
     )
     actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, **ppo.networks.of_actor)
     return ppo, inputs, describe_policy(actor, config.goal)
@@ -171,7 +212,7 @@ def make_worlds(config: PPOConfig, num_devices: int = 1) -> tuple[BatchedEnv, An
     course = make_course(config, num_devices)
     if course:
         return course.worlds, course.inputs(1)
-    env, env_params = config.task.make(on_goal=config.on_goal)
+    env, env_params = config.task.make(on_goal=config.ending)
     num_envs, critic = config.worlds_on(num_devices), view_of(config.critic, env)
     if not config.learnable_share:
         return vector.batch(env, num_envs, stagger=True, critic=critic), env_params
@@ -184,7 +225,7 @@ def make_worlds(config: PPOConfig, num_devices: int = 1) -> tuple[BatchedEnv, An
 def make_course(config: PPOConfig, num_devices: int = 1) -> Course | None:
     """Return the curriculum for these worlds and this learner, if there is one."""
     plan, options = config.plan, {name: getattr(config, name) for name in STEERABLE}
-    worlds = config.num_envs, options, config.worlds_on(num_devices), config.on_goal, config.critic
+    worlds = config.num_envs, options, config.worlds_on(num_devices), config.ending, config.critic
     return Course(plan, *worlds) if plan else None
 
 

@@ -16,6 +16,7 @@ statistics and metrics are those over all.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -40,11 +41,13 @@ from trainers.learn.losses import (
     weighted_gradients,
 )
 from trainers.learn.metrics import rollout_metrics
-from trainers.learn.normalize import init_moments, normalize, standardize, unstandardize, update_moments
+from trainers.learn.normalize import init_moments, leave_alone, normalize, standardize, unstandardize, update_moments
 from trainers.learn.rollout import Choice, Scene, Transitions, collect
+from trainers.learn.speech import Speech, Talking, through_channel, word_figures
 from trainers.learn.spread import Spread
 from trainers.learn.steering import Steered, steer
-from trainers.networks.actor_critic import NO_MEMORY, ActorCritic
+from trainers.networks.actor_critic import NO_MEMORY, ActorCritic, attention_of
+from trainers.networks.inbox import Inbox
 from trainers.networks.layers import Body
 
 
@@ -65,6 +68,8 @@ class PPO:
     num_agents: int  # in each world
     num_updates: int  # of the whole run; the learning rate reaches 0 after as many
     mesh: Mesh | None = None  # of the devices, with one axis; None for one device
+    speech: Speech | None = None  # how to learn what to say, with actions that are `Talking`
+    inbox: Inbox | None = None  # what listens
 
     def __post_init__(self) -> None:
         if self.config.critic != "local" and not hasattr(self.env, "critic_input"):
@@ -97,11 +102,14 @@ class PPO:
         """What chooses actions and what judges them."""
         config = self.config
         body = Body(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Body)})
-        initial_log_std = config.initial_log_std if self.actions.has_scale else None
+        initial_log_std: Any = config.initial_log_std if self.actions.has_scale else None
+        if isinstance(self.actions, Talking):
+            initial_log_std = self.actions.initial_log_std(config.initial_log_std)
         agents = self.num_agents if config.sharing == "independent" else 0
         return ActorCritic(
             body, self.actions.outputs, initial_log_std, config.deviation, config.critic, config.shared_trunk, agents,
-            jnp.bfloat16 if config.precision == "bf16" else None,
+            jnp.bfloat16 if config.precision == "bf16" else None, self.inbox,
+            self.actions.outputs - self.actions.motors.size if isinstance(self.actions, Talking) else 0,
         )  # fmt: skip
 
     @property
@@ -163,11 +171,14 @@ class PPO:
 
     def at(self, update: jax.Array) -> PPO:
         """Return the algorithm with the options of an update, () int32, for those that change over the run."""
-        begin, end = self.config.entropy_coefficient, self.config.entropy_coefficient_final
+        learner, begin, end = self, self.config.entropy_coefficient, self.config.entropy_coefficient_final
+        if self.speech is not None:
+            speech = self.speech.at(update.astype(jnp.float32) / self.num_updates)
+            learner = dataclasses.replace(self, speech=speech)
         if end is None:
-            return self
+            return learner
         now = begin + (end - begin) * update.astype(jnp.float32) / self.num_updates
-        return steer(self, Steered(None, {"entropy_coefficient": now}))[0]
+        return steer(learner, Steered(None, {"entropy_coefficient": now}))[0]
 
     def _update(self, runner: Runner, env_params: Any) -> tuple[Runner, dict[str, jax.Array]]:
         k_next, k_rollout, k_epochs = jax.random.split(runner.key, 3)
@@ -182,10 +193,11 @@ class PPO:
             (runner.params, runner.opt_state),
             jax.random.split(k_epochs, self.config.num_epochs),
         )
+        moments = self.observe(runner.moments, steps.obs if self.config.normalize_obs else None, steps.acted)
         runner = Runner(
             params=params,
             opt_state=opt_state,
-            moments=self.observe(runner.moments, steps.obs if self.config.normalize_obs else None, steps.acted),
+            moments=moments if self.inbox is None else leave_alone(moments, self.inbox.columns),
             env_state=scene.env_state,
             obs=scene.obs,
             key=k_next,
@@ -198,19 +210,41 @@ class PPO:
             **jax.tree.map(jnp.mean, losses),
             "loss/explained_variance": explained_variance(batch.value, batch.target, batch.mask, self.axis),
             "loss/weight_norm": optax.tree.norm(params),
+            **self.word_figures(runner, steps),
         }
+
+    def word_figures(self, runner: Runner, steps: Transitions) -> dict[str, jax.Array]:
+        """Return figures of what was said in a rollout, and of what is listened to after it."""
+        figures = {}
+        if isinstance(self.actions, Talking):
+            figures = word_figures(self.actions, steps.action, steps.acted, self.axis)
+        if self.inbox is not None:
+            obs = normalize(runner.moments, runner.obs)
+            about = self.networks.actor, self.networks.agents, runner.params["actor"]
+            weights = attention_of(*about, obs, runner.memory[0])
+            entropy = -jnp.sum(weights * jnp.log(jnp.maximum(weights, 1e-9)), axis=-1)
+            hears = jnp.sum(weights, axis=-1) > 0
+            figures["comm/attention_entropy"] = masked_mean(entropy, hears, self.axis)
+        return figures
+
+    @property
+    def tell(self) -> Callable[[Any, Any], Any] | None:
+        """What the rollout notes of the worlds before each step: what is true, or who is heard."""
+        if self.speech is None or not (self.speech.grounded or self.speech.differentiable):
+            return None
+        return self.env.truth if self.speech.grounded else self.env.heard  # type: ignore[attr-defined]
 
     def gather(self, runner: Runner, env_params: Any, key: jax.Array) -> tuple[Scene, Transitions, Batch]:
         """Collect a rollout. Returns where it ended, its steps, and what can be learnt from it."""
         scene, steps, memories = collect(
             key, self.env, env_params, Scene(runner.env_state, runner.obs, runner.memory), self.config.num_steps,
-            partial(self.act, runner), partial(self.value, runner), self.critic_input, self.config.cuts.every,
+            partial(self.act, runner), partial(self.value, runner), self.critic_input, self.config.cuts.every, self.tell,
         )  # fmt: skip
         last_input = self.critic_input(scene.env_state, env_params)
         return scene, steps, self.prepare(runner, steps, scene, last_input, memories)
 
-    def act(self, runner: Runner, key: jax.Array, obs: jax.Array, memory: Any = NO_MEMORY) -> Choice:
-        """Sample actions for obs (..., D)."""
+    def act(self, runner: Runner, key: jax.Array, obs: jax.Array, memory: Any = NO_MEMORY, told: Any = None) -> Choice:
+        """Sample actions for obs (..., D). told: see `tell`."""
         obs, value = normalize(runner.moments, obs), None
         if self.networks.critic_remembers:  # so it must see every step
             described, value, memory = self.networks(runner.params, obs, None, memory)
@@ -218,8 +252,12 @@ class PPO:
         else:
             described, _, acted = self.networks.act(runner.params, obs, memory[0])
             memory = acted, memory[1]
-        action = self.actions.sample(key, described)
-        return Choice(action, self.actions.executed(action), self.actions.log_prob(action, described), value, memory)
+        if self.speech is None:
+            action, noise = self.actions.sample(key, described), None
+        else:
+            action, noise = self.speech.choose(key, self.actions, described, told)  # type: ignore[arg-type]
+        log_prob = self.actions.log_prob(action, described)
+        return Choice(action, self.actions.executed(action), log_prob, value, memory, noise)
 
     def value(
         self, runner: Runner, obs: jax.Array, more: jax.Array | None = None, memory: Any = NO_MEMORY
@@ -258,7 +296,7 @@ class PPO:
         goes_on = steps.goes_on if self.networks.body.remembers else None
         batch = Batch(
             obs[:-1], steps.action, steps.log_prob, value[:-1], advantage, target, steps.acted,
-            None if more is None else more[:-1], goes_on, memories,
+            None if more is None else more[:-1], goes_on, steps.told, steps.noise, memories,
         )  # fmt: skip
         return jax.tree.map(lambda x: x.swapaxes(0, 1), batch)
 
@@ -299,7 +337,8 @@ class PPO:
         """Return a minibatch as networks take it: samples (S, ...) if each is judged alone, else sequences
         (length, S, N, ...) with the memory before each, (S, N, ...)."""
         networks, cuts = self.networks, self.config.cuts
-        if not (networks.body.remembers or networks.agents or self.config.critic == "central"):
+        through_words = self.speech is not None and self.speech.differentiable
+        if not (networks.body.remembers or networks.agents or self.config.critic == "central" or through_words):
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), batch)
 
         def renew(steps: Batch, memory: Any) -> Any:
@@ -312,6 +351,10 @@ class PPO:
         """Return PPO's loss over a minibatch, and its metrics. standardized: whether its advantages already are."""
         batch = self.arrange(params, batch)
         config, mask, axis = self.config, batch.mask, self.axis
+        if self.speech is not None and self.speech.differentiable:
+            said = self.networks.act(params, batch.obs, batch.memory[0], batch.goes_on)[0]
+            about = self.actions, self.inbox, said, batch.obs, batch.action, batch.noise, batch.told
+            batch = batch.replace(obs=through_channel(*about))  # type: ignore[arg-type]
         described, value, _ = self.networks(params, batch.obs, batch.critic_input, batch.memory, batch.goes_on)
         log_prob = self.actions.log_prob(batch.action, described)
         advantage = batch.advantage if standardized else self.standardize(batch.advantage, mask)
@@ -320,5 +363,10 @@ class PPO:
         entropy = self.actions.entropy(described)
         entropy = masked_mean(entropy, mask, axis) if entropy.ndim else entropy
         total = policy + config.value_coefficient * critic - config.entropy_coefficient * entropy
-        names = {"policy": policy, "value": critic, "entropy": entropy, **metrics}
-        return total, {f"loss/{name}": value for name, value in names.items()}
+        figures = {f"loss/{name}": value for name, value in
+                   {"policy": policy, "value": critic, "entropy": entropy, **metrics}.items()}  # fmt: skip
+        if self.speech is not None:
+            truth = batch.told if self.speech.grounded else None
+            spoken, more = self.speech.loss(self.actions, described, batch.action, truth, mask, axis)  # type: ignore[arg-type]
+            total, figures = total + spoken, figures | more
+        return total, figures

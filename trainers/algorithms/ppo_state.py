@@ -38,4 +38,6 @@ class Batch(struct.PyTreeNode):
     mask: jax.Array
     critic_input: jax.Array | None = None  # (E, T, N, K)
     goes_on: jax.Array | None = None  # (E, T, N) bool, where the memory is kept after the step
+    told: Any = None  # (E, T, N, ...), of a learner that speaks: the truth (5), or who was heard (K)
+    noise: jax.Array | None = None  # (E, T, N, 36), what decided words
     memory: Any = NO_MEMORY  # (E, T / every, N, ...) each, from before each step whose number is a multiple of `every`

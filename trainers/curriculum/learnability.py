@@ -101,13 +101,13 @@ class LearnableWorlds(VectorSwarm):
     def step(self, key: jax.Array, state: LearnableState, action: jax.Array, params: SwarmParams) -> tuple:  # type: ignore[override]
         """See `VectorSwarm.step`."""
         obs, after, reward, terminated, truncated, info = super().step(key, state, action, params)
-        over, scores = info["over"], learnability(info["goals_reached"] > 0)
+        over, scores = info["over"], learnability(info["goals_reached"][:, self.env.spec.num_scouts :] > 0)
         after = after.replace(
             levels=state.levels.note_each(over, state.worlds.layout.key, scores),
             replayed=jnp.where(over, state.next_replayed, state.replayed),
             learnability=jnp.where(over, scores, state.learnability),
         )
-        info |= {"counted": jnp.broadcast_to(~state.replayed[:, None], reward.shape)}
+        info["counted"] = info.get("counted", jnp.ones(reward.shape, bool)) & ~state.replayed[:, None]
         return obs, after, reward, terminated, truncated, info
 
     def next_keys(self, key: jax.Array, state: LearnableState, index: jax.Array) -> tuple[jax.Array, LearnableState]:  # type: ignore[override]

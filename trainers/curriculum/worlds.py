@@ -65,7 +65,7 @@ class StagedWorlds:
 
         obs, swarm = jax.lax.cond(jnp.any(moved), begin, lambda *old: old, obs, swarm)
         truncated |= moved[:, None] & info["acted"] & ~terminated
-        info |= {"counted": jnp.broadcast_to((params.counted & ~moved)[:, None], reward.shape)}
+        info["counted"] = info.get("counted", jnp.ones(reward.shape, bool)) & (params.counted & ~moved)[:, None]
         return obs, StagedState(swarm, stage), reward, terminated, truncated, info
 
 

@@ -46,6 +46,12 @@ def update_moments(
     )
 
 
+def leave_alone(moments: RunningMoments, columns: slice) -> RunningMoments:
+    """Return moments with which `normalize` changes nothing in some columns, unless it clips there."""
+    mean, variance = moments.mean.at[columns].set(0.0), moments.variance.at[columns].set(1.0)
+    return moments.replace(mean=mean, variance=variance)
+
+
 def normalize(moments: RunningMoments, obs: jax.Array) -> jax.Array:
     """Scale observations (..., D) to standard deviations from the mean, and clip them."""
     return jnp.clip((obs - moments.mean) * jax.lax.rsqrt(moments.variance + 1e-8), -CLIP, CLIP)

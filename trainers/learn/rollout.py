@@ -28,6 +28,7 @@ class Choice(NamedTuple):
     log_prob: jax.Array  # (E, N)
     value: jax.Array | None  # (E, N), if the critic gives it now
     memory: Any  # after the observations, (E, N, ...) each
+    noise: jax.Array | None = None  # (E, N, K), what decided words, if a learner needs it
 
 
 class Transitions(struct.PyTreeNode):
@@ -45,6 +46,8 @@ class Transitions(struct.PyTreeNode):
     info: dict[str, jax.Array]  # (T, E, N) each, by the names in `info` that learners report
     value: jax.Array | None = None  # (T, E, N), if the critic gives it in the rollout
     critic_input: jax.Array | None = None  # (T, E, N, K), if the critic sees more than the observations
+    told: Any = None  # (T, E, N, ...), what a learner is told of the worlds before each step
+    noise: jax.Array | None = None  # (T, E, N, K), see `Choice`
 
     @property
     def done(self) -> jax.Array:
@@ -57,15 +60,17 @@ REPORTED = *NEEDED[2:], *OPTIONAL  # of `info`
 
 def collect(
     key: jax.Array, env: BatchedEnv, env_params: Any, scene: Scene, num_steps: int,
-    act: Callable[[jax.Array, jax.Array, Any], Choice],
+    act: Callable[..., Choice],
     value: Callable[[jax.Array, jax.Array | None, Any], jax.Array],
     critic_input: Callable[[Any, Any], jax.Array | None] | None = None, every: int | None = None,
+    tell: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[Scene, Transitions, Any]:  # fmt: skip
     """Step the worlds `num_steps` times. Returns the new scene, the transitions, and memories (T / every, E, N, ...).
 
     act: maps a key, obs (E, N, D) and memory to a `Choice`. value: maps obs, what else the critic sees, and memory to
     values (E, N); used only for the last observations of truncated episodes, with the memory from before their end.
     critic_input: returns (E, N, K) from state and parameters, where the critic sees more than observations.
+    tell: returns from state and parameters what `act` is given besides, (E, N, ...).
     every: the memory is returned from before each step whose number is a multiple of it, by default from the first alone.
     What is remembered begins anew where an episode ends, and a lane that takes no part remembers nothing.
     """
@@ -73,7 +78,8 @@ def collect(
     def step(scene: Scene, key: jax.Array) -> tuple[Scene, Transitions]:
         k_act, k_env = jax.random.split(key)
         seen = None if critic_input is None else critic_input(scene.env_state, env_params)
-        choice = act(k_act, scene.obs, scene.memory)
+        told = () if tell is None else (tell(scene.env_state, env_params),)
+        choice = act(k_act, scene.obs, scene.memory, *told)
         obs, env_state, reward, terminated, truncated, info = env.step(
             k_env, scene.env_state, choice.executed, env_params
         )
@@ -90,7 +96,7 @@ def collect(
         kept = {name: info[name] for name in (*REPORTED, "counted") if name in info}
         transition = Transitions(
             scene.obs, choice.action, choice.log_prob, reward, terminated, truncated, info["acted"], goes_on,
-            final_value, kept, choice.value, seen,
+            final_value, kept, choice.value, seen, told[0] if told else None, choice.noise,
         )  # fmt: skip
         return Scene(env_state, obs, memory), transition
 

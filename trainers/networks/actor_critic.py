@@ -8,9 +8,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from entropy_env.types import PAYLOAD
+from trainers.networks.inbox import Inbox, Listener
 from trainers.networks.layers import Body, Layers
 from trainers.networks.recurrent import Memory
+from trainers.networks.rows import on_rows
 
 LARGEST, SMALLEST = 2.0, -5.0  # of a log standard deviation that depends on the observation
 NO_MEMORY: tuple[Memory, Memory] = ((), ())
@@ -21,9 +25,11 @@ class Actor(nn.Module):
 
     body: Body
     outputs: int
-    initial_log_std: float | None = None  # of actions that are numbers; None for choices
+    initial_log_std: float | tuple[float, ...] | None = None  # of actions that are numbers; None for choices
     deviation: str = "free"  # free: the same standard deviation for all observations; state: one for each
     dtype: Any = None
+    inbox: Inbox | None = None  # what listens to words, if anything does
+    words: int = 0  # of the outputs, the last ones: what is said, which also has a linear path from what is observed
 
     @nn.compact
     def __call__(
@@ -33,18 +39,39 @@ class Actor(nn.Module):
 
         With `initial_log_std` the outputs are a pair: (..., A), and log_std, (A,) or (..., A). goes_on: see `Layers`.
         """
+        if self.inbox is not None:
+            obs = Listener(self.inbox, self.dtype, name="listener")(obs)
         layers = Layers(self.body, self.outputs, 0.01, self.dtype, name="MLP_0")  # as in checkpoints of older versions
         described, hidden, shared, memory = layers(obs, memory, goes_on)
+        if self.words:
+            direct = nn.Dense(self.words, use_bias=False, kernel_init=nn.initializers.orthogonal(0.01), name="direct")
+            silent = self.outputs - self.words
+            described = jnp.concatenate(
+                [described[..., :silent], described[..., silent:] + on_rows(direct, obs)], axis=-1
+            )
         if self.initial_log_std is None:
             return described, shared, memory
-        begin = nn.initializers.constant(self.initial_log_std)
+        log_stds = np.broadcast_to(np.asarray(self.initial_log_std, np.float32), self._deviations)
+        motors = slice(self.outputs - self.words)
+
+        def begin(part: slice) -> Any:
+            return lambda _key, shape, dtype: jnp.broadcast_to(jnp.asarray(log_stds[part], dtype), shape)
+
         if self.deviation == "free":
-            log_std = self.param("log_std", begin, (self.outputs,), jnp.float32)
-        else:
+            log_std = self.param("log_std", begin(slice(None)), self._deviations, jnp.float32)
+        else:  # words keep one for all observations
             small = nn.initializers.orthogonal(0.01)
-            log_std = nn.Dense(self.outputs, kernel_init=small, bias_init=begin, name="log_std")(hidden)
+            log_std = nn.Dense(motors.stop, kernel_init=small, bias_init=begin(motors), name="log_std")(hidden)
             log_std = jnp.clip(log_std, SMALLEST, LARGEST)
+            if self.words:
+                said = self.param("words_log_std", begin(slice(motors.stop, None)), (PAYLOAD,), jnp.float32)
+                log_std = jnp.concatenate([log_std, jnp.broadcast_to(said, (*log_std.shape[:-1], PAYLOAD))], axis=-1)
         return (described, log_std), shared, memory
+
+    @property
+    def _deviations(self) -> tuple[int]:
+        """How many numbers have a standard deviation: all outputs, or of words the payload alone."""
+        return (self.outputs - self.words + PAYLOAD if self.words else self.outputs,)
 
 
 class Critic(nn.Module):
@@ -53,6 +80,7 @@ class Critic(nn.Module):
     body: Body
     central: bool = False  # sees the other agents of its world
     dtype: Any = None
+    inbox: Inbox | None = None
 
     @nn.compact
     def __call__(
@@ -63,6 +91,8 @@ class Critic(nn.Module):
         more: (..., K), what the critic sees beside it. With `central` it is (..., N, K), a row for each agent, whose last
         number is 1 for those in the world and else 0. goes_on: see `Layers`.
         """
+        if self.inbox is not None:
+            seen = Listener(self.inbox, self.dtype, name="listener")(seen)
         if more is not None:
             others = [self.others(more)] if self.central else []
             seen = jnp.concatenate([seen, more, *others], axis=-1)
@@ -89,20 +119,24 @@ class ActorCritic:
 
     body: Body
     outputs: int
-    initial_log_std: float | None
+    initial_log_std: float | tuple[float, ...] | None
     deviation: str = "free"
     critic_kind: str = "local"  # local: sees what the actor sees; central, privileged: more, and remembers nothing
     shared_trunk: bool = False
     agents: int = 0
     dtype: Any = None
+    inbox: Inbox | None = None
+    words: int = 0
 
     @property
     def actor(self) -> Actor:
-        return Actor(self.body, self.outputs, self.initial_log_std, self.deviation, self.dtype)
+        about = self.initial_log_std, self.deviation, self.dtype, self.inbox, self.words
+        return Actor(self.body, self.outputs, *about)
 
     @property
     def critic(self) -> Critic:
-        return Critic(self.critic_body, self.critic_kind == "central", self.dtype)
+        inbox = None if self.shared_trunk else self.inbox
+        return Critic(self.critic_body, self.critic_kind == "central", self.dtype, inbox)
 
     @property
     def critic_body(self) -> Body:
@@ -114,7 +148,8 @@ class ActorCritic:
     @property
     def of_actor(self) -> dict[str, Any]:
         """What describes the actor besides its inputs and outputs, by name."""
-        return dataclasses.asdict(self.body) | {"deviation": self.deviation, "agents": self.agents}
+        about = {"deviation": self.deviation, "agents": self.agents, "inbox": self.inbox}
+        return dataclasses.asdict(self.body) | about
 
     @property
     def critic_remembers(self) -> bool:
@@ -181,3 +216,13 @@ def apply_actor(
     if not agents:
         return actor.apply(params, obs, memory, goes_on)
     return jax.vmap(actor.apply, (0, -2, -2, None if goes_on is None else -1), -2)(params, obs, memory, goes_on)
+
+
+def attention_of(actor: Actor, agents: int, params: Any, obs: jax.Array, memory: Memory) -> jax.Array:
+    """Return what each agent listens to, (..., N, slots). actor: one with an inbox. See `apply_actor`."""
+
+    def weights(params: Any, obs: jax.Array, memory: Memory) -> jax.Array:
+        _, kept = actor.apply(params, obs, memory, mutable=["intermediates"])
+        return kept["intermediates"]["listener"]["attention"][0]
+
+    return jax.vmap(weights, (0, -2, -2), -2)(params, obs, memory) if agents else weights(params, obs, memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -15,7 +16,9 @@ from entropy_env.checks import SPEC, as_count
 from entropy_env.task import Task
 from trainers.learn.distributions import GAUSSIANS, Categorical, Distribution, MultiCategorical
 from trainers.learn.normalize import RunningMoments, normalize
-from trainers.networks.actor_critic import Actor, apply_actor
+from trainers.learn.speech import Talking
+from trainers.networks.actor_critic import Actor, apply_actor, attention_of
+from trainers.networks.inbox import Inbox
 from trainers.networks.layers import ACTIVATIONS, NETWORKS, Body
 from trainers.networks.recurrent import Memory
 from trainers.policies.own_spaces import OwnSpaces
@@ -37,10 +40,14 @@ class ActorSpec:
     deviation: str = "free"
     action_distribution: str = "clipped"
     agents: int = 0  # that have a network each; 0 for one that all share
+    talks: bool = False  # whether an action is motors and words; `action_dim` then counts the motors
+    inbox: Inbox | None = None  # what listens to words, if anything does
 
     def __post_init__(self) -> None:
         for name in ("hidden_sizes", "head_sizes", "choices"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
+        if isinstance(self.inbox, Mapping):  # JSON gives one
+            object.__setattr__(self, "inbox", Inbox(**self.inbox))
         for name, known in (
             ("activation", ACTIVATIONS), ("network", NETWORKS), ("action_distribution", GAUSSIANS),
             ("deviation", ("free", "state")),
@@ -55,14 +62,16 @@ class ActorSpec:
             return cls(obs_dim, 0, choices=(actions.count,), **network)
         if isinstance(actions, MultiCategorical):
             return cls(obs_dim, len(actions.counts), choices=actions.counts, **network)
-        kind = next(name for name, known in GAUSSIANS.items() if type(actions) is known)
-        return cls(obs_dim, actions.outputs, action_distribution=kind, **network)
+        motors = actions.motors if isinstance(actions, Talking) else actions
+        kind = next(name for name, known in GAUSSIANS.items() if type(motors) is known)
+        return cls(obs_dim, motors.outputs, action_distribution=kind, talks=motors is not actions, **network)
 
     @property
     def actions(self) -> Distribution:
         """The distribution of the actions."""
         if not self.choices:
-            return GAUSSIANS[self.action_distribution](self.action_dim)
+            motors = GAUSSIANS[self.action_distribution](self.action_dim)
+            return Talking(motors) if self.talks else motors
         return MultiCategorical(self.choices) if self.action_dim else Categorical(*self.choices)
 
     @property
@@ -79,7 +88,8 @@ class ActorSpec:
     def network_of_one(self) -> Actor:
         """The network, of each agent if they have one each."""
         log_std = 0.0 if self.actions.has_scale else None
-        return Actor(self.body, self.actions.outputs, log_std, self.deviation)
+        words = self.actions.outputs - self.action_dim if self.talks else 0
+        return Actor(self.body, self.actions.outputs, log_std, self.deviation, None, self.inbox, words)
 
     def init(self, key: jax.Array) -> Any:
         """Return new weights."""
@@ -148,6 +158,23 @@ class ActorPolicy(struct.PyTreeNode):
         self._check_sizes(np.shape(obs), memory)
         return _act(self, obs, memory, key)
 
+    def attention(self, obs: jax.Array, memory: Memory) -> jax.Array:
+        """Return how much each agent listens to each slot of its inbox, (N, slots): at most 1 in sum, 0 for an empty one.
+
+        Raises ValueError for a policy that does not listen.
+        """
+        if self.spec.inbox is None:
+            raise ValueError("this policy listens to nobody: train one with --comm attention or mean")
+        self._check_sizes(np.shape(obs), memory)
+        return _attend(self, obs, memory)
+
+    def tuned(self, comm_range: float) -> ActorPolicy:
+        """Return the same policy for words that are heard up to another distance, m, over which offsets are observed."""
+        if self.spec.inbox is None:
+            return self
+        inbox = dataclasses.replace(self.spec.inbox, reach=float(comm_range))
+        return self.replace(spec=dataclasses.replace(self.spec, inbox=inbox))
+
     def _check_sizes(self, shape: tuple[int, ...], memory: Memory) -> None:
         if not shape or shape[-1] != self.obs_dim:
             raise ValueError(f"obs has shape {shape}, expected (agents, {self.obs_dim})")
@@ -166,6 +193,12 @@ class ActorPolicy(struct.PyTreeNode):
                 f"this policy has a network for each of {self.spec.agents} agents (sharing=independent), and there are "
                 f"{num_agents}"
             )
+
+
+@jax.jit
+def _attend(policy: ActorPolicy, obs: Any, memory: Memory) -> jax.Array:
+    obs, spec = normalize(policy.moments, jnp.asarray(obs, jnp.float32)), policy.spec
+    return attention_of(spec.network_of_one, spec.agents, policy.params, obs, memory)
 
 
 @jax.jit

@@ -28,7 +28,7 @@ from trainers.run.stopping import RETURN, SUCCESS
 from trainers.run.terminal import say
 from trainers.track.progress import Progress, figures_line
 from trainers.track.system import system_metrics
-from trainers.track.tracker import numbers
+from trainers.track.tracker import Histogram, numbers
 from trainers.track.tracking import Tracking, check_installed
 
 State = TypeVar("State")
@@ -61,6 +61,7 @@ class Learner(Protocol[State]):
     def update(self, state: State, inputs: Any) -> tuple[State, Mapping[str, jax.Array]]:
         """Do one update. Returns the new state and the figures, () each. Jitted, with the state donated.
 
+        A figure may also be counts (K,) int32 of the numbers 0 to K - 1, which becomes a histogram.
         inputs: values that may change between updates without compiling again, such as environment parameters.
         """
 
@@ -182,7 +183,7 @@ def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Pat
     """Do one more update, and return the moment after it. Raises TrainingDivergedError."""
     started = time.perf_counter()
     state, metrics = update(before.state, before.inputs)
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    metrics = {name: _as_figure(value) for name, value in jax.device_get(metrics).items()}
     step = before.step + per_update
     for name in WATCHED:
         if not math.isfinite(metrics.get(name, 0.0)):
@@ -192,6 +193,13 @@ def _advance(update: Callable, before: Moment, per_update: int, checkpoints: Pat
     elapsed = time.perf_counter() - started
     metrics |= {"train/fps": per_update / elapsed, "train/sps": 1 / elapsed, **system_metrics()}
     return Moment(step, state, before.inputs, metrics, before.folder)
+
+
+def _as_figure(value: Any) -> Any:
+    """Convert a figure to float, and counts (K,) to the histogram of the numbers 0 to K - 1."""
+    if not value.ndim:
+        return float(value)
+    return Histogram(value.tolist(), [k - 0.5 for k in range(len(value) + 1)])
 
 
 def compile_update(learner: Learner[State], state: State, inputs: Any) -> tuple[Callable, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -27,7 +27,8 @@ class WorldOptions:
 
     NEW: ClassVar[frozenset[str]] = frozenset(  # options that configs of older versions lack
         {"num_rays", "reward_terms", "track", "wandb", "track_project", "keep_checkpoints", "verbose", "eval_interval", "eval_episodes",
-         "early_stop", "target_success", "target_return", "film_interval", "curriculum"}
+         "early_stop", "target_success", "target_return", "film_interval", "curriculum", "comm_neighbours", "comm_channel",
+         "comm_history"}
     )  # fmt: skip
 
     scenario: Scenario = "open"
@@ -44,6 +45,13 @@ class WorldOptions:
     reward_terms: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     """Your own terms of the reward by name, as import paths package.module:function. Each needs a weight among
     env_params, reward_NAME."""
+    comm_neighbours: int | None = None
+    """Speakers that each robot hears at most; 0 for robots that do not talk. By default as the scenario has it: 8 in relay
+    and lookout, 0 in the others."""
+    comm_channel: Literal["broadcast", "targeted", "team"] = "broadcast"
+    """Who may hear a word: all in range, the nearest robot in the direction that the payload points in, or the team."""
+    comm_history: int = 0
+    """Longest delay of words, in control periods, that the parameter comm_delay may set."""
 
     @property
     def task(self) -> Task:
@@ -57,7 +65,8 @@ class WorldOptions:
         for name in self.env_params:
             if name not in known:
                 raise ValueError(f"env_params has an unknown parameter {name!r}{checks.suggest(name, sorted(known))}")
-        names = ("scenario", "difficulty", "num_agents", "num_rays", "reward", "reward_terms")
+        names = ("scenario", "difficulty", "num_agents", "num_rays", "reward", "reward_terms", "comm_neighbours",
+                 "comm_channel", "comm_history")  # fmt: skip
         own = {name: getattr(self, name) for name in names}
         return own | self.env_params
 
