@@ -5,8 +5,8 @@ the highest is spoken (ties go to the lowest index), and a payload of 4 numbers.
 others. Channels decide who may hear a word:
 
 - `broadcast`: everybody within `comm_range`;
-- `targeted`: of these only the robot nearest to the speaker within 15 degrees of the direction payload[0:2], which is in the
-  speaker's frame;
+- `targeted`: of these only the robot that was, as the word was spoken, the nearest to the speaker within 15 degrees of the
+  direction payload[0:2], which is in the speaker's frame. A robot beyond `comm_range` was not meant, and zero reaches nobody;
 - `team`: of these only the speaker's team.
 
 What is said in a step is heard in the observation after it, or `comm_delay` steps later. A word carries the pose of its
@@ -33,6 +33,7 @@ FEW = 16  # agents up to which comparing all with all is faster than a search
 CONE = math.cos(math.radians(15))  # of the direction in which a word is `targeted`
 ENOUGH = 1 - 1e-4  # credit for a word; less than 1, because rates are summed in float32
 DROP, NOISE = 1, 2  # what random numbers are for; noise uses two for each number of the payload
+LEAST = float(np.finfo(np.float32).tiny)  # of a direction; smaller numbers are zero to some processors
 NOBODY = -1
 
 
@@ -44,11 +45,12 @@ def speak(state: SwarmState, said: jax.Array, params: SwarmParams, spec: SwarmSp
     words, said = state.words, jnp.where(jnp.isfinite(said), said, 0.0)
     assert words is not None
     limited = params.comm_rate > 0
-    may = state.active & (~limited | (words.credit >= ENOUGH))
+    credit = words.credit + params.comm_rate * params.dt  # what exceeds a word is kept, or rates would be rounded down
+    may = state.active & (~limited | (credit >= ENOUGH))
     token = jnp.where(may, jnp.argmax(said[:, :TOKENS], axis=1).astype(jnp.int32), 0)
     payload, spoken = jnp.clip(said[:, TOKENS:], -1.0, 1.0), (token > 0).astype(jnp.float32)
     pose = jnp.concatenate([state.position, state.heading[:, None]], axis=1)
-    credit = jnp.minimum(words.credit - spoken + params.comm_rate * params.dt, 1.0)
+    credit = jnp.clip(credit - spoken, 0.0, 1.0)
     new: dict[str, Any] = {"token": token, "payload": payload, "pose": pose}
     if words.to is not None:
         new["to"] = jnp.where(token > 0, _meant_for(state, payload[:, :2], params, spec), NOBODY)
@@ -60,7 +62,7 @@ def speak(state: SwarmState, said: jax.Array, params: SwarmParams, spec: SwarmSp
 def _meant_for(state: SwarmState, direction: jax.Array, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """Return the nearest agent in the direction (N, 2) that each points in, in its frame, (N,) int32, or NOBODY."""
     size = jnp.max(jnp.abs(direction), axis=1, keepdims=True)
-    direction = direction / jnp.where(size > 0, size, 1.0)
+    direction = jnp.where(size >= LEAST, direction / jnp.where(size >= LEAST, size, 1.0), 0.0)
     cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
     to_x, to_y = direction[:, 0] * cos - direction[:, 1] * sin, direction[:, 0] * sin + direction[:, 1] * cos
     square = to_x * to_x + to_y * to_y
@@ -147,14 +149,20 @@ def _audible_pairs(state: SwarmState, said: Words, params: SwarmParams, spec: Sw
 
 
 def _audible(
-    listener: jax.Array, speaker: jax.Array, away: Any, state: SwarmState, said: Words, params: SwarmParams, spec: SwarmSpec
+    listener: jax.Array,
+    speaker: jax.Array,
+    away: Any,
+    state: SwarmState,
+    said: Words,
+    params: SwarmParams,
+    spec: SwarmSpec,
 ) -> jax.Array:
     """Return which words are heard. listener, speaker: int32, of one shape. away: m^2, between them."""
     there = state.active[speaker] & (said.token[speaker] > 0) & (listener != speaker)
     there &= away <= jnp.square(params.comm_range)
     if said.to is not None:
         there &= said.to[speaker] == listener
-    if spec.comm_channel == "team":
+    if spec.comm_channel == "team" and state.layout.team is not None:
         there &= state.layout.team[speaker] == state.layout.team[listener]
     key, clock = state.layout.key, state.step
 
@@ -218,15 +226,18 @@ def _noisy(payload: jax.Array, who: jax.Array, state: SwarmState, params: SwarmP
     return jnp.clip(payload + params.comm_noise * jnp.stack(noise, axis=-1), -1.0, 1.0)
 
 
-def uniform(key: jax.Array, clock: jax.Array, listener: jax.Array, speaker: jax.Array, purpose: int) -> jax.Array:
-    """Return numbers in [0, 1), float32, that follow from what they are for. key: (2,) uint32."""
-    mixed = mix(key[0] ^ mix(key[1] + jnp.asarray(clock, jnp.uint32)))
-    mixed = mix(mixed ^ mix(listener.astype(jnp.uint32) + jnp.uint32(purpose << 24)))
-    return (mix(mixed + speaker.astype(jnp.uint32)) >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+def uniform(key: Any, clock: Any, listener: Any, speaker: Any, purpose: int) -> Any:
+    """Return numbers in [0, 1), float32, that follow from what they are for. Takes JAX arrays, or NumPy arrays alone.
+
+    key: (2, ...) uint32.
+    """
+    mixed = mix(key[0] ^ mix(key[1] + clock.astype(np.uint32)))
+    mixed = mix(mixed ^ mix(listener.astype(np.uint32) + np.uint32(purpose << 24)))
+    return (mix(mixed + speaker.astype(np.uint32)) >> 8).astype(np.float32) * np.float32(2**-24)
 
 
-def mix(x: jax.Array) -> jax.Array:
+def mix(x: Any) -> Any:
     """Return a hash of uint32 (Wellons 2018, "lowbias32")."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -50,13 +50,13 @@ def goal(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     Of agents in pairs it is the partner's goal, of scouts zero.
     """
     goals = _of_partners(state.goal) if spec.paired else state.goal
-    offset = _in_own_frame((goals - state.position) / params.goal_scale, state)
+    offset = in_own_frame((goals - state.position) / params.goal_scale, state)
     return jnp.where(spec.is_scout[:, None], 0.0, offset) if spec.num_scouts else offset
 
 
 def partner(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """Offset to the agent's partner over `goal_scale`, in the agent's frame."""
-    return _in_own_frame((_of_partners(state.position) - state.position) / params.goal_scale, state)
+    return in_own_frame((_of_partners(state.position) - state.position) / params.goal_scale, state)
 
 
 def role(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
@@ -68,7 +68,7 @@ def _of_partners(per_agent: jax.Array) -> jax.Array:
     return per_agent[np.arange(len(per_agent)) ^ 1]
 
 
-def _in_own_frame(offset: jax.Array, state: SwarmState) -> jax.Array:
+def in_own_frame(offset: jax.Array, state: SwarmState) -> jax.Array:
     """Turn offsets (N, 2) m of the world's frame into each agent's: how far ahead, and how far to the left."""
     cos, sin = jnp.cos(state.heading), jnp.sin(state.heading)
     return jnp.stack([offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin], axis=-1)
@@ -85,9 +85,9 @@ OBSERVATION.update(
     lidar=Component(lambda spec: spec.num_rays, lidar, low=0.0, high=1.0),
     velocity=Component(2, velocity),
     goal=Component(2, goal),
-    inbox=Component(lambda spec: HEARD * spec.comm_neighbours, inbox, low=-1.0, high=1.0),
+    inbox=Component(lambda spec: HEARD * (spec.comm_neighbours or 0), inbox, low=-1.0, high=1.0),
     partner=Component(lambda spec: 2 if spec.paired else 0, partner),
-    role=Component(lambda spec: 1 if "role" in spec.components else 0, role, low=0.0, high=1.0),
+    role=Component(lambda spec: 1 if "role" in (spec.components or ()) else 0, role, low=0.0, high=1.0),
 )
 GLOBAL_STATE.update(
     position=Component(2, lambda state, spec: state.position),  # m

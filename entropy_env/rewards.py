@@ -283,10 +283,14 @@ def check_term(name: str, term: Term, params: Any) -> None:
         raise ValueError(f"reward term {name!r} ({place_of(term)}) must give one number, not {result!r}")
 
 
-def shared_in_team(reward: jax.Array, acted: jax.Array, team: jax.Array, share: jax.Array) -> jax.Array:
-    """Return rewards (N,) of which a share, () from 0 to 1, is the mean over all of the team (N,) int32 that acted."""
-    mates = (team[:, None] == team[None]) & acted[None]
-    mean = jnp.sum(jnp.where(mates, reward[None], 0.0), axis=1) / jnp.maximum(jnp.sum(mates, axis=1), 1)
+def shared_in_team(reward: jax.Array, acted: jax.Array, team: jax.Array | None, share: jax.Array) -> jax.Array:
+    """Return rewards (N,) of which a share, () from 0 to 1, is the mean over all of the team (N,) int32 that acted.
+
+    Without teams all are in one.
+    """
+    team = jnp.zeros(len(reward), jnp.int32) if team is None else team
+    mates = ((team[:, None] == team[None]) & acted[None]).astype(jnp.float32)
+    mean = jnp.sum(mates * reward[None], axis=1) / jnp.maximum(jnp.sum(mates, axis=1), 1.0)
     return jnp.where(acted, (1 - share) * reward + share * mean, 0.0)
 
 

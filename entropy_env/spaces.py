@@ -15,7 +15,10 @@ def observation_space(spec: SwarmSpec) -> Box:
 
 
 def action_space(spec: SwarmSpec) -> Box:
-    """Return the space of one agent's actions, (action_dim,) in [-1, 1]: left and right motor."""
+    """Return the space of one agent's actions, (action_dim,) in [-1, 1]: left and right motor, and what it says.
+
+    The latter, 32 token scores and a payload of 4, only where robots talk: see `comms`.
+    """
     return Box(-1.0, 1.0, (spec.action_dim,), np.float32)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from entropy_env import checks
 from entropy_env.env import Swarm
 from entropy_env.rewards import as_terms, current_name, import_path
-from entropy_env.scenarios import Scenario
+from entropy_env.scenarios import Scenario, make_scenario
 from entropy_env.settings import BANDWIDTH_WEIGHT, SWITCHED
 from entropy_env.types import PARAM_NAMES, OnGoal, SwarmParams, SwarmSpec, cast_params
 
@@ -29,6 +29,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_steps": 500,
     },
 }
+
+
+def lasting_on_goal(scenario: str | Scenario) -> OnGoal:
+    """Return what trainings prefer as `on_goal`: `respawn`, or `terminate` in a scenario that does not take it.
+
+    Raises ValueError for an unknown scenario.
+    """
+    family = scenario if isinstance(scenario, Scenario) else make_scenario(scenario)
+    return "respawn" if "respawn" in family.endings else "terminate"
 
 
 @dataclasses.dataclass(frozen=True)

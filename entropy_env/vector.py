@@ -80,6 +80,19 @@ class VectorSwarm:
             raise ValueError("these worlds show a critic nothing: make them with `critic`")
         return jax.vmap(self.critic, (0, param_axes(params)))(worlds, params)
 
+    def truth(self, state: VectorState, params: SwarmParams) -> jax.Array:
+        """Return what would be right to say, (E, N, 5): payload and token. See `Scenario.truth`."""
+
+        def told(world: SwarmState, params: SwarmParams) -> jax.Array:
+            token, payload = self.env.scenario.truth(world, params, self.env.spec)
+            return jnp.concatenate([payload, token[:, None].astype(jnp.float32)], axis=1)
+
+        return jax.vmap(told, (0, param_axes(params)))(state.worlds, params)
+
+    def heard(self, state: VectorState, params: SwarmParams) -> jax.Array:
+        """Return whom each agent hears, (E, N, comm_neighbours) int32, -1 in empty slots."""
+        return jax.vmap(self.env.heard, (0, param_axes(params)))(state.worlds, params)
+
     def draw(self, key: jax.Array, params: SwarmParams) -> Layout:
         """Draw layouts (S, E, ...). S = 2 with `autoreset`: the first to start on, the second for the next episode."""
         # The key of a layout follows from the world's number, so a world gets the same layouts in a batch of any size.
@@ -123,7 +136,7 @@ class VectorSwarm:
     ) -> tuple[jax.Array, VectorState, jax.Array, jax.Array, jax.Array, Info]:
         """Step every world by one control period. Agents that ended respawn, and worlds that are over reset, at once.
 
-        action: (E, N, 2). The returned obs (E, N, obs_dim) are those after any respawn and reset.
+        action: (E, N, action_dim). The returned obs (E, N, obs_dim) are those after any respawn and reset.
         info has the entries of `Swarm.step` and:
 
         - `final_obs` (E, N, obs_dim), `episode_return` (E, N), `episode_length` (E, N) int32 and `success` (E, N) bool,
@@ -132,6 +145,7 @@ class VectorSwarm:
         - `acted` (E, N) bool, the agents that took part in this step;
         - `active` (E, N) bool, the agents in the world after it, before any reset;
         - `over` (E,) bool, the worlds that are over;
+        - where there are scouts, `counted` (E, N) bool: the others, whose figures are those of the scenario;
         - with `critic`, `final_critic_input` (E, N, K), before any respawn and reset.
         """
         axes = param_axes(params)
@@ -141,7 +155,7 @@ class VectorSwarm:
 
         episode_return = state.episode_return + reward
         episode_length = state.episode_length + acted.astype(jnp.int32)
-        success = terminated
+        success = info["reached"]  # scouts are terminated without a goal
         if self.env.spec.on_goal == "next_goal":
             success = truncated & (worlds.goals_reached > 0)
         info |= {
@@ -152,6 +166,8 @@ class VectorSwarm:
             "goals_reached": worlds.goals_reached,
             "acted": acted,
         }
+        if self.env.spec.num_scouts:
+            info["counted"] = jnp.broadcast_to(~jnp.asarray(self.env.spec.is_scout)[None], reward.shape)
         if self.critic is not None:
             info["final_critic_input"] = self._view(worlds, params)
 

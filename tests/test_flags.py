@@ -82,7 +82,8 @@ def record(folder):
     arrays, dtypes = {}, {}
     key = jax.random.key(7)
     for name in SCENARIOS:
-        env = Swarm(SwarmSpec(num_agents=AGENTS, on_goal="respawn"), name, difficulty=2)
+        on_goal = "respawn" if "respawn" in SCENARIOS[name].endings else "terminate"
+        env = Swarm(SwarmSpec(num_agents=AGENTS, on_goal=on_goal), name, difficulty=2)
         layout = jax.jit(env.generate)(key, env.make_params())
         arrays |= {
             f"{name}{jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_flatten_with_path(layout)[0]

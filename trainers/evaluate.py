@@ -6,8 +6,9 @@
 
 Every world is one episode, in which agents that arrive leave. The keys of worlds come from `--seed` and a constant that
 no trainer uses, so no seed repeats a world of training. World i of a seed is the same for any number of episodes.
-Actions are sampled, as in training. The figures of the mean action in the same worlds are reported beside them. The
-figures are printed and written to `evaluation.json` in the run folder.
+Actions are sampled, as in training. The figures of the mean action in the same worlds are reported beside them. Where robots
+talk, it also reports what their words are worth, unless --no-words is given. The figures are printed and written to
+`evaluation.json` in the run folder.
 
 `--show` plays the same episodes in a window instead, one after the other.
 """
@@ -29,10 +30,11 @@ from entropy_env.env import Swarm
 from entropy_env.render import Renderer
 from entropy_env.render.video import check_video_path
 from entropy_env.types import SwarmParams
-from trainers.evaluation.figures import check_counts, evaluate_policy, results_table
+from trainers.evaluation.figures import Report, check_counts, check_fits, evaluate_policy, ignore, results_table
 from trainers.evaluation.film import write_film
 from trainers.evaluation.play import episode_key, film, live
 from trainers.evaluation.player import Player, Side
+from trainers.evaluation.words import evaluate_words, words_table
 from trainers.policies import Policy, load_policy
 from trainers.run.checkpoint import CheckpointError
 from trainers.run.compilation import cache_compilations
@@ -63,6 +65,9 @@ class Options:
     """Difficulty to use instead of the run's, 1 to 4."""
     num_agents: int | None = None
     """Number of agents to use instead of the run's."""
+    words: bool = True
+    """Where robots talk, also report what their words are worth: success with words cut off, shuffled and made up, with words
+    that get lost or reach less far, and how much is said."""
     gif: Path | None = None
     """Write the first episode as a GIF to this file."""
     mp4: Path | None = None
@@ -86,24 +91,37 @@ def evaluate(
     difficulty: int | None = None,
     num_agents: int | None = None,
     best: bool = False,
+    words: bool = True,
 ) -> dict[str, Any]:
-    """Return the figures that the command prints and writes. Raises ValueError and the errors of `load_policy`."""
+    """Return the figures that the command prints and writes. Raises ValueError and the errors of `load_policy`.
+
+    words: where robots talk, also report what their words are worth, as `words`.
+    """
     policy = load_policy(run_dir, best=best)
     env, params = make_env(policy, scenario=scenario, difficulty=difficulty, num_agents=num_agents)
-    return evaluate_policy(policy, env, params, episodes, seed)
+    return compute(policy, env, params, episodes, seed, words)
+
+
+def compute(
+    policy: Policy, env: Swarm, params: SwarmParams, episodes: int, seed: int, words: bool, report: Report = ignore
+) -> dict[str, Any]:
+    """Return the figures of a policy and, where robots talk, those of their words, if they are asked for."""
+    results = evaluate_policy(policy, env, params, episodes, seed, report)
+    if words and env.spec.talks:
+        results["words"] = evaluate_words(policy, env, params, episodes, seed, report)
+    return results
 
 
 def make_env(policy: Policy, **overrides: Any) -> tuple[Swarm, SwarmParams]:
     """Return the simulator of the policy's task and its parameters. Agents that arrive leave.
 
     overrides: settings to use instead of the task's; None changes nothing. Raises ValueError if such worlds are
-    impossible, or if their observations have another size than the policy expects.
+    impossible, or if the policy was trained with other words, or observations of another size.
     """
     if policy.task is None:
         raise ValueError("this policy was trained in no swarm: the figures of its run are in evaluation.json")
     env, params = policy.task.but(**overrides).make(on_goal="terminate")
-    if env.spec.obs_dim != policy.obs_dim:
-        raise ValueError(f"observations have {env.spec.obs_dim} numbers here, the policy expects {policy.obs_dim}")
+    check_fits(policy, env)
     return env, params
 
 
@@ -151,8 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 watch(options, policy, env, params)
                 return 0
             with Console(stderr=True).status("") as status:
-                results = evaluate_policy(policy, env, params, options.episodes, options.seed, status.update)
+                about = policy, env, params, options.episodes, options.seed, options.words
+                results = compute(*about, status.update)
             Console().print(results_table(results))
+            if "words" in results:
+                Console().print(words_table(results["words"]))
             write_atomic(results_path(options), to_json(results, indent=2) + "\n")
             if options.gif or options.mp4:
                 show(options, policy, env, params)
@@ -196,9 +217,9 @@ def side(path: Path, policy: Policy, env: Swarm, params: SwarmParams) -> Side:
 
 def show(options: Options, policy: Policy, env: Swarm, params: SwarmParams) -> None:
     """Write the videos that the options ask for."""
-    states = film(policy, env, params, episode_key(options.seed, 0), sampled=not options.deterministic_video)
+    time_steps = film(policy, env, params, episode_key(options.seed, 0), sampled=not options.deterministic_video)
     for path in filter(None, (options.gif, options.mp4)):
-        write_film(path, states, params, env.scenario.name)
+        write_film(path, time_steps, env.spec, params, env.scenario.name)
 
 
 def _fail(error: Exception) -> int:

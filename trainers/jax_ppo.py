@@ -37,7 +37,7 @@ from trainers.learn.distributions import GAUSSIANS
 from trainers.learn.speech import Talking
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
-from trainers.run.checkpoint import load_checkpoint
+from trainers.run.checkpoint import CheckpointError, load_checkpoint
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import (
     DeviceOptions,
@@ -176,14 +176,36 @@ class Continued(PPO):
     source: str = ""  # its folder
 
     def init(self, key: jax.Array, inputs: Any) -> Runner:  # type: ignore[override]
-        """Return a runner before its first update. Raises the errors of `load_checkpoint` if the run has other networks."""
-        runner = super().init(key, inputs)
+        """Return a runner before its first update.
+
+        Raises FileNotFoundError if the source is no folder of a run, CheckpointError if its networks are others.
+        """
+        runner, told = super().init(key, inputs), f"init_from={self.source!r}"
         learnt = {name: getattr(runner, name) for name in LEARNT if getattr(runner, name) is not None}
         folder = Path(self.source) / "checkpoints"
         if not folder.is_dir():
-            raise FileNotFoundError(f"init_from={self.source!r} is no folder of a run")
-        tree, _ = load_checkpoint(folder, learnt, partial=True)
+            raise FileNotFoundError(f"{told} is no folder of a run")
+        try:
+            tree, about = load_checkpoint(folder, {}, partial=True)
+            self._check_same(about.get("policy"))
+            tree, _ = load_checkpoint(folder, learnt, partial=True)
+        except CheckpointError as error:
+            raise CheckpointError(f"{told}: {error}") from error
         return runner.replace(**jax.tree.map(jnp.asarray, tree))
+
+    def _check_same(self, policy: Any) -> None:
+        """Raise CheckpointError if the actor that the source describes is another. How far it hears may be."""
+        own = ActorSpec.of(self.obs_dim, self.actions, **self.networks.of_actor)
+        try:
+            its = ActorSpec(**policy)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"its checkpoints do not describe a policy of this algorithm: {error}") from error
+        if its.inbox is not None and own.inbox is not None:
+            its = dataclasses.replace(its, inbox=dataclasses.replace(its.inbox, reach=own.inbox.reach))
+        pairs = {field.name: (getattr(its, field.name), getattr(own, field.name)) for field in dataclasses.fields(own)}
+        others = [f"{name}={there!r} and not {here!r}" for name, (there, here) in pairs.items() if there != here]
+        if others:
+            raise CheckpointError(f"its networks have {', '.join(others)}")
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
@@ -200,7 +222,7 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
     about = worlds, env.spec.obs_dim, actions, config.num_agents, config.num_updates, mesh, speech, inbox
     ppo = (
         PPO(config.alone, *about)
-        if config.init_from is None
+        if config.init_from is None or config.resume  # which begins with its own
         else Continued(config.alone, *about, str(config.init_from))
     )
     actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, **ppo.networks.of_actor)

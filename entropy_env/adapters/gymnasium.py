@@ -78,12 +78,13 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         return obs[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Step by one control period. action: (2,) left and right motor, clipped to [-1, 1].
+        """Step by one control period. action: (2,) left and right motor, clipped to [-1, 1]; (38,) with `comm_neighbours`,
+        where nobody listens, see `SwarmParallelEnv`.
 
         Raises ValueError for another shape or a value that is not finite, RuntimeError if no episode is running.
         """
         self._world.check_running()
-        transition = self._world.step(check_action("the action", action, (2,))[None])
+        transition = self._world.step(check_action("the action", action, self.action_space.shape)[None])
         terms = self._world.swarm.terms
         terminated, truncated = bool(transition.terminated[0, 0]), bool(transition.truncated[0, 0])
         obs = (transition.final_obs if terminated or truncated else transition.obs)[0, 0].copy()
@@ -175,8 +176,8 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every world by one control period. actions: (num_envs, 2) left and right motor, clipped to [-1, 1]."""
-        actions = check_action("the array of actions", actions, (self.num_envs, 2))
+        """Step every world by one control period. actions: (num_envs, 2), as for `SwarmEnv`."""
+        actions = check_action("the array of actions", actions, self.action_space.shape)
         beginning, same_step = self._over, self.autoreset_mode is AutoresetMode.SAME_STEP
         if self.autoreset_mode is AutoresetMode.DISABLED and beginning.any():
             raise RuntimeError(

@@ -86,7 +86,10 @@ class GymnaxSwarm(Environment):
 
     @partial(jax.jit, static_argnums=0)
     def step(self, key: jax.Array, state: SwarmState, action: jax.Array, params: SwarmParams | None = None) -> Any:
-        """Step by one control period, and reset a world that is over. action: (2,) left and right motor, clipped."""
+        """Step by one control period, and reset a world that is over. action: (2,) left and right motor, clipped.
+
+        With `comm_neighbours` it is (38,): then what the robot says, though nobody listens, see `entropy_env.comms`.
+        """
         obs, state, reward, terminated, truncated, info = self._step(key, state, action, params, True)
         if SIX_RESULTS:
             return obs, state, reward, terminated, truncated, info
@@ -143,14 +146,14 @@ class GymnaxSwarm(Environment):
 
     @property
     def num_actions(self) -> int:
-        """The number of values in an action: left and right motor."""
+        """The number of values in an action: left and right motor, and with `comm_neighbours` what the robot says."""
         return self.swarm.spec.action_dim
 
     def action_space(self, params: SwarmParams | None = None) -> Box:
-        """Return the space of actions: left and right motor in [-1, 1]."""
+        """Return the space of actions, (action_dim,) in [-1, 1]: see `step`."""
         return Box(-1.0, 1.0, (self.swarm.spec.action_dim,), jnp.float32)
 
     def observation_space(self, params: SwarmParams | None = None) -> Box:
-        """Return the space of observations: lidar in [0, 1], then velocity (2) and goal (2), unbounded."""
+        """Return the space of observations: lidar in [0, 1], velocity (2) and goal (2), unbounded, and words in [-1, 1]."""
         space = spaces.observation_space(self.swarm.spec)
         return Box(space.low, space.high, space.shape, jnp.float32)

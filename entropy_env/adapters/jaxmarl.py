@@ -78,6 +78,7 @@ class JaxMARLSwarm(MultiAgentEnv):
         """Take the keywords of `swarm_v0.parallel_env` that choose a world, and `actions`.
 
         actions: `continuous`, or `discrete` for the actions in MOTORS. Algorithms such as JaxMARL's MAPPO need discrete ones.
+        Raises ValueError for `discrete` where robots talk: an index has no words.
         """
         check_keywords(JaxMARLSwarm, settings, functional.make_swarm)
         if actions not in get_args(Actions):
@@ -86,6 +87,11 @@ class JaxMARLSwarm(MultiAgentEnv):
             num_agents, scenario, difficulty, preset, on_goal=on_goal, max_steps=max_steps, reward=reward, **settings
         )
         spec = self.swarm.spec
+        if actions == "discrete" and spec.talks:
+            raise ValueError(
+                f"{actions=} with comm_neighbours={spec.comm_neighbours}: robots that talk need actions='continuous', or "
+                "comm_neighbours=0"
+            )
         super().__init__(num_agents=spec.num_agents)
         seen = spaces.observation_space(spec)
         self.observation_spaces = {a: Box(seen.low, seen.high, seen.shape, jnp.float32) for a in self.agents}
@@ -105,7 +111,8 @@ class JaxMARLSwarm(MultiAgentEnv):
     ) -> tuple[PerAgent, SwarmState, PerAgent, PerAgent, PerAgent]:
         """Step by one control period, and reset a world that is over.
 
-        actions: for every agent (2,) left and right motor, clipped to [-1, 1], or an index of MOTORS.
+        actions: for every agent (2,) left and right motor, clipped to [-1, 1], or an index of MOTORS; where robots talk
+        (38,), the motors and what it says, see `entropy_env.comms`.
         reset_state: the state to reset to, instead of a new world.
         """
         if reset_state is not None:

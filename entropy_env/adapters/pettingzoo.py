@@ -37,6 +37,11 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
 
     With the last two, no agent ends before the time limit. The time limit truncates all agents that are left.
 
+    With `comm_neighbours` above 0 robots talk. An action is then (38,): after the motors a score for each of 32 tokens, of
+    which the highest is spoken, token 0 being silence, and the 4 numbers of a payload, see `entropy_env.comms`.
+    `entropy_env.vocabulary.say` makes these 36 numbers. The inbox, 9 numbers for each word that is heard, comes in the
+    observation after the goal.
+
     As in all of PettingZoo, `num_agents` is the number of agents now in `agents`, 0 before the first reset.
     `max_num_agents` is the number of all agents.
 
@@ -76,7 +81,8 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         force drive, 0.05 s per step in 3 substeps, velocities observed in m/s in the world's frame, one goal after
         another (`respawn`) for 500 steps, and the reward `v3`.
         num_threads: threads of the Numba engine. None: NUMBA_NUM_THREADS, or else OMP_NUM_THREADS, or else all cores.
-        settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`) or SwarmParams.
+        settings: any other field of SwarmSpec (`num_rays`, `drive`, `velocity_frame`, `substeps`, `comm_neighbours`,
+        `comm_channel`) or SwarmParams.
         reward_terms, one of them, is a dict of your own terms of the reward by name, functions (outcome, params) or their
         import paths, "package.module:function": see `entropy_env.rewards`. Each needs a weight, `reward_<name>`.
         """
@@ -124,7 +130,8 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
     ) -> tuple[
         dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
     ]:  # fmt: skip
-        """Step by one control period. actions: for every agent in `agents`, (2,) left and right motor, clipped to [-1, 1].
+        """Step by one control period. actions: for every agent in `agents`, (2,) left and right motor, clipped to [-1, 1]; (38,)
+        where robots talk, see above.
 
         Actions of agents that have ended are ignored and not checked. Once all agents have ended, nothing moves and all
         results are empty. Raises ValueError for an action that is missing, of an unknown agent, of another shape or not
@@ -163,25 +170,27 @@ class SwarmParallelEnv(Adapter, ParallelEnv[str, np.ndarray, np.ndarray]):
         )
 
     def _stack(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the actions of all possible agents, (N, 2) float32, zero for those that have left."""
+        """Return the actions of all possible agents, (N, action_dim) float32, zero for those that have left."""
         self._check_names(actions)
         chosen = [actions[agent] for agent in self.agents]
+        width = self._world.swarm.spec.action_dim
         try:
-            stacked = check_action("the actions", chosen, (len(chosen), 2))
+            stacked = check_action("the actions", chosen, (len(chosen), width))
         except ValueError:
             for agent, action in zip(self.agents, chosen, strict=True):
-                check_action(f"the action of {agent}", action, (2,))
+                check_action(f"the action of {agent}", action, (width,))
             raise
         if len(chosen) == len(self.possible_agents):
             return stacked
-        everybody = np.zeros((len(self.possible_agents), 2), np.float32)
+        everybody = np.zeros((len(self.possible_agents), width), np.float32)
         everybody[[self._row[agent] for agent in self.agents]] = stacked
         return everybody
 
     def _check_names(self, actions: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError if an action is missing, or is of an unknown agent."""
+        width = self._world.swarm.spec.action_dim
         if not isinstance(actions, Mapping):
-            raise ValueError(f"{actions=} must be a mapping from every agent to its action, (2,)")  # noqa: TRY004
+            raise ValueError(f"{actions=} must be a mapping from every agent to its action, ({width},)")  # noqa: TRY004
         if actions.keys() == set(self.agents):
             return
         missing = [agent for agent in self.agents if agent not in actions]

@@ -26,6 +26,7 @@ from entropy_env.engines import EngineName
 from entropy_env.engines.interface import Transition
 from entropy_env.scenarios import Scenario
 from entropy_env.spaces import action_space, observation_space
+from entropy_env.task import lasting_on_goal
 from entropy_env.types import OnGoal
 
 
@@ -58,7 +59,7 @@ class SwarmVecEnv(Adapter, VecEnv):
         num_agents: int = 10,
         scenario: str | Scenario = "open",
         difficulty: int = 1,
-        on_goal: OnGoal = "respawn",
+        on_goal: OnGoal | None = None,
         render_mode: str | None = None,
         max_steps: int | Literal["never"] | None = None,
         engine: EngineName = "auto",
@@ -68,11 +69,13 @@ class SwarmVecEnv(Adapter, VecEnv):
     ) -> None:
         """Take the keywords of `swarm_v0.parallel_env`, without `layout`.
 
-        on_goal: see above. seed: decides the layouts; None for new ones each time.
+        on_goal: see above. None: `respawn`, or `terminate` in a scenario that cannot have it, such as `lookout`.
+        seed: decides the layouts; None for new ones each time.
         """
         if "layout" in settings:
             raise ValueError("layout: give a Scenario of your own, since all worlds are drawn from one")
         check_keywords(SwarmVecEnv, settings)
+        on_goal = lasting_on_goal(scenario) if on_goal is None else on_goal
         self._worlds = self._simulator = Worlds(
             num_worlds, num_agents, scenario=scenario, difficulty=difficulty, on_goal=on_goal,
             render_mode=render_mode, max_steps=max_steps, engine=engine, num_threads=num_threads, **settings,
@@ -124,6 +127,8 @@ class SwarmVecEnv(Adapter, VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions (lanes, 2) for `step_wait`: left and right motor, clipped to [-1, 1].
+
+        Where robots talk they are (lanes, 38), see `SwarmParallelEnv`.
 
         Raises ValueError if they are not finite or have another shape.
         """

@@ -132,8 +132,8 @@ class _Simulator:
             return None
         on_screen = self.render_mode == "human"
         shown = 1 if on_screen else self.engine.num_envs
-        draw = self._get_renderer().draw
-        frames = [draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params) for e in range(shown)]
+        draw, spec = self._get_renderer().draw, self.swarm.spec
+        frames = [draw(jax.tree.map(lambda x, e=e: x[e], worlds), self.params, spec=spec) for e in range(shown)]
         return None if on_screen else tuple(frames)
 
     def _get_renderer(self) -> Any:
@@ -222,7 +222,7 @@ class World(_Simulator):
         return obs[0].copy()
 
     def step(self, action: np.ndarray) -> Transition:
-        """Step by one control period. Robots that wait to respawn do so at its end. action: (N, 2), finite.
+        """Step by one control period. Robots that wait to respawn do so at its end. action: (N, action_dim), finite.
 
         The results are views of the engine's arrays.
         """
@@ -309,7 +309,10 @@ class Worlds(_Simulator):
         self._begun = True
 
     def step(self, action: np.ndarray) -> Transition:
-        """Step all worlds by one control period. action: (E, N, 2), finite. The results are views of the engine's arrays."""
+        """Step all worlds by one control period. action: (E, N, action_dim), finite.
+
+        The results are views of the engine's arrays.
+        """
         self.check_begun()
         transition = self.engine.step(action)
         if transition.over.any():

@@ -195,7 +195,9 @@ def check_layout_shapes(layout: Layout, env: Swarm, num_envs: int) -> None:
     expected = state_shapes(env.spec).layout
     _check_shapes("layout", layout, expected, num_envs)
     if (layout.team is None) != (expected.team is None):
-        raise ValueError(f"layout.team is {'missing' if layout.team is None else 'given'}, and teams={env.spec.teams} here")
+        raise ValueError(
+            f"layout.team is {'missing' if layout.team is None else 'given'}, and teams={env.spec.teams} here"
+        )
     if (layout.ways is None) != (expected.ways is None):
         raise ValueError(f"layout.ways is {layout.ways and 'given'}, and geodesic={env.spec.geodesic} here")
     if expected.ways is not None:
@@ -243,7 +245,9 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     check_layout_shapes(state.layout, env, num_envs)
     _check_shapes("state", state, state_shapes(env.spec), num_envs)
     if (state.words is None) == env.spec.talks:
-        raise ValueError(f"state.words is {state.words and 'given'}, and comm_neighbours={env.spec.comm_neighbours} here")
+        raise ValueError(
+            f"state.words is {state.words and 'given'}, and comm_neighbours={env.spec.comm_neighbours} here"
+        )
     if state.words is not None:
         words = state_shapes(env.spec).words
         _check_shapes("state.words", state.words, words, num_envs)

@@ -15,9 +15,10 @@ import numpy as np
 
 from entropy_env.render.scene import BORDERS, SUPERSAMPLE, Scene, as_numpy, seen_in
 from entropy_env.render.window import Window, import_pygame
+from entropy_env.render.words import check_attention, who_hears
 
 if TYPE_CHECKING:
-    from entropy_env.types import SwarmParams, SwarmState
+    from entropy_env.types import SwarmParams, SwarmSpec, SwarmState
 
 RenderMode = Literal["rgb_array", "human"]
 
@@ -27,6 +28,9 @@ class Renderer:
 
     With more than `CROWD` robots it draws only robots, contacts, trails, and goals as a shade on the floor. Lines to goals,
     lidar and labels would hide everything else. Trails then have fewer corners, the more robots there are.
+
+    A robot that has just said a word glows in the word's colour. With up to `WORDY` robots in view the word stands beside it,
+    with more the words stand below the arena. Lines, which need the `spec`, go from each speaker to whom hears it now.
 
     The first arena drawn sets the size of the frame, with both sides even. Later arenas are scaled to fit it, so the
     frames of a curriculum still make one video.
@@ -82,11 +86,15 @@ class Renderer:
         labels: Sequence[str] | None = None,
         title: str = "",
         focus: int | None = None,
+        spec: SwarmSpec | None = None,
+        attention: Any = None,
     ) -> np.ndarray | None:
         """Draw one frame and return it, (H, W, 3) uint8. In `human` show it and return None; a closed window stays closed.
 
         state, params: of a single world, with NumPy or JAX leaves. lidar: (N, R) in [0, 1]. labels: N short strings,
         written above the robots. title: written at the top right. focus: index of an agent to show from close by.
+        spec: of the same world; without it nothing is shown of who hears whom. attention: (N, comm_neighbours) weights of
+        what each listener hears, at least 0; lines are stronger the more they have.
         """
         if self.closed:
             return None
@@ -96,6 +104,9 @@ class Renderer:
             raise ValueError(f"one world is drawn at a time: position has shape {state.position.shape}, not (N, 2)")
         if lidar is not None and (np.ndim(lidar) != 2 or len(lidar) != len(state.position)):
             raise ValueError(f"lidar has shape {np.shape(lidar)}, not ({len(state.position)}, R)")
+        hearing = who_hears(state, params, spec) if spec is not None and state.words is not None else None
+        if attention is not None:
+            attention = check_attention(attention, state, spec)
         if self._canvas is None:
             self._canvas = self._pygame.Surface(SUPERSAMPLE * self._frame_size(np.asarray(state.layout.size)), 0, 32)
         scene = self._scene = Scene(self._pygame, self._canvas, state, params, SUPERSAMPLE * self._margin, focus)
@@ -104,13 +115,17 @@ class Renderer:
         scene.draw_floor()
         scene.draw_links()
         scene.draw_obstacles()
+        if hearing is not None:
+            scene.draw_hearing(hearing, attention)
         if self.show_lidar and lidar is not None:
             scene.draw_lidar(np.asarray(lidar))
         scene.draw_trails(self._history)
         scene.draw_goals()
+        scene.draw_auras()
         scene.draw_robots()
         if labels is not None:
             scene.write_labels(labels)
+        scene.write_words()
         scene.write_status(title)
 
         frame = self._pygame.transform.smoothscale(self._canvas, np.array(self._canvas.get_size()) // SUPERSAMPLE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,16 @@ from typing import Any
 import numpy as np
 
 from entropy_env.checks import NEVER
+from entropy_env.render.words import arcs, free_place, glow, names
+from entropy_env.types import TOKENS
 
 SUPERSAMPLE = 3  # everything is drawn this many times larger, then averaged down
 CROWD = 300  # with more agents, lines to goals, rings, lidar and labels would hide the scene
 CLOSE_UP = 4.0  # m of the arena shown around an agent in focus; at most half of what is shown without focus
 REACH = 6  # px; a click this close to a robot still counts as a click on it
+WORDY = 30  # with more agents in view, the names of words would hide the scene
+PLAIN = 0.4  # strength of a line to a listener where no attention is given; 1 is the most
+FAINT = 0.1  # lines with less strength are not drawn
 TRAIL_LINES = 50_000  # most trail lines of a crowd in one frame; each takes a microsecond or two to draw
 
 CANVAS = (246, 247, 249)
@@ -39,12 +45,27 @@ ARROW = np.array([[0.72, 0.0], [-0.52, 0.50], [-0.26, 0.0], [-0.52, -0.50]])
 def agent_colours(num_agents: int) -> np.ndarray:
     """Return one colour per agent, (N, 3) uint8. An index has the same colour for any number of agents.
 
-    Hues follow the golden ratio, at three levels of lightness, in OKLCH (Ottosson 2020). Red is left out: it means contact.
+    Hues follow the golden ratio, at three levels of lightness. Red is left out: it means contact.
     """
     index = np.arange(num_agents)
-    hue = 2 * np.pi * (0.15 + 0.88 * ((0.5 + index * 0.6180339887) % 1.0))
-    lightness = np.array([0.64, 0.72, 0.54])[index % 3]
-    lab = np.stack([lightness, 0.145 * np.cos(hue), 0.145 * np.sin(hue)], axis=-1)
+    return _colours(0.15 + 0.88 * ((0.5 + index * 0.6180339887) % 1.0), np.array([0.64, 0.72, 0.54])[index % 3], 0.145)
+
+
+@functools.cache
+def token_colours() -> np.ndarray:
+    """Return one colour per token, (TOKENS, 3) uint8: more vivid than those of agents.
+
+    Twelve hues, so that all words with a name differ, and yellow ones lighter; then the same twelve darker. No red.
+    """
+    token = np.arange(TOKENS)
+    turn = 0.16 + 0.8 * ((5 * token + 9) % 12) / 12
+    return _colours(turn, 0.72 + 0.1 * np.cos(2 * np.pi * (turn - 0.3)) - 0.12 * (np.maximum(token - 1, 0) // 12), 0.18)
+
+
+def _colours(turn: np.ndarray, lightness: np.ndarray, chroma: float) -> np.ndarray:
+    """Return colours (M, 3) uint8 of hues in turns, in OKLCH (Ottosson 2020)."""
+    hue = 2 * np.pi * turn
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
     cone = lab @ np.array([[1.0, 1.0, 1.0], [0.3963378, -0.1055613, -0.0894842], [0.2158038, -0.0638542, -1.2914855]])
     linear = cone**3 @ np.array(
         [[4.0767417, -1.2684380, -0.0041961], [-3.3077116, 2.6097574, -0.7034186], [0.2309699, -0.3413194, 1.7076147]]
@@ -61,10 +82,10 @@ class Scene:
         self, pygame: ModuleType, canvas: Any, state: Any, params: Any, margin: int, focus: int | None = None
     ) -> None:
         self._state, self._params, self._canvas, self._margin = state, params, canvas, margin
-        self._font = lambda size: pygame.font.Font(None, max(1, size))
-        self._line, self._circle, self._polygon, self._rect = (
-            functools.partial(shape, canvas)
-            for shape in (pygame.draw.line, pygame.draw.circle, pygame.draw.polygon, pygame.draw.rect)
+        self._pygame, self._font = pygame, lambda size: pygame.font.Font(None, max(1, size))
+        shapes = ("line", "lines", "circle", "polygon", "rect")
+        self._line, self._lines, self._circle, self._polygon, self._rect = (
+            functools.partial(getattr(pygame.draw, shape), canvas) for shape in shapes
         )
         size = state.layout.size.astype(float)
         room = np.array(canvas.get_size()) - margin * BORDERS
@@ -85,6 +106,12 @@ class Scene:
         self._robots = self._pixels(state.position[self._agents])
         self._goals = self._pixels(state.layout.goals[self._agents, state.goal_index[self._agents]])
         self._robot_radius = self._length(params.agent_radius, px=2)
+        self._token = np.zeros(len(self._agents), int)  # what they say
+        if state.words is not None:
+            self._token = state.words.token[self._agents, 0]
+        self._visible = np.all((self._robots >= self._view.topleft) & (self._robots < self._view.bottomright), axis=-1)
+        self._wordy = self._visible.sum() <= WORDY and not self._crowd
+        self._labels: list[Any] = []  # where they are, pygame.Rect
 
     def _pixels(self, points: Any) -> np.ndarray:
         """Convert points (..., 2) m to canvas pixels, int, with y down."""
@@ -96,8 +123,7 @@ class Scene:
 
     def _tint(self, strength: float, agents: np.ndarray) -> np.ndarray:
         """Return the colours (M, 3) int of agents (M,), as if drawn on the floor with this opacity."""
-        colours = agent_colours(len(self.seen))[agents]
-        return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int)
+        return _on_floor(agent_colours(len(self.seen))[agents], strength)
 
     def draw_floor(self) -> None:
         self._canvas.set_clip(None)
@@ -121,6 +147,30 @@ class Scene:
         colours = self._tint(max(0.3, 0.6 - len(self.seen) / CROWD), self._agents)
         for colour, robot, goal in _rows(colours, self._robots, self._goals):
             self._line(colour, robot, goal, SUPERSAMPLE)
+
+    def draw_hearing(self, who: np.ndarray, attention: np.ndarray | None) -> None:
+        """Draw a line from each speaker to whom hears it, thick at the speaker. It is stronger where it gets attention.
+
+        who: (N, K) as of `who_hears`. attention: (N, K), at least 0.
+        """
+        if self._crowd:
+            return
+        listener, slot = np.nonzero(who >= 0)
+        strength = np.full(len(slot), PLAIN) if attention is None else np.sqrt(attention[listener, slot].clip(0, 1))
+        order = np.flatnonzero(strength > FAINT)
+        order = order[np.argsort(strength[order], kind="stable")]
+        listener, speaker, strength = listener[order], who[listener, slot][order], strength[order]
+        words = self._state.words.token
+        token = words[speaker, np.clip(int(self._params.comm_delay), 0, words.shape[1] - 1)]
+        colours = _on_floor(token_colours()[token], 0.1 + 0.7 * strength[:, None])
+        start, end = self._pixels(self.seen[speaker]), self._pixels(self.seen[listener])
+        widths = np.rint(SUPERSAMPLE * np.linspace(1 + 4 * strength, 1, 3)).astype(int)
+        self._canvas.set_clip(self._floor.clip(self._view))
+        lines = arcs(start, end, most=40 * SUPERSAMPLE).tolist()
+        for colour, points, width in zip(colours.tolist(), lines, widths.T.tolist(), strict=True):
+            for third in range(3):
+                self._lines(colour, False, points[3 * third : 3 * third + 4], width[third])
+        self._canvas.set_clip(self._view)
 
     def draw_obstacles(self) -> None:
         layout = self._state.layout
@@ -178,6 +228,16 @@ class Scene:
             self._circle(fill, goal, radius)
             self._circle(ring, goal, radius, max(SUPERSAMPLE, radius // 6))
 
+    def draw_auras(self) -> None:
+        """Draw a glow in the colour of what it says around each robot that says something."""
+        for token in np.unique(self._token[self._token > 0]).tolist():
+            pixels, side = glow(self._robot_radius, tuple(token_colours()[token].tolist()))
+            picture = self._pygame.image.frombuffer(pixels, (side, side), "BGRA")
+            corners = self._robots[self._token == token] - side // 2
+            near = np.all((corners > -side) & (corners < self._canvas.get_size()), axis=-1)
+            for corner in corners[near].tolist():
+                self._canvas.blit(picture, corner)
+
     def draw_robots(self) -> None:
         """Draw the robots. Rims, red in contact and else in the floor's colour, come first: none then hides a neighbour."""
         radius = self._robot_radius
@@ -214,7 +274,44 @@ class Scene:
         font = self._font(self._margin * 5 // 6)
         for (agent,), (x, y) in _rows(self._agents[:, None], self._robots):
             place = x - font.size(labels[agent])[0] // 2, y - self._robot_radius - font.get_height()
-            self._canvas.blit(font.render(labels[agent], True, INK), place)
+            self._labels.append(self._canvas.blit(font.render(labels[agent], True, INK), place))
+
+    def write_words(self) -> None:
+        """Write what each robot says above it, or beside it where others are in the way.
+
+        With many robots in view the words said now stand below the arena instead, the most frequent first.
+        """
+        speaking = np.flatnonzero(self._visible & (self._token > 0))
+        font, colours = self._font(self._margin * 4 // 5), token_colours()
+        if not self._wordy:
+            self._write_legend(font, [token for token, _ in Counter(self._token[speaking].tolist()).most_common()])
+            return
+        gap, pad = self._robot_radius + 5 * SUPERSAMPLE, 4 * SUPERSAMPLE
+        square = self._pygame.Rect(0, 0, 2 * self._robot_radius, 2 * self._robot_radius)
+        taken = self._labels + [square.move(*(robot - self._robot_radius)) for robot in self._robots[self._visible]]
+        for at in speaking[np.argsort(self._robots[speaking, 1], kind="stable")].tolist():
+            token, robot = self._token[at], self._robots[at].tolist()
+            colour = colours[token].tolist()
+            text = font.render(names()[token], True, INK)
+            size = text.get_width() + 2 * pad, text.get_height() + pad
+            rect = free_place(size, robot, gap, taken, self._floor.clip(self._view))
+            taken.append(rect)
+            away = np.array(rect.center) - robot
+            rim = robot + away * ((self._robot_radius + 3 * SUPERSAMPLE) / max(np.linalg.norm(away), 1))
+            self._line(colour, rim.tolist(), rect.center, SUPERSAMPLE)
+            self._rect(_on_floor(colours[token], 0.35).tolist(), rect, border_radius=2 * pad)
+            self._rect(colour, rect, SUPERSAMPLE, border_radius=2 * pad)
+            self._canvas.blit(text, text.get_rect(center=rect.center))
+
+    def _write_legend(self, font: Any, tokens: Sequence[int]) -> None:
+        """Write the names of tokens below the arena, each behind a dot of its colour."""
+        self._canvas.set_clip(None)
+        left, middle = self._margin, self._canvas.get_height() - self._margin // 2
+        for token in tokens:
+            radius, text = font.get_height() // 3, font.render(names()[token], True, MUTED)
+            self._circle(token_colours()[token].tolist(), (left + radius, middle), radius)
+            self._canvas.blit(text, (left + 3 * radius, middle - text.get_height() // 2))
+            left += 3 * radius + text.get_width() + self._margin
 
     def write_status(self, title: str) -> None:
         self._canvas.set_clip(None)
@@ -240,6 +337,11 @@ class Scene:
             left += font.size(word)[0]
 
 
+def _on_floor(colours: np.ndarray, strength: Any) -> np.ndarray:
+    """Return colours (..., 3) int as if drawn on the floor with this opacity."""
+    return np.rint(strength * colours + (1 - strength) * np.array(FLOOR)).astype(int)
+
+
 def seen_in(state: Any) -> np.ndarray:
     """Return the positions (N, 2) m of a state with NumPy leaves, NaN for agents that are not drawn."""
     return np.where((state.active & np.isfinite(state.position).all(axis=-1))[:, None], state.position, np.nan)
@@ -251,7 +353,9 @@ def _rows(*tables: np.ndarray) -> Iterator[tuple[Any, ...]]:
 
 
 def as_numpy(node: Any) -> Any:
-    """Return the same flax struct with NumPy leaves."""
+    """Return the same flax struct with NumPy leaves. None stays None."""
+    if node is None:
+        return None
     fields = getattr(node, "__dataclass_fields__", None)
     if fields is None:
         return np.asarray(node)

@@ -9,6 +9,7 @@ from entropy_env.scenarios.circle import Circle
 from entropy_env.scenarios.corridor import Corridor
 from entropy_env.scenarios.crossing import Crossing
 from entropy_env.scenarios.curriculum import Curriculum
+from entropy_env.scenarios.lookout import Lookout
 from entropy_env.scenarios.maze import Maze
 from entropy_env.scenarios.obstacles import Obstacles
 from entropy_env.scenarios.open import Open
@@ -16,7 +17,8 @@ from entropy_env.scenarios.relay import Relay
 from entropy_env.scenarios.rooms import Rooms
 
 SCENARIOS: dict[str, type[Scenario]] = {
-    family.name: family for family in (Open, Obstacles, Rooms, Maze, Corridor, Crossing, Circle, Curriculum, Relay)
+    family.name: family
+    for family in (Open, Obstacles, Rooms, Maze, Corridor, Crossing, Circle, Curriculum, Relay, Lookout)
 }
 
 

@@ -15,7 +15,7 @@ from jax.extend.random import threefry_2x32
 
 from entropy_env.checks import DIFFICULTY, as_count
 from entropy_env.geometry import polygon_corners
-from entropy_env.types import Layout, SwarmParams, SwarmSpec, Ways
+from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState, Ways
 
 LEVELS = (1, 2, 3, 4)
 PACKED_BITS = 12  # bits of an index packed beside a score; with 4,096 items, one in 128 then shares its score
@@ -63,6 +63,7 @@ class Scenario:
     team_rewards: ClassVar[bool] = False  # whether teams share rewards, unless a user says otherwise
     components: ClassVar[tuple[str, ...]] = ()  # of the observation, that only some scenarios have
     endings: ClassVar[tuple[str, ...]] = ("terminate", "respawn", "next_goal")  # what `on_goal` may be
+    tells: ClassVar[bool] = False  # whether there is something to say that is known: see `truth`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "difficulty", as_count("difficulty", self.difficulty, DIFFICULTY))
@@ -101,6 +102,13 @@ class Scenario:
         `max_steps="never"` needs. If walls are drawn in another way, agents use their spawns and goals again instead.
         """
         raise NotImplementedError
+
+    def truth(self, state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> tuple[jax.Array, jax.Array]:
+        """Return what each agent of a world ought to say: tokens (N,) int32, 0 for silence, and payloads (N, 4) float32.
+
+        Inactive agents are silent. Only scenarios whose `tells` is True know what to say.
+        """
+        raise NotImplementedError(f"scenario {self.name!r} has no ground truth of what to say")
 
     def row(self, table: Any, params: SwarmParams) -> jax.Array:
         """Return the row for the traced difficulty from a table (4, ...) with one row per difficulty.

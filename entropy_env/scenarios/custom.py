@@ -16,6 +16,7 @@ from entropy_env.scenarios.base import Scenario, corners_for
 from entropy_env.types import NO_KEY, Layout, SwarmParams, SwarmSpec
 
 PAIRS = 1_000_000  # pairs of a point and a body that are compared at once, which bounds the memory
+MOST_TEAMS = 2**24  # up to which float32 tells whole numbers apart
 BODIES = (("walls", "wall_mask"), ("boxes", "box_mask"), ("discs", "disc_mask"))
 
 
@@ -40,6 +41,7 @@ def make_layout(
     walls: ArrayLike = (),
     boxes: ArrayLike = (),
     discs: ArrayLike = (),
+    team: ArrayLike | None = None,
 ) -> Layout:
     """Make a map from plain numbers, in metres and radians.
 
@@ -47,6 +49,7 @@ def make_layout(
     discs: (D, 3) centre x, y, radius. spawns: (N, 3) poses, or (N, 2) positions heading along x. goals: (N, 2).
     Spawns and goals may also be (N, G, ...): each agent uses its G poses and goals in turn. If only one of the two has
     G entries, the other is repeated.
+    team: (N,) whole numbers from 0, who belongs together where teams matter; by default all do.
     Raises ValueError naming the argument whose shape or values are wrong.
     """
     size = _numbers("size", size, (2,))
@@ -71,6 +74,7 @@ def make_layout(
         "goals": np.repeat(goals, rows // goals.shape[1], axis=1),
         "valid": np.array(True),
         "key": np.full(2, NO_KEY, np.uint32),
+        "team": None if team is None else _teams(team, len(spawns)),
     }
     layout = Layout(**fields)
     checks.check_layout_numbers(layout, "")
@@ -97,14 +101,15 @@ def spec_for(layout: Layout, spec: SwarmSpec) -> SwarmSpec:
 
 
 def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
-    """Return the same map with as many slots as the specification has."""
+    """Return the same map with as many slots as the specification has, and with teams if it has them."""
     padded: dict[str, Any] = {}
     for name, mask in BODIES:
         bodies = np.asarray(getattr(layout, name), np.float32)
         free = getattr(spec, f"num_{name}") - len(bodies)
         padded[name] = np.concatenate([bodies, np.zeros((free, *bodies.shape[1:]), np.float32)])
         padded[mask] = np.concatenate([np.asarray(getattr(layout, mask)), np.zeros(free, bool)])
-    return dataclasses.replace(layout, **padded)
+    team = np.zeros(spec.num_agents, np.int32) if layout.team is None else layout.team
+    return dataclasses.replace(layout, **padded, team=team if spec.teams else None)
 
 
 def check_layout(layout: Layout, params: SwarmParams) -> None:
@@ -224,6 +229,16 @@ def _per_agent(name: str, values: Any, widths: tuple[int, ...]) -> np.ndarray:
         width = " or ".join(map(str, widths))
         raise ValueError(f"{name} has shape {array.shape}, expected (agents, {width}) or (agents, goals, {width})")
     return array[:, None] if array.ndim == 2 else array
+
+
+def _teams(team: Any, num_agents: int) -> np.ndarray:
+    """Convert to (N,) int32. Raises ValueError for another shape, and for what is not a whole number from 0."""
+    array = _array("team", team)
+    if array.shape != (num_agents,):
+        raise ValueError(f"team has shape {array.shape}, expected ({num_agents},), a number for each agent")
+    for agent in np.flatnonzero(~((array >= 0) & (array < MOST_TEAMS) & (array == np.floor(array))))[:1]:
+        raise ValueError(f"team[{agent}]={array[agent]:g} must be a whole number from 0 to {MOST_TEAMS - 1}")
+    return array.astype(np.int32)
 
 
 def _array(name: str, values: Any) -> np.ndarray:

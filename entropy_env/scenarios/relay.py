@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from entropy_env.observations import goal, partner
 from entropy_env.scenarios.roaming import Roaming
-from entropy_env.types import Layout, SwarmParams, SwarmSpec
+from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
+from entropy_env.vocabulary import Word
 
 NEIGHBOURS = 8  # speakers that robots hear in the scenarios of talk
 
@@ -26,6 +28,7 @@ class Relay(Roaming):
     comm_neighbours: ClassVar[int] = NEIGHBOURS
     team_rewards: ClassVar[bool] = True
     components: ClassVar[tuple[str, ...]] = ("partner",)
+    tells: ClassVar[bool] = True
     comm_ranges: ClassVar[tuple[float, ...]] = (10.0, 8.0, 5.0, 4.0)  # m
 
     def defaults(self, spec: SwarmSpec) -> dict[str, tuple[Any, Any, Any, Any]]:
@@ -41,11 +44,24 @@ class Relay(Roaming):
             return layout
         return layout.replace(team=jnp.arange(spec.num_agents, dtype=jnp.int32) // 2)
 
+    def truth(self, state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> tuple[jax.Array, jax.Array]:
+        """All tell where their partner is and where its goal is, which both are observed. See `Scenario.truth`."""
+        return found(state.active, partner(state, params, spec), goal(state, params, spec))
+
 
 def shared(spec: SwarmSpec) -> dict[str, tuple[float, float, float, float]]:
     """Return the default weights of scenarios in which teams win or lose together, and words cost nothing."""
     weights = {"reward_team": (1.0,) * 4} if spec.team_rewards else {}
     return weights | ({"reward_bandwidth": (0.0,) * 4} if spec.talks else {})
+
+
+def found(speaks: jax.Array, who: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return tokens (N,) int32 and payloads (N, 4): FOUND_TARGET by those of `speaks` (N,) bool, silence by the others.
+
+    who, where: (N, 2), offsets in the speaker's frame over `goal_scale`, to the robot that is meant and to the place.
+    """
+    payload = jnp.clip(jnp.concatenate([who, where], axis=-1), -1.0, 1.0)
+    return jnp.where(speaks, int(Word.FOUND_TARGET), 0).astype(jnp.int32), jnp.where(speaks[:, None], payload, 0.0)
 
 
 def check_even(scenario: str, spec: SwarmSpec) -> None:

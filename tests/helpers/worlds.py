@@ -121,9 +121,12 @@ class Lanes(Scenario):
 @functools.cache
 def generator(spec, name, num_envs):
     """Starts of worlds of a scenario, of all difficulties; where `spec` has SLOTS, one compiled step serves them
-    all.
+    all. Unless `spec` says so, nobody talks and there are no teams.
     """
-    env = Swarm(spec, name, difficulty=max(LEVELS))
+    quiet = {"comm_neighbours": spec.comm_neighbours or 0, "team_rewards": bool(spec.team_rewards)}
+    if spec.on_goal not in SCENARIOS[name].endings:
+        quiet["on_goal"] = SCENARIOS[name].endings[0]  # which no layout depends on
+    env = Swarm(dataclasses.replace(spec, **quiet), name, difficulty=max(LEVELS))
     levels = jnp.asarray(np.resize(LEVELS, num_envs), jnp.int32)
 
     def start(key, level):

@@ -35,7 +35,7 @@ from trainers.run.compilation import cache_compilations
 
 TASK = Task.of(num_agents=3, num_rays=4, substeps=1, max_steps=12)  # few rays and substeps compile quickly
 SPEC = ActorSpec(obs_dim=8, action_dim=2, hidden_sizes=(8,))
-FIGURES = {"success", "world_success", "collision_rate", "steps_to_goal", "spl", "return"}
+FIGURES = {"success", "world_success", "worst_tenth", "collision_rate", "steps_to_goal", "spl", "return"}
 TIMES = {"compile_seconds", "run_seconds"}
 
 
@@ -192,6 +192,7 @@ def test_figures_of_an_episode_written_out():
         {
             "success": (2 / 2 + 1 / 2) / 2,
             "world_success": 1 / 2,
+            "worst_tenth": 1 / 2,
             "collision_rate": (3 / 30 + 40 / 80) / 2,
             "steps_to_goal": (15 + 30) / 2,
             "spl": ((1 + 0.5) / 2 + (1 + 0) / 2) / 2,

@@ -335,26 +335,30 @@ class PPO:
 
     def arrange(self, params: dict, batch: Batch) -> Batch:
         """Return a minibatch as networks take it: samples (S, ...) if each is judged alone, else sequences
-        (length, S, N, ...) with the memory before each, (S, N, ...)."""
+        (length, S, N, ...) with the memory before each, (S, N, ...).
+
+        With `differentiable` speech, gradients then reach speakers through the words in the observations.
+        """
         networks, cuts = self.networks, self.config.cuts
-        through_words = self.speech is not None and self.speech.differentiable
-        if not (networks.body.remembers or networks.agents or self.config.critic == "central" or through_words):
+        differentiable = self.speech is not None and self.speech.differentiable
+        if not (networks.body.remembers or networks.agents or self.config.critic == "central" or differentiable):
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), batch)
 
         def renew(steps: Batch, memory: Any) -> Any:
             return networks(jax.lax.stop_gradient(params), steps.obs, steps.critic_input, memory, steps.goes_on)[-1]
 
         steps = batch.replace(memory=NO_MEMORY)
-        return cuts.cut(steps).replace(memory=cuts.memory_before(batch.memory, steps, renew))
+        batch = cuts.cut(steps).replace(memory=cuts.memory_before(batch.memory, steps, renew))
+        if not differentiable:
+            return batch
+        said = networks.act(params, batch.obs, batch.memory[0], batch.goes_on)[0]
+        about = self.actions, self.inbox, said, batch.obs, batch.action, batch.noise, batch.told
+        return batch.replace(obs=through_channel(*about))  # type: ignore[arg-type]
 
     def loss(self, params: dict, batch: Batch, standardized: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return PPO's loss over a minibatch, and its metrics. standardized: whether its advantages already are."""
         batch = self.arrange(params, batch)
         config, mask, axis = self.config, batch.mask, self.axis
-        if self.speech is not None and self.speech.differentiable:
-            said = self.networks.act(params, batch.obs, batch.memory[0], batch.goes_on)[0]
-            about = self.actions, self.inbox, said, batch.obs, batch.action, batch.noise, batch.told
-            batch = batch.replace(obs=through_channel(*about))  # type: ignore[arg-type]
         described, value, _ = self.networks(params, batch.obs, batch.critic_input, batch.memory, batch.goes_on)
         log_prob = self.actions.log_prob(batch.action, described)
         advantage = batch.advantage if standardized else self.standardize(batch.advantage, mask)

@@ -116,7 +116,9 @@ def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
     own = whole.task.but(**{name: value for name, value in given.items() if name in worlds})
     if own.spec != whole.task.spec:
         raise ValueError("reward_geodesic cannot begin in a stage: give the whole run a weight, however small")
-    _, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
+    env, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
+    if env.spec.components:
+        raise ValueError(f"scenario={own.scenario!r} cannot be a stage: its robots observe what no others do")
     if params.max_steps == checks.NEVER:
         raise ValueError("max_steps='never' has no end, so nobody could judge the stage")
     options = {name: _number(name, value) for name, value in given.items() if name in whole.options}

@@ -51,6 +51,10 @@ class StagedWorlds:
         """See `VectorSwarm`."""
         return self.worlds.critic_input(state.swarm, params.swarm)
 
+    def heard(self, state: StagedState, params: StagedParams) -> jax.Array:
+        """See `VectorSwarm`."""
+        return self.worlds.heard(state.swarm, params.swarm)
+
     def step(self, key: jax.Array, state: StagedState, action: jax.Array, params: StagedParams) -> tuple:
         """Step every world, see `VectorSwarm.step`."""
         k_step, k_new = jax.random.split(key)

@@ -211,7 +211,10 @@ class Player:
         ):
             renderer.retrace(recording.before(self.step, TRAIL) if self.trails else [])
             lidar = time_step.obs[:, side.spec.slice("lidar")]
-            frame = renderer.draw(time_step.state, side.params, lidar, title=side.title, focus=self.followed)
+            frame = renderer.draw(
+                time_step.state, side.params, lidar, title=side.title, focus=self.followed, spec=side.spec,
+                attention=time_step.attention,
+            )  # fmt: skip
             assert frame is not None
             pictures.append(pygame.surfarray.make_surface(frame.swapaxes(0, 1)))
 
@@ -223,7 +226,7 @@ class Player:
             canvas.blit(picture, (left, 0))
             row = pygame.Rect(left, height, picture.get_width(), ROW).inflate(-2 * MARGIN, 0)
             self._write(canvas, row, [(side.name, INK)])
-            self._write(canvas, row.move(0, ROW), _figures(time_step))
+            self._write(canvas, row.move(0, ROW), _figures(time_step, side.spec))
         row = pygame.Rect(0, height + 2 * ROW, canvas.get_width(), ROW).inflate(-2 * MARGIN, 0)
         pygame.draw.line(canvas, SHADE, row.topleft, row.topright)
         self._write(canvas, row, self._status())
@@ -258,12 +261,12 @@ class Player:
         return None
 
 
-def _figures(time_step: TimeStep) -> list[tuple[str, Any]]:
-    state = time_step.state
+def _figures(time_step: TimeStep, spec: SwarmSpec) -> list[tuple[str, Any]]:
+    state, carriers = time_step.state, slice(spec.num_scouts, None)
     figures = {
-        "success": f"{np.mean(state.goals_reached > 0):.0%}",
+        "success": f"{np.mean(state.goals_reached[carriers] > 0):.0%}",
         "steps": f"{state.step}",
-        "return": f"{time_step.total_reward.mean():.2f}",
+        "return": f"{time_step.total_reward[carriers].mean():.2f}",
     }
     words = [part for name, value in figures.items() for part in ((f"{name}  ", MUTED), (f"{value}      ", INK))]
     return words + [("ended", MUTED)] * bool(state.over)

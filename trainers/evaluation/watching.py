@@ -17,7 +17,7 @@ from entropy_env.task import Task
 from entropy_env.types import SwarmParams
 from trainers.evaluation.figures import chunk_size
 from trainers.evaluation.film import write_film
-from trainers.evaluation.play import Episode, episode_key, film, play
+from trainers.evaluation.play import Episode, attuned, episode_key, film, play
 from trainers.policies import Policy
 from trainers.run.hooks import Hook, Moment
 from trainers.run.options import WatchOptions
@@ -69,8 +69,10 @@ class FreshWorlds:
         size = chunk_size(self._env, self._episodes)
         chunks = -(-self._episodes // size)
         keys = jax.vmap(fresh_key, (None, 0))(self._seed, jnp.arange(chunks * size, dtype=jnp.int32))
+        policy = attuned(policy, self._params)
         parts = [jax.device_get(play_all(self._env, policy, self._params, some)) for some in keys.reshape(chunks, size)]
-        return means(jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self._episodes], *parts))
+        played = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self._episodes], *parts)
+        return means(played.of_carriers(self._env.spec))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -100,4 +102,5 @@ def _timed(env: Swarm, params: SwarmParams) -> tuple[Swarm, SwarmParams]:
 def _film(
     policy: Callable[[Moment], Policy], env: Swarm, params: SwarmParams, key: jax.Array, moment: Moment, path: Path
 ) -> None:
-    write_film(path, film(policy(moment), env, params, key, sampled=True), params, f"{moment.step:,} steps")
+    time_steps = film(policy(moment), env, params, key, sampled=True)
+    write_film(path, time_steps, env.spec, params, f"{moment.step:,} steps")

@@ -146,8 +146,8 @@ class Speech:
         """Return the same with the help at some point of the training. progress: () from 0 to 1."""
         if not self.grounded:
             return self
-        left = 1 - progress / max(self.share, 1e-9)
-        return dataclasses.replace(self, help=jnp.ceil(left) if self.method == "hard" else jnp.maximum(left, 0.0))
+        left = jnp.maximum(1 - progress / max(self.share, 1e-9), 0.0)
+        return dataclasses.replace(self, help=jnp.ceil(left) if self.method == "hard" else left)
 
     def choose(
         self, key: jax.Array, actions: Talking, described: Any, told: jax.Array | None
@@ -157,7 +157,7 @@ class Speech:
         k_action, k_help = jax.random.split(key)
         action, noise = actions.sample_with(k_action, described)
         if self.grounded and told is not None:
-            given = jax.random.bernoulli(k_help, jnp.clip(self.help, 0.0, 1.0), action.shape[:-1])
+            given = jax.random.bernoulli(k_help, self.help, action.shape[:-1])
             action = actions.replace_words(action, told, given)
         return action, noise if self.differentiable else None
 
@@ -184,7 +184,7 @@ class Speech:
         right = (jnp.argmax(logits, axis=-1) == token) & (error < NEAR**2)
         figures["comm/grounding_accuracy"] = masked_mean(right.astype(jnp.float32), mask, axis)
         figures["loss/communication"] = imitation
-        return total + self.speaker_coefficient * jnp.clip(self.help, 0.0, 1.0) * imitation, figures
+        return total + self.speaker_coefficient * self.help * imitation, figures
 
 
 def through_channel(

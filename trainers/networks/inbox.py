@@ -81,7 +81,7 @@ class Listener(nn.Module):
         else:
             hidden = nn.Dense(QUERY, dtype=self.dtype, kernel_init=nn.initializers.orthogonal(math.sqrt(2)), name="ask")
             query = nn.Dense(FEATURES, dtype=self.dtype, kernel_init=nn.initializers.orthogonal(0.01), name="query")
-            asked = on_rows(query, jnp.tanh(on_rows(hidden, rest))).astype(jnp.float32)
+            asked = on_rows(query, jnp.tanh(on_rows(hidden, rest)))  # times float32 it is that again
             sharpness = self.param("sharpness", nn.initializers.constant(1.0), (), jnp.float32)  # 1 / m^2
             away = jnp.sum(jnp.square(features[..., HEARD : HEARD + 2] * self.inbox.scale), axis=-1)
             score = jnp.sum(features * asked[..., None, :], axis=-1) - nn.softplus(sharpness) * away
@@ -94,4 +94,4 @@ class Listener(nn.Module):
         project = nn.Dense(
             CONTEXT, dtype=self.dtype, kernel_init=nn.initializers.orthogonal(math.sqrt(2)), name="value"
         )
-        return jnp.concatenate([rest, on_rows(project, told).astype(jnp.float32)], axis=-1)
+        return jnp.concatenate([rest, on_rows(project, told)], axis=-1)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from entropy_env.rewards import PRESETS as REWARDS
-from entropy_env.task import Task
+from entropy_env.task import Task, lasting_on_goal
 from trainers.run.config import check_numbers
 from trainers.run.options import TrackOptions, WatchOptions, WorldOptions
 
@@ -127,7 +127,7 @@ class LstmConfig(TrackOptions, WatchOptions, WorldOptions):
     def task(self) -> Task:
         """The worlds that the training begins with, as a task. Raises ValueError for an impossible specification."""
         preset = "v2" if self.physics == "v2" else None
-        return Task.of(preset=preset, **self.settings).but(on_goal="respawn")
+        return Task.of(preset=preset, **self.settings).but(on_goal=lasting_on_goal(self.scenario))
 
     @property
     def lanes(self) -> int:

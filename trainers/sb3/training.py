@@ -285,8 +285,8 @@ def check_same_training(saved: Saved, config: LstmConfig) -> None:
 def write_episode(path: Path, policy: LSTMPolicy, seed: int) -> None:
     """Film the policy in world 0 of the evaluation with this seed."""
     env, params = policy.task.make(on_goal="terminate")
-    states = film(policy, env, params, episode_key(seed, 0), sampled=True)
-    write_film(path, states, params, f"{policy.step:,} steps")
+    time_steps = film(policy, env, params, episode_key(seed, 0), sampled=True)
+    write_film(path, time_steps, env.spec, params, f"{policy.step:,} steps")
 
 
 def report(path: Path, episodes: int) -> None:

@@ -20,21 +20,28 @@ from entropy_env.types import (
     INT_PARAMS,
     LASTING,
     PARAM_NAMES,
+    PAYLOAD,
     Layout,
     SwarmParams,
     SwarmSpec,
     SwarmState,
     Ways,
+    Words,
 )
 
 SMALLEST = SwarmSpec(num_agents=1, num_goals=1, num_walls=0, num_boxes=0, num_discs=0, num_corners=0)
 STATE = vars(state_shapes(SMALLEST))
-WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name != "layout" and not leaf.shape)
+APART = ("layout", "words")  # fields with a tree of their own
+WORLD_FIELDS = tuple(name for name, leaf in STATE.items() if name not in APART and not leaf.shape)
 # What the force drive alone uses lies apart. A new field of the state works in either record.
 MOTION_FIELDS = ("velocity", "angular_velocity", "rounding", "penetration")
-AGENT_FIELDS = tuple(name for name in STATE if name not in ("layout", *WORLD_FIELDS, *MOTION_FIELDS))
-PLACED = ("position", "heading", "goal_index")  # without a value in AT_REST: `step.stand` and its callers set these
-if unset := STATE.keys() - AT_REST.keys() - {"layout", *PLACED}:
+AGENT_FIELDS = tuple(name for name in STATE if name not in (*APART, *WORLD_FIELDS, *MOTION_FIELDS))
+PLACED = (
+    "position",
+    "heading",
+    "goal_index",
+)  # without a value in AT_REST: `respawn.standing` and its callers set these
+if unset := STATE.keys() - AT_REST.keys() - {*APART, *PLACED}:
     raise NotImplementedError(
         f"SwarmState has fields without a value at rest that the Numba engine does not set: {unset}"
     )
@@ -154,6 +161,7 @@ class Maps(NamedTuple):
     goals: np.ndarray  # (E, N, G, 2) m
     valid: np.ndarray  # (E,) bool
     key: np.ndarray  # (E, 2) uint32
+    team: np.ndarray  # (E, N) int32; without columns where all are in one
 
 
 class WayMaps(NamedTuple):
@@ -164,6 +172,19 @@ class WayMaps(NamedTuple):
     ends: np.ndarray  # (E, N, G, 2) m
     left: np.ndarray  # (E, N, G, V) m
     hiding: np.ndarray  # (E, M) m
+
+
+class Talk(NamedTuple):
+    """What robots have said, as in `Words`, and what hearing them needs. H is 0 where nobody talks."""
+
+    token: np.ndarray  # (E, N, H) int32
+    payload: np.ndarray  # (E, N, H, 4)
+    pose: np.ndarray  # (E, N, H, 3) m, m, rad
+    to: np.ndarray  # (E, N, H) int32; H is 0 unless words are targeted
+    credit: np.ndarray  # (E, N)
+    spoken: np.ndarray  # (E, N) float32, 1 for who says a word in this step
+    heard: np.ndarray  # (S, K) int32 of one agent, on S threads: whom it hears, nearest first
+    away: np.ndarray  # (S, K) m^2, how far they are
 
 
 class Swarms(NamedTuple):
@@ -188,12 +209,37 @@ class Swarms(NamedTuple):
     first_ray: np.ndarray  # (S, N) int32, on S threads: the first ray that may hit an agent of this run of cells
     ray_count: np.ndarray  # (S, N) int32, how many rays may hit it
     rays: np.ndarray  # (2, num_rays), cosine and sine of each ray in the robot's frame
+    talk: Talk | tuple[()]  # empty unless `is_social`
+
+
+def is_social(spec: SwarmSpec) -> bool:
+    """Whether robots have anything to do with each other but to meet: only then the kernels for it are needed."""
+    return spec.talks or spec.teams or spec.paired or bool(spec.num_scouts)
+
+
+def empty_talk(spec: SwarmSpec, num_envs: int, num_threads: int) -> Talk | tuple[()]:
+    """Return the words of robots that have said nothing, or nothing where `is_social` says so."""
+    if not is_social(spec):
+        return ()
+    lanes, longest = (num_envs, spec.num_agents), spec.comm_history + 1 if spec.talks else 0
+    targeted = spec.comm_channel == "targeted"
+    return Talk(
+        token=np.zeros((*lanes, longest), np.int32),
+        payload=np.zeros((*lanes, longest, PAYLOAD), np.float32),
+        pose=np.zeros((*lanes, longest, 3), np.float32),
+        to=np.full((*lanes, longest if targeted else 0), -1, np.int32),
+        credit=np.ones(lanes, np.float32),
+        spoken=np.zeros(lanes, np.float32),
+        heard=np.zeros((num_threads, spec.comm_neighbours or 0), np.int32),
+        away=np.zeros((num_threads, spec.comm_neighbours or 0), np.float32),
+    )
 
 
 def empty_maps(spec: SwarmSpec, num_envs: int) -> Maps:
     """Return maps of zeros."""
     layout = state_shapes(spec).layout
-    return Maps(*(_zeros(getattr(layout, name), num_envs) for name in Maps._fields))
+    maps = {name: _zeros(getattr(layout, name), num_envs) for name in Maps._fields if name != "team"}
+    return Maps(**maps, team=np.zeros((num_envs, spec.num_agents if spec.teams else 0), np.int32))
 
 
 def empty_ways(spec: SwarmSpec, num_envs: int) -> WayMaps:
@@ -231,6 +277,7 @@ def empty_swarms(spec: SwarmSpec, num_envs: int, num_threads: int, num_cells: in
         first_ray=np.zeros((num_threads, spec.num_agents), np.int32),
         ray_count=np.zeros((num_threads, spec.num_agents), np.int32),
         rays=np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32),
+        talk=empty_talk(spec, num_envs, num_threads),
     )
 
 
@@ -256,7 +303,8 @@ def map_bytes(maps: Maps | WayMaps) -> list[np.ndarray]:
 def write_maps(maps: Maps, ways: WayMaps, layout: Layout, where: Any = slice(None)) -> None:
     """Copy a Layout into the maps and ways of the worlds at `where`, which are as many as the Layout has."""
     for name in Maps._fields:
-        getattr(maps, name)[where] = getattr(layout, name)
+        field = getattr(layout, name)
+        getattr(maps, name)[where] = 0 if field is None else field  # without teams all are in one
     if layout.ways is not None:
         for name in WayMaps._fields:
             getattr(ways, name)[where] = getattr(layout.ways, name)
@@ -264,7 +312,8 @@ def write_maps(maps: Maps, ways: WayMaps, layout: Layout, where: Any = slice(Non
 
 def read_layout(swarms: Swarms, where: Any = slice(None), ways: bool = True) -> Layout:
     """Return a copy of the Layout of the worlds at `where`. ways: with its shortest ways, if there are any."""
-    maps = {name: array[where].copy() for name, array in swarms.maps._asdict().items()}
+    maps: dict[str, Any] = {name: array[where].copy() for name, array in swarms.maps._asdict().items()}
+    maps["team"] = maps["team"] if maps["team"].shape[1] else None
     if ways and swarms.way_before.size:
         return Layout(**maps, ways=Ways(**{name: array[where].copy() for name, array in swarms.ways._asdict().items()}))
     return Layout(**maps)
@@ -279,6 +328,17 @@ def write_state(swarms: Swarms, state: SwarmState) -> None:
         swarms.motions[name] = getattr(state, name)
     for name in WORLD_FIELDS:
         swarms.worlds[name] = getattr(state, name)
+    for name, array in words_of(swarms).items():
+        array[...] = getattr(state.words, name)
+
+
+def words_of(swarms: Swarms) -> dict[str, np.ndarray]:
+    """Return the arrays of `Words` that are not None, by name. There are none where nobody talks."""
+    talk = swarms.talk
+    if not isinstance(talk, Talk) or not talk.token.size:
+        return {}
+    arrays = {name: getattr(talk, name) for name in Words.__dataclass_fields__}
+    return {name: array for name, array in arrays.items() if array.size}
 
 
 def read_state(swarms: Swarms) -> SwarmState:
@@ -286,4 +346,5 @@ def read_state(swarms: Swarms) -> SwarmState:
     fields: dict[str, Any] = {name: swarms.agents[name].copy() for name in AGENT_FIELDS}
     fields |= {name: swarms.motions[name].copy() for name in MOTION_FIELDS}
     fields |= {name: swarms.worlds[name].copy() for name in WORLD_FIELDS}
-    return SwarmState(layout=read_layout(swarms), **fields)
+    words = {name: array.copy() for name, array in words_of(swarms).items()}
+    return SwarmState(layout=read_layout(swarms), words=Words(**{"to": None} | words) if words else None, **fields)

@@ -6,10 +6,12 @@ With a single cell everybody is near everybody, which is fastest for small swarm
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from entropy_env.engines.numba_engine.compilation import inlined
+from entropy_env.engines.numba_engine.compilation import inlined, spliced
 
 GROWTH = np.float32(1.1)
 ROOMY = np.float32(
@@ -39,30 +41,43 @@ def line_of(value, side, count):
     return min(max(int(value / side), 0), count - 1)
 
 
-@inlined
-def sort_into_cells(w, e, reach):
-    """Sort the active agents of world e by cell (counting sort, stable)."""
-    lay_grid(w, e, reach)
-    columns, rows, side = w.worlds[e].columns, w.worlds[e].rows, w.worlds[e].side
-    ends, num_agents = w.cell_end[e], w.agents.shape[1]
-    for cell in range(columns * rows):
-        ends[cell] = 0
-    for i in range(num_agents):
-        me = w.agents[e, i]
-        if me.active:
-            column, row = line_of(me.position[0], side, columns), line_of(me.position[1], side, rows)
-            me.cell = row * columns + column
-            ends[me.cell] += 1
-    total = 0
-    for cell in range(columns * rows):
-        start, total = total, total + ends[cell]
-        ends[cell] = start
-    for i in range(num_agents):
-        me = w.agents[e, i]
-        if me.active:
-            k = ends[me.cell]
-            w.sorted_agent[e, k], w.sorted_x[e, k], w.sorted_y[e, k] = i, me.position[0], me.position[1]
-            ends[me.cell] = k + 1
+def sorting(counts: Callable[..., Any]) -> Any:
+    """Return a compiled function (w, e, reach, old) that sorts agents of world e by cell (counting sort, stable).
+
+    Cells are more than `reach` m wide. counts: compiled, (w, e, i, old), whether an agent is to be found there.
+    """
+
+    @spliced
+    def sort(w, e, reach, old):
+        lay_grid(w, e, reach)
+        columns, rows, side = w.worlds[e].columns, w.worlds[e].rows, w.worlds[e].side
+        ends, num_agents = w.cell_end[e], w.agents.shape[1]
+        for cell in range(columns * rows):
+            ends[cell] = 0
+        for i in range(num_agents):
+            me = w.agents[e, i]
+            if counts(w, e, i, old):
+                column, row = line_of(me.position[0], side, columns), line_of(me.position[1], side, rows)
+                me.cell = row * columns + column
+                ends[me.cell] += 1
+        total = 0
+        for cell in range(columns * rows):
+            start, total = total, total + ends[cell]
+            ends[cell] = start
+        for i in range(num_agents):
+            me = w.agents[e, i]
+            if counts(w, e, i, old):
+                k = ends[me.cell]
+                w.sorted_agent[e, k], w.sorted_x[e, k], w.sorted_y[e, k] = i, me.position[0], me.position[1]
+                ends[me.cell] = k + 1
+
+    return sort
+
+
+@spliced
+def is_active(w, e, i, old):
+    """Whether an agent is in the world."""
+    return w.agents[e, i].active
 
 
 @inlined

@@ -35,6 +35,7 @@ COMPILED = (
     "observations.py",
     "rewards.py",
     "geodesic.py",
+    "comms.py",
 )
 NOT_COMPILED = {"__init__.py", "engine.py", "kernels.py", "threads.py"}
 

@@ -34,18 +34,20 @@ from entropy_env.engines.numba_engine.arrays import (
     empty_maps,
     empty_swarms,
     empty_ways,
+    is_social,
     map_bytes,
     pack_params,
     pack_weights,
     read_layout,
     read_state,
+    words_of,
     write_maps,
     write_state,
 )
 from entropy_env.engines.numba_engine.kernels import load_kernels
 from entropy_env.engines.numba_engine.observations import check_components, global_state
 from entropy_env.engines.numba_engine.rewards import check_built_in, compile_terms
-from entropy_env.engines.numba_engine.schedule import RETURN, SEE, SORT, WHOLE_WORLD, place_of
+from entropy_env.engines.numba_engine.schedule import GATHER, HEAR, RETURN, SEE, SORT, WHOLE_WORLD, place_of
 from entropy_env.engines.numba_engine.step import Choices, make_choices
 from entropy_env.engines.numba_engine.threads import default_threads, share
 from entropy_env.env import Swarm
@@ -76,7 +78,7 @@ class NumbaEngine:
     ) -> None:
         check_components()
         check_built_in()
-        self._kernels = load_kernels()
+        self._kernels = load_kernels(is_social(env.spec))
         self.env, self.num_envs, self.autoreset = env, num_envs, autoreset
         self.num_threads = default_threads() if num_threads is None else num_threads
         spec = env.spec
@@ -92,6 +94,7 @@ class NumbaEngine:
         self._own_terms = compile_terms(spec.own_terms) if spec.own_terms else None
         self._choices = make_choices(spec, autoreset, self._own_terms.address if self._own_terms else 0)
         self._num_stages = len(self._choices.schedule)
+        self._looking = [stage for stage in (SORT, SEE, GATHER, HEAR) if stage in self._choices.schedule[:, 0]]
         self._transition = _transition(self._w)
         self._batch = VectorSwarm(env, num_envs, autoreset=autoreset)
         self._seed, self._draws = np.zeros(2, np.uint32), 0
@@ -233,13 +236,15 @@ class NumbaEngine:
     def _lasting(self) -> dict[str, np.ndarray]:
         """Return the arrays that hold the episodes and the next maps, by name."""
         w = self._w
-        maps = {f"maps/{name}": array for name, array in w.maps._asdict().items()}
-        next_maps = {f"next_maps/{name}": array for name, array in self._next_maps._asdict().items()}
+        names = [name for name in w.maps._fields if name != "team" or self.env.spec.teams]
+        maps = {f"maps/{name}": getattr(w.maps, name) for name in names}
+        maps |= {f"next_maps/{name}": getattr(self._next_maps, name) for name in names}
         if self.env.spec.geodesic:
             maps |= {f"ways/{name}": array for name, array in w.ways._asdict().items()}
-            next_maps |= {f"next_ways/{name}": array for name, array in self._next_ways._asdict().items()}
+            maps |= {f"next_ways/{name}": array for name, array in self._next_ways._asdict().items()}
         agents = {"agents": w.agents, "motions": w.motions, "obs": w.obs, "final_obs": w.final_obs}
-        return agents | {"worlds": w.worlds} | maps | next_maps
+        words = {f"words/{name}": array for name, array in words_of(w).items()}
+        return agents | {"worlds": w.worlds} | maps | words
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the views, which would not be views of the copy, and the layouts that are being drawn."""
@@ -265,7 +270,7 @@ class NumbaEngine:
 
     def _observe(self, which: np.ndarray) -> np.ndarray:
         """Observe in the worlds of `which` (E,) bool, as they are now."""
-        for stage in (SORT, SEE):
+        for stage in self._looking:
             k = place_of(stage, self._choices.schedule)
             self._run(k, k + 1, which, self._choices._replace(autoreset=False))  # also those that are over
         return self._w.obs

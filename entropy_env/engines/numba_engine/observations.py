@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from entropy_env.engines.numba_engine.comms import inbox
 from entropy_env.engines.numba_engine.compilation import spliced
-from entropy_env.engines.numba_engine.geometry import TWO, cos_sin
+from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO, cos_sin
 from entropy_env.engines.numba_engine.lidar import scan
 from entropy_env.observations import BUILT_IN, GLOBAL_STATE, OBSERVATION
 from entropy_env.types import SwarmSpec
@@ -44,19 +45,57 @@ def velocity(w, p, choices, row, cos, sin, slot, e, i):
 
 @spliced
 def goal(w, p, choices, row, cos, sin, slot, e, i):
-    """Write the offset to the goal, in the robot's frame, into row (2,)."""
-    me = w.agents[e, i]
-    place = w.maps.goals[e, i, me.goal_index]
+    """Write the offset to the goal, or to the partner's, in the robot's frame, into row (2,)."""
+    mate = i ^ choices.partner
+    place = w.maps.goals[e, mate, w.agents[e, mate].goal_index]
+    row[0], row[1] = in_own_frame(w.agents[e, i], place, p, cos, sin)
+    if i < choices.scouts:
+        row[0], row[1] = ZERO, ZERO
+
+
+@spliced
+def in_own_frame(me, place, p, cos, sin):
+    """Offset to a place (2,) m over `goal_scale`, in the robot's frame."""
     dx, dy = (place[0] - me.position[0]) / p.goal_scale, (place[1] - me.position[1]) / p.goal_scale
-    row[0], row[1] = dx * cos + dy * sin, dy * cos - dx * sin
+    return dx * cos + dy * sin, dy * cos - dx * sin
 
 
-READERS: dict[str, Callable] = {"lidar": lidar, "velocity": velocity, "goal": goal}
+@spliced
+def partner(w, p, choices, row, cos, sin, slot, e, i):
+    """Write the offset to the partner, in the robot's frame, into row (2,), where there are partners."""
+    if choices.partner:
+        row[0], row[1] = in_own_frame(w.agents[e, i], w.agents[e, i ^ choices.partner].position, p, cos, sin)
 
 
-def _in_turn(names: list[str], k: int = 0) -> Any:
-    """Return a compiled function that calls the readers from the k-th on, each with its columns of a row (obs_dim,)."""
-    read, rest = READERS[names[k]], _in_turn(names, k + 1) if k + 1 < len(names) else None
+@spliced
+def role(w, p, choices, row, cos, sin, slot, e, i):
+    """Write 1 for a scout and 0 for a carrier into row (1,), where there are roles."""
+    for k in range(len(row)):
+        row[k] = ONE if i < choices.scouts else ZERO
+
+
+READERS: dict[str, Callable] = {"lidar": lidar, "velocity": velocity, "goal": goal}  # what every robot senses
+SOCIAL_READERS: dict[str, Callable] = {"inbox": inbox, "partner": partner, "role": role}  # see `arrays.is_social`
+
+
+def observing(readers: dict[str, Callable]) -> Any:
+    """Return a compiled function that writes the columns of these components into the observation of an agent.
+
+    It takes (w, p, choices, row, slot, e, i), a row (obs_dim,) of agent i of world e.
+    """
+    fill = _in_turn([(k, readers[name]) for k, name in enumerate(OBSERVATION) if name in readers])
+
+    @spliced
+    def observe(w, p, choices, row, slot, e, i):
+        cos, sin = cos_sin(w.agents[e, i].heading)
+        fill(w, p, choices, row, cos, sin, slot, e, i)
+
+    return observe
+
+
+def _in_turn(readers: list[tuple[int, Callable]]) -> Any:
+    """Return a compiled function that calls readers, each with its columns of a row: it is the k-th component."""
+    (k, read), rest = readers[0], _in_turn(readers[1:]) if len(readers) > 1 else None
 
     @spliced
     def fill(w, p, choices, row, cos, sin, slot, e, i):
@@ -68,14 +107,7 @@ def _in_turn(names: list[str], k: int = 0) -> Any:
     return fill
 
 
-_fill = _in_turn([name for name in OBSERVATION if name in READERS])
-
-
-@spliced
-def observe(w, p, choices, row, slot, e, i):
-    """Write the observation of agent i of world e into row (obs_dim,)."""
-    cos, sin = cos_sin(w.agents[e, i].heading)
-    _fill(w, p, choices, row, cos, sin, slot, e, i)
+sense, relate = observing(READERS), observing(SOCIAL_READERS)
 
 
 def _motion(w: Any, spec: SwarmSpec) -> np.ndarray:
@@ -112,7 +144,7 @@ def global_state(w: Any, spec: SwarmSpec) -> np.ndarray:
 
 def check_components() -> None:
     """Raise ValueError if a component is known to one engine only, or if its table has changed."""
-    tables = ("observation", OBSERVATION, READERS), ("global state", GLOBAL_STATE, STATE_READERS)
+    tables = ("observation", OBSERVATION, READERS | SOCIAL_READERS), ("global state", GLOBAL_STATE, STATE_READERS)
     for (what, theirs, ours), built_in in zip(tables, BUILT_IN, strict=True):
         for name in sorted(theirs.keys() ^ ours.keys()):
             engines = ("JAX", "Numba") if name in theirs else ("Numba", "JAX")

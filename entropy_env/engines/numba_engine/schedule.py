@@ -21,15 +21,35 @@ SORT = 8  # sort the agents again, by their new positions
 SEE_LAST = 9  # observe for the agents whose episode has ended
 RETURN = 10  # bring inactive agents back
 SEE = 11  # observe for the agents that act next
-WHOLE_WORLD = MEET, END, SORT, RETURN  # stages whose agents cannot be shared by threads
+# where robots have anything to do with each other, `arrays.is_social`; words where they talk
+SPEAK = 12  # note what is said
+SURROUND = 13  # sort the agents into cells as wide as a word is heard
+AIM = 14  # find for whom each word is
+ARRIVE = 15  # make the last move, and note who is at its goal
+GATHER_LAST = 16  # sort those whose words arrive, into such cells, if an episode has ended
+HEAR_LAST = 17  # observe the others, for the agents whose episode has ended
+GATHER = 18  # sort those whose words arrive
+HEAR = 19  # observe the others, for the agents that act next
+WHOLE_WORLD = MEET, END, SORT, RETURN, SURROUND, GATHER_LAST, GATHER  # stages whose agents cannot be shared by threads
 
 
-def make_schedule(substeps: int, force: bool) -> np.ndarray:
-    """Return the stages of a step in order, (K, 2) int32: each with its round if it is COLLIDE. force: the drive."""
+def make_schedule(
+    substeps: int, force: bool, social: bool = False, talks: bool = False, targeted: bool = False
+) -> np.ndarray:
+    """Return the stages of a step in order, (K, 2) int32: each with its round if it is COLLIDE.
+
+    force: the drive. social: `arrays.is_social`. talks: whether robots speak. targeted: whether it is to one alone.
+    """
     impulses = [(COUNT, 0), *((COLLIDE, turn) for turn in range(IMPULSE_ROUNDS))] if force else []
     substep = [(DRIVE, 0), *impulses, (TOUCH, 0)]
-    after = [(stage, 0) for stage in (SCORE, END, SORT, SEE_LAST, RETURN, SEE)]
-    return np.array([(MEET, 0), (PREPARE, 0), *substep * substeps, *after], np.int32)
+    before = [SPEAK] * talks + [SURROUND, AIM] * (talks and targeted) + [MEET, PREPARE]
+    # Words go by cells as wide as they are heard, and lidar by its own, so hearing comes before the sort or after all.
+    gather_last, gather = [GATHER_LAST] * talks, [GATHER] * talks
+    last, then = ([*gather_last, HEAR_LAST], [*gather, HEAR]) if social else ([], [])
+    after = [*[ARRIVE] * social, SCORE, END, *last, SORT, SEE_LAST, RETURN, SEE, *then]
+    return np.array(
+        [*((stage, 0) for stage in before), *substep * substeps, *((stage, 0) for stage in after)], np.int32
+    )
 
 
 def place_of(stage: int, schedule: np.ndarray) -> int:

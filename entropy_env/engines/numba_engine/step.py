@@ -7,18 +7,19 @@ each shared by several threads.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
-from entropy_env.engines.numba_engine.arrays import rest_agent, rest_lasting, rest_motion, rest_world
-from entropy_env.engines.numba_engine.cells import rows_around, run_in_row, sort_into_cells
-from entropy_env.engines.numba_engine.compilation import inlined, kernel, spliced
+from entropy_env.engines.numba_engine.arrays import is_social
+from entropy_env.engines.numba_engine.cells import is_active, sorting
+from entropy_env.engines.numba_engine.comms import aim, delay, is_wanted, speak
+from entropy_env.engines.numba_engine.compilation import called, inlined, kernel, spliced
 from entropy_env.engines.numba_engine.geodesic import FAR, way_left
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
-from entropy_env.engines.numba_engine.observations import observe
+from entropy_env.engines.numba_engine.observations import relate, sense
 from entropy_env.engines.numba_engine.physics.contacts import (
     contact_reach,
     resolve_contacts,
@@ -37,10 +38,13 @@ from entropy_env.engines.numba_engine.physics.force import (
     sink,
 )
 from entropy_env.engines.numba_engine.physics.kinematic import follow_arc, set_command, settle
+from entropy_env.engines.numba_engine.respawn import respawning, starting
 from entropy_env.engines.numba_engine.rewards import call_at, weigh_built_in
+from entropy_env.engines.numba_engine.teams import let_scouts_go, share_rewards
 from entropy_env.rewards import Outcome
 from entropy_env.types import OBSERVATION, SwarmSpec
 
+MOTORS = 2  # numbers of an action; what is said comes after
 TERMINATE, RESPAWN, NEXT_GOAL = 0, 1, 2
 ON_GOAL = {"terminate": TERMINATE, "respawn": RESPAWN, "next_goal": NEXT_GOAL}
 
@@ -56,15 +60,22 @@ class Choices(NamedTuple):
     autoreset: bool  # whether a world that is over is reset at once; the step then leaves its observations out
     columns: tuple[tuple[int, int], ...]  # of each component of an observation: its first, and the one after its last
     geodesic: bool  # whether layouts carry the shortest ways
+    partner: int  # of agent i it is i ^ partner: itself, or where robots are in pairs the other one
+    scouts: int  # how many agents, the first ones, are scouts
+    targeted: bool  # whether a word is for one agent alone
+    same_team: bool  # whether a word is for the speaker's team alone
+    shared: bool  # whether teams share rewards
     own_terms: int  # address of a user's own reward terms (`rewards.compile_terms`), 0 for none
 
 
 def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choices:
     """Return the choices of a specification. own_terms: address of a user's own reward terms, 0 for none."""
     force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
-    stages = schedule.make_schedule(spec.substeps, force)
+    targeted, same_team = spec.comm_channel == "targeted", spec.comm_channel == "team"
+    stages = schedule.make_schedule(spec.substeps, force, is_social(spec), spec.talks, targeted)
+    social = int(spec.paired), spec.num_scouts, targeted, same_team, bool(spec.team_rewards)
     columns = tuple((spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION)
-    choices = ON_GOAL[spec.on_goal], world_frame, autoreset, columns, bool(spec.geodesic), own_terms
+    choices = ON_GOAL[spec.on_goal], world_frame, autoreset, columns, bool(spec.geodesic), *social, own_terms
     return Choices(stages, spec.substeps, force, *choices)
 
 
@@ -123,191 +134,234 @@ def reward_of(w, p, choices, outcome, e, i):
 
 
 @spliced
-def score(w, p, choices, motors, e, i):
-    """Give the reward, and end the episode of an agent that reached its goal or met the time limit.
-
-    motors: (2,), the action of the agent.
-    """
-    me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
-    reached, reward = False, ZERO
-    if me.acted:
-        if choices.force:
-            settle_pair(me, w.motions[e, i])
-        else:
-            settle(me)
-        distance = distance_to_goal(me)
-        reached = distance < p.agent_radius + p.goal_radius
-        way_before, way = me.distance, distance
-        if choices.geodesic:
-            way_before, way = w.way_before[e, i], way_left(w.ways, w.maps, me.position, e, i, me.goal_index)
-            way = way if max(way_before, way) < FAR else way_before
-        outcome = Outcome(
-            distance_before=me.distance,
-            distance=distance,
-            way_before=way_before,
-            way=way,
-            reached=ONE if reached else ZERO,
-            collision=ONE if me.collided else ZERO,
-            left=clipped(motors[0]),
-            right=clipped(motors[1]),
-        )
-        reward = reward_of(w, p, choices, outcome, e, i)
-        me.length_so_far += 1
+def move(w, choices, e, i):
+    """Make the move of the last substep."""
+    if choices.force:
+        settle_pair(w.agents[e, i], w.motions[e, i])
     else:
-        me.reward_terms[:] = ZERO
-        w.reward_terms[e, i, :] = ZERO
-    if reached:
-        me.goals_reached += 1
-        if choices.on_goal == NEXT_GOAL:
-            me.goal_index = (me.goal_index + 1) % num_goals
-        else:
-            me.active = False
+        settle(w.agents[e, i])
+
+
+@spliced
+def arrive(w, p, choices, e, i):
+    """Make the last move, and note whether an agent is at its goal. Scouts have none."""
+    me = w.agents[e, i]
+    if me.acted:
+        move(w, choices, e, i)
+    me.reached = me.acted and i >= choices.scouts and distance_to_goal(me) < p.agent_radius + p.goal_radius
+
+
+@spliced
+def tally(me, reward):
+    """Count a reward, and end the counts of an episode that has ended."""
+    me.reward = reward
     me.return_so_far += reward
-    me.reward, me.reached, me.collision, me.goals_reached_before_reset = reward, reached, me.collided, me.goals_reached
-    me.terminated = reached and choices.on_goal != NEXT_GOAL
-    me.truncated = me.active and time_up
-    me.success = me.terminated
-    if choices.on_goal == NEXT_GOAL:
-        me.success = me.truncated and me.goals_reached > 0
     me.episode_return, me.episode_length = me.return_so_far, me.length_so_far
     if me.terminated or me.truncated:
         me.return_so_far, me.length_so_far = ZERO, 0
 
 
-@spliced
-def end(w, p, choices, e):
-    """Advance the clock, and note whether the world is over."""
-    world, going = w.worlds[e], choices.on_goal != TERMINATE
-    for i in range(w.agents.shape[1]):
-        me = w.agents[e, i]
-        me.active_before_reset = me.active
-        going |= me.active
-    world.step = next_step(world)
-    world.over = world.step >= p.max_steps or not going
-    world.over_before_reset = world.over
+def scoring(social: bool) -> Any:
+    """Return a compiled function (w, p, choices, motors, e, i).
 
-
-@inlined
-def is_clear(w, e, pose):
-    """Whether an agent at a pose touches none of the agents that are sorted into cells."""
-    x, y, wide = pose[0], pose[1], w.worlds[e].apart
-    for row in range(*rows_around(w, e, y)):
-        start, stop = run_in_row(w, e, row, x)
-        for k in range(start, stop):
-            dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
-            if dx * dx + dy * dy < wide * wide:
-                return False
-    return True
-
-
-@spliced
-def ask(w, p, e, i):
-    """Find the first column of an agent's row whose pose is clear and not at the agent's next goal, or -1."""
-    num_goals, near = w.maps.goals.shape[2], p.agent_radius + p.goal_radius
-    next_goal = (w.agents[e, i].goal_index + 1) % num_goals
-    goal = w.maps.goals[e, i, next_goal]
-    for k in range(num_goals):
-        column = (next_goal + k) % num_goals
-        pose = w.maps.spawns[e, i, column]
-        dx, dy = goal[0] - pose[0], goal[1] - pose[1]
-        if dx * dx + dy * dy >= near * near and is_clear(w, e, pose):
-            return column
-    return -1
-
-
-@inlined
-def gives_way(w, e, i):
-    """Whether an agent with a lower index asks for a place too near."""
-    pose, wide = w.maps.spawns[e, i, w.agents[e, i].asked], w.worlds[e].apart
-    for j in range(i):
-        asked = w.agents[e, j].asked
-        if asked >= 0:
-            other = w.maps.spawns[e, j, asked]
-            dx, dy = other[0] - pose[0], other[1] - pose[1]
-            if dx * dx + dy * dy < wide * wide:
-                return True
-    return False
-
-
-@inlined
-def stand(w, e, i, column):
-    """Put an agent at a pose of its row, at rest."""
-    me, pose = w.agents[e, i], w.maps.spawns[e, i, column]
-    rest_agent(me)
-    rest_motion(w.motions[e, i])
-    me.position[0], me.position[1], me.heading = pose[0], pose[1], pose[2]
-
-
-@spliced
-def respawn(w, p, e):
-    """Bring inactive agents back where there is room, as `Swarm.respawn`. Returns whether any came back."""
-    came = False
-    for i in range(w.agents.shape[1]):
-        w.agents[e, i].asked = -1 if w.agents[e, i].active else ask(w, p, e, i)
-    for i in range(w.agents.shape[1]):
-        me = w.agents[e, i]
-        if me.asked >= 0 and not gives_way(w, e, i):
-            stand(w, e, i, me.asked)
-            me.goal_index, me.active_before_reset = (me.goal_index + 1) % w.maps.goals.shape[2], True
-            came = True
-    return came
-
-
-@spliced
-def run_stage(stage, turn, w, params, action, choices, slot, e, first, last):
-    """Run one stage of a step of world e. A stage that works on agents does so from `first` to before `last`.
-
-    turn: the number of this round of impulses.
+    It gives the reward, and ends the episode of an agent that reached its goal or met the time limit. motors: (2,), the
+    action of the agent.
     """
-    p = params[e]
-    h = p.dt / np.float32(choices.substeps)
-    if stage == schedule.MEET:
-        set_limits(w.worlds[e], w.maps.size[e], p, choices)
-        if choices.force:
-            set_losses(w.worlds[e], p, choices)
-        sort_into_cells(w, e, contact_reach(w.worlds[e], p))
-    elif stage == schedule.PREPARE:
-        for i in range(first, last):
-            prepare(w, p, choices, action, e, i)
-    elif stage == schedule.DRIVE:
-        lost, longest = w.worlds[e].lost, w.worlds[e].longest
-        for i in range(first, last):
-            if choices.force:
-                glide(w.agents[e, i], w.motions[e, i], p, choices, lost, longest)
+
+    @spliced
+    def score(w, p, choices, motors, e, i):
+        me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
+        reached, reward, spoken = False, ZERO, ZERO
+        if me.acted:
+            if not social:
+                move(w, choices, e, i)
+            before, distance = me.distance, distance_to_goal(me)
+            reached = distance < p.agent_radius + p.goal_radius
+            if social:
+                reached, spoken = me.reached and w.agents[e, i ^ choices.partner].reached, w.talk.spoken[e, i]
+                if i < choices.scouts:
+                    before, distance = ZERO, ZERO
+            way_before, way = before, distance
+            if choices.geodesic:
+                way_before, way = w.way_before[e, i], way_left(w.ways, w.maps, me.position, e, i, me.goal_index)
+                way = way if max(way_before, way) < FAR else way_before
+            outcome = Outcome(
+                distance_before=before,
+                distance=distance,
+                way_before=way_before,
+                way=way,
+                reached=ONE if reached else ZERO,
+                collision=ONE if me.collided else ZERO,
+                left=clipped(motors[0]),
+                right=clipped(motors[1]),
+                spoken=spoken,
+            )
+            reward = reward_of(w, p, choices, outcome, e, i)
+            me.length_so_far += 1
+        else:
+            me.reward_terms[:] = ZERO
+            w.reward_terms[e, i, :] = ZERO
+        if reached:
+            me.goals_reached += 1
+            if choices.on_goal == NEXT_GOAL:
+                me.goal_index = (me.goal_index + 1) % num_goals
             else:
-                follow_arc(w.agents[e, i], p, h, longest)
-    elif stage == schedule.COUNT:
+                me.active = False
+        me.reached, me.collision, me.goals_reached_before_reset = reached, me.collided, me.goals_reached
+        me.terminated = reached and choices.on_goal != NEXT_GOAL
+        me.truncated = me.active and time_up
+        me.success = me.terminated
+        if choices.on_goal == NEXT_GOAL:
+            me.success = me.truncated and me.goals_reached > 0
+        if social:
+            me.reward = reward  # teams may share it, see `teams`
+        else:
+            tally(me, reward)
+
+    return score
+
+
+def ending(social: bool) -> Any:
+    """Return a compiled function (w, p, choices, e) that advances the clock, and notes whether the world is over."""
+
+    @spliced
+    def end(w, p, choices, e):
+        if social:
+            let_scouts_go(w, choices, e)
+            share_rewards(w, p, choices, e)
+            for i in range(w.agents.shape[1]):
+                tally(w.agents[e, i], w.agents[e, i].reward)
+        world, going = w.worlds[e], choices.on_goal != TERMINATE
+        for i in range(w.agents.shape[1]):
+            me = w.agents[e, i]
+            me.active_before_reset = me.active
+            going |= me.active
+        world.step = next_step(world)
+        world.over = world.step >= p.max_steps or not going
+        world.over_before_reset = world.over
+
+    return end
+
+
+@called
+def run_social_stage(stage, w, p, action, choices, slot, e, first, last):
+    """Run a stage that only those who are social have. Others are left out, and those that only sort into cells."""
+    if stage == schedule.SPEAK:
         for i in range(first, last):
-            count_contacts(w, p, choices, w.contacts[slot], e, i)
-    elif stage == schedule.COLLIDE:
+            speak(w, p, action[e, i, MOTORS:], e, i)
+    elif stage == schedule.AIM:
         for i in range(first, last):
-            collide(w, p, choices, w.contacts[slot], 3 * (turn % 2), e, i)
-    elif stage == schedule.TOUCH:
+            aim(w, p, e, i)
+    elif stage == schedule.ARRIVE:
         for i in range(first, last):
-            if choices.force:
-                apply_impulses(w.agents[e, i], w.motions[e, i])
-            resolve_contacts(w, p, choices, w.contacts[slot], e, i)
-            if choices.force:
-                sink(w.agents[e, i], w.motions[e, i], p)
-    elif stage == schedule.SCORE:
-        for i in range(first, last):
-            score(w, p, choices, action[e, i], e, i)
-    elif stage == schedule.END:
-        end(w, p, choices, e)
-    elif stage == schedule.SORT:
-        sort_into_cells(w, e, lidar_reach(p))
-    elif stage == schedule.RETURN:
-        if choices.on_goal == RESPAWN and not w.worlds[e].over and respawn(w, p, e):
-            sort_into_cells(w, e, lidar_reach(p))
-    elif stage == schedule.SEE_LAST or not (w.worlds[e].over and choices.autoreset):
+            arrive(w, p, choices, e, i)
+    elif stage == schedule.HEAR_LAST or (stage == schedule.HEAR and not (w.worlds[e].over and choices.autoreset)):
         for i in range(first, last):
             me = w.agents[e, i]
-            seeing = me.active if stage == schedule.SEE else me.terminated or me.truncated
-            row = w.obs[e, i] if stage == schedule.SEE else w.final_obs[e, i]
-            if seeing:
-                observe(w, p, choices, row, slot, e, i)
-            elif stage == schedule.SEE:
-                row[:] = ZERO
+            hearing = me.active if stage == schedule.HEAR else me.terminated or me.truncated
+            row = w.obs[e, i] if stage == schedule.HEAR else w.final_obs[e, i]
+            if hearing:
+                relate(w, p, choices, row, slot, e, i)
+
+
+@spliced
+def somebody_ends(w, e):
+    """Whether the episode of an agent has just ended."""
+    ends = False
+    for i in range(w.agents.shape[1]):
+        ends |= w.agents[e, i].terminated or w.agents[e, i].truncated
+    return ends
+
+
+def running(social: bool) -> Any:
+    """Return the compiled body of a kernel that runs stages. social: whether it has those of `run_social_stage`.
+
+    A stage that works on agents does so from the first of `agents` to before the last. All sorting into cells is in one
+    place, because each copy of it would have to be compiled.
+    """
+    score, end, respawn, sort = (
+        scoring(social),
+        ending(social),
+        respawning(social),
+        sorting(is_wanted if social else is_active),
+    )
+
+    @spliced
+    def run_stages(w, params, action, choices, slot, which, worlds, stages, agents):
+        over, (first, last) = 0, agents
+        for e in range(worlds[0], worlds[1]):
+            if not which[e]:
+                continue
+            p = params[e]
+            h = p.dt / np.float32(choices.substeps)
+            for k in range(stages[0], stages[1]):
+                stage, turn = choices.schedule[k, 0], choices.schedule[k, 1]
+                cells, old = ZERO, -1  # m, how far the cells reach that agents are sorted into, 0 for no sorting
+                if stage == schedule.MEET:
+                    set_limits(w.worlds[e], w.maps.size[e], p, choices)
+                    if choices.force:
+                        set_losses(w.worlds[e], p, choices)
+                    cells = contact_reach(w.worlds[e], p)
+                elif stage == schedule.PREPARE:
+                    for i in range(first, last):
+                        prepare(w, p, choices, action, e, i)
+                elif stage == schedule.DRIVE:
+                    lost, longest = w.worlds[e].lost, w.worlds[e].longest
+                    for i in range(first, last):
+                        if choices.force:
+                            glide(w.agents[e, i], w.motions[e, i], p, choices, lost, longest)
+                        else:
+                            follow_arc(w.agents[e, i], p, h, longest)
+                elif stage == schedule.COUNT:
+                    for i in range(first, last):
+                        count_contacts(w, p, choices, w.contacts[slot], e, i)
+                elif stage == schedule.COLLIDE:
+                    for i in range(first, last):
+                        collide(w, p, choices, w.contacts[slot], 3 * (turn % 2), e, i)
+                elif stage == schedule.TOUCH:
+                    for i in range(first, last):
+                        if choices.force:
+                            apply_impulses(w.agents[e, i], w.motions[e, i])
+                        resolve_contacts(w, p, choices, w.contacts[slot], e, i)
+                        if choices.force:
+                            sink(w.agents[e, i], w.motions[e, i], p)
+                elif stage == schedule.SCORE:
+                    for i in range(first, last):
+                        score(w, p, choices, action[e, i], e, i)
+                elif stage == schedule.END:
+                    end(w, p, choices, e)
+                elif stage == schedule.SORT:
+                    cells = lidar_reach(p)
+                elif stage == schedule.RETURN:
+                    if choices.on_goal == RESPAWN and not w.worlds[e].over and respawn(w, p, choices, e):
+                        cells = lidar_reach(p)
+                elif stage == schedule.SEE_LAST or (
+                    stage == schedule.SEE and not (w.worlds[e].over and choices.autoreset)
+                ):
+                    for i in range(first, last):
+                        me = w.agents[e, i]
+                        seeing = me.active if stage == schedule.SEE else me.terminated or me.truncated
+                        row = w.obs[e, i] if stage == schedule.SEE else w.final_obs[e, i]
+                        if seeing:
+                            sense(w, p, choices, row, slot, e, i)
+                        elif stage == schedule.SEE:
+                            row[:] = ZERO
+                if social:
+                    if stage >= schedule.SPEAK:
+                        run_social_stage(stage, w, p, action, choices, slot, e, first, last)
+                    if stage == schedule.SURROUND:
+                        cells = p.comm_range
+                    elif stage == schedule.GATHER or (stage == schedule.GATHER_LAST and somebody_ends(w, e)):
+                        cells, old = p.comm_range, delay(p, w.talk.token.shape[2])
+                if cells > ZERO:
+                    sort(w, e, cells, old)
+            over += w.worlds[e].over
+        return over
+
+    return run_stages
+
+
+run_plain, run_all, start_plain, start_all = running(False), running(True), starting(False), starting(True)
 
 
 @kernel
@@ -317,27 +371,25 @@ def run(w, params, action, choices, slot, which, worlds, stages, agents):
     which: (E,) bool, worlds to run. worlds, stages, agents: each the first, and the one after the last. slot: the
     number of this thread.
     """
-    over = 0
-    for e in range(worlds[0], worlds[1]):
-        if which[e]:
-            for k in range(stages[0], stages[1]):
-                stage, turn = choices.schedule[k, 0], choices.schedule[k, 1]
-                run_stage(stage, turn, w, params, action, choices, slot, e, agents[0], agents[1])
-            over += w.worlds[e].over
-    return over
+    return run_plain(w, params, action, choices, slot, which, worlds, stages, agents)
+
+
+@kernel
+def run_social(w, params, action, choices, slot, which, worlds, stages, agents):
+    """Do as `run` where robots have anything to do with each other, see `arrays.is_social`."""
+    return run_all(w, params, action, choices, slot, which, worlds, stages, agents)
 
 
 @kernel
 def start(w, which):
     """Begin a new episode in each world of `which` (E,) bool, with every agent at the first pose of its row."""
-    for e in range(which.shape[0]):
-        if which[e]:
-            rest_world(w.worlds[e])
-            for i in range(w.agents.shape[1]):
-                stand(w, e, i, 0)
-                me = w.agents[e, i]
-                rest_lasting(me)
-                me.goal_index, me.return_so_far, me.length_so_far = 0, ZERO, 0
+    start_plain(w, which)
+
+
+@kernel
+def start_social(w, which):
+    """Do as `start`, for `run_social`."""
+    start_all(w, which)
 
 
 @kernel

@@ -31,6 +31,6 @@ def test_a_policy_is_given_what_it_remembered() -> None:
     params, policy, key = env.make_params(max_steps=6), Waiting(), jax.random.key(0)
     whole = jax.jit(lambda key: play(env, policy, params, key, False))(key)
     assert np.all(whole.path > 0)
-    states = film(policy, env, params, key, False)
+    states = [time_step.state for time_step in film(policy, env, params, key, False)]
     moved = [np.any(after.position != before.position) for before, after in itertools.pairwise(states)]
     assert moved == [False] * WAIT + [True] * 3
