@@ -187,3 +187,9 @@ def ray_border(origin: Point, direction: Point, size: Point) -> jax.Array:
         jnp.maximum(-origin[0] * ix, (size[0] - origin[0]) * ix),
         jnp.maximum(-origin[1] * iy, (size[1] - origin[1]) * iy),
     )
+
+
+def in_own_frame(offset: jax.Array, heading: jax.Array) -> jax.Array:
+    """Turn offsets (N, 2) of the world's frame into those of robots with headings (N,) rad: how far ahead, and to the left."""
+    cos, sin = jnp.cos(heading), jnp.sin(heading)
+    return jnp.stack([offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin], axis=-1)

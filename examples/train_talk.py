@@ -73,8 +73,8 @@ def main(options: Options) -> dict[str, float]:
         print(f"{share:.1%} of the robots arrive {name}")
     policy = load_policy(run)
     env, params = make_env(policy)
-    states = film(policy, env, params, episode_key(0, 0), sampled=True)
-    print("film:", write_film(run / "videos" / "relay.gif", states, params, "relay"))
+    steps = film(policy, env, params, episode_key(0, 0), sampled=True)
+    print("film:", write_film(run / "videos" / "relay.gif", steps, env.spec, params, "relay"))
     print("words:", draw_histogram(run / "words.png", last_words(run)))
     return success
 

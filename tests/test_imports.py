@@ -1,7 +1,7 @@
 """Who may import whom.
 
-The simulator: checks <- rewards <- types <- geometry <- neighbours <- {physics, lidar, scenarios} <- observations <- env
-<- vector <- {spread, engines}. Beside it: spaces and task, which describe worlds, and render, which knows states alone.
+The simulator: checks <- rewards <- types <- geometry <- neighbours <- {physics, lidar, comms, scenarios} <- observations
+<- settings <- env <- vector <- {spread, engines}. Beside it: spaces and task, which describe worlds, and render, which knows states alone.
 On top: adapters, which know no other adapter, and swarm_v0. The trainers: rooms that know those in their row of `ROOMS`
 alone, and commands on top, which know no other command.
 """
@@ -21,18 +21,21 @@ import entropy_env
 
 PACKAGE = Path(entropy_env.__file__).parent
 TRAINERS = PACKAGE.parent / "trainers"
-SIDE_BY_SIDE = ("physics", "lidar", "geodesic", "scenarios")
+SIDE_BY_SIDE = ("physics", "lidar", "geodesic", "comms", "scenarios")
 BELOW = {"checks": (), "rewards": ("checks",), "types": ("checks", "rewards"), "geometry": ("types",)}
 BELOW |= {"neighbours": ("types", "geometry")}
+BELOW |= {"vocabulary": ("types",)}
 BELOW |= dict.fromkeys(SIDE_BY_SIDE, ("checks", "types", "geometry", "neighbours"))
+BELOW["scenarios"] += ("vocabulary",)
 BELOW |= {"observations": ("checks", "types", "geometry", "neighbours", *SIDE_BY_SIDE)}
-BELOW |= {"env": (*BELOW["observations"], "rewards", "observations")}
+BELOW |= {"settings": (*BELOW["observations"], "rewards")}
+BELOW |= {"env": (*BELOW["settings"], "observations", "settings")}
 BELOW |= {"vector": (*BELOW["env"], "env")}
 BELOW |= {"spread": (*BELOW["vector"], "vector")}
 CORE = tuple(BELOW)
 BELOW |= {"cache": (), "engines": (*BELOW["spread"], "cache")}
 BELOW |= {"spaces": ("types", "observations"), "task": (*BELOW["env"], "env")}
-BELOW |= {"render": ("checks", "types"), "video": ("render",)}
+BELOW |= {"render": ("checks", "types", "comms", "vocabulary"), "video": ("render",)}
 BELOW |= {"adapters": (*BELOW["engines"], "engines", "spaces", "task", "render"), "swarm_v0": ("adapters",)}
 BELOW |= {"__init__": tuple(BELOW)}
 LIBRARIES = {"jax", "flax", "numpy"}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.observations import in_own_frame
+from entropy_env.geometry import in_own_frame
 from entropy_env.scenarios.base import Purpose, Scenario, empty_layout, fill_slots, rounded, uniforms
 from entropy_env.scenarios.placement import (
     PITCH,
@@ -122,11 +122,11 @@ class Lookout(Scenario):
         """Return the room (3, C) m of cells for scouts, starts and goals. centres: (C, 2) m."""
         depth, (width, height) = DEPTH, ROOM
 
-        def between(low: list[Any], high: list[Any]) -> jax.Array:
-            corners = [jnp.stack([jnp.asarray(each, jnp.float32) for each in corner])[None] for corner in (low, high)]
-            return room_between(centres, *corners, params)
+        def in_room(left: jax.Array) -> jax.Array:
+            low, high = jnp.stack([left, jnp.float32(0)]), jnp.stack([left + width, jnp.float32(height)])
+            return room_between(centres, low[None], high[None], params)
 
-        near_room, far_room = between([0, 0], [width, height]), between([far, 0], [far + width, height])
+        near_room, far_room = in_room(jnp.float32(0)), in_room(far)
         rows = (centres[:, 1] > LOW) & (centres[:, 1] < HIGH)
         start = jnp.where(rows & (centres[:, 0] < depth), near_room, -1.0)
         end = jnp.where(rows & (centres[:, 0] > far + width - depth), far_room, -1.0)
@@ -139,7 +139,7 @@ class Lookout(Scenario):
         """Scouts tell the far mouth of the open corridor in payload[2:4]. Carriers are silent. See `Scenario.truth`."""
         plug = state.layout.boxes[PLUG]
         mouth = jnp.stack([plug[0] + plug[2], ROOM[1] - plug[1]])
-        offset = in_own_frame((mouth[None] - state.position) / params.goal_scale, state)
+        offset = in_own_frame((mouth[None] - state.position) / params.goal_scale, state.heading)
         return found(state.active & spec.is_scout, jnp.zeros_like(offset), offset)
 
 

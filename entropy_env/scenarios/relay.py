@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from entropy_env.observations import goal, partner
+from entropy_env.geometry import in_own_frame
 from entropy_env.scenarios.roaming import Roaming
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 from entropy_env.vocabulary import Word
@@ -46,7 +47,9 @@ class Relay(Roaming):
 
     def truth(self, state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> tuple[jax.Array, jax.Array]:
         """All tell where their partner is and where its goal is, which both are observed. See `Scenario.truth`."""
-        return found(state.active, partner(state, params, spec), goal(state, params, spec))
+        partner = np.arange(spec.num_agents) ^ 1
+        places = ((place[partner] - state.position) / params.goal_scale for place in (state.position, state.goal))
+        return found(state.active, *(in_own_frame(offset, state.heading) for offset in places))
 
 
 def shared(spec: SwarmSpec) -> dict[str, tuple[float, float, float, float]]:

@@ -198,7 +198,7 @@ def words_table(words: dict[str, Any]) -> Table:
         "tokens": "\n".join(f"{name_of(int(token))} {shares[token]:.0%}" for token in frequent),
     }
     for name, bits in words["signalling_bits"].items():
-        rows[f"where the goal is, from the {name.replace('_', ' ')}, bits"] = "-" if bits is None else f"{bits:.3f}"
+        rows[f"goal's octant, bits: {name.replace('_', ' ')}"] = "-" if bits is None else f"{bits:.3f}"
     for name, text in rows.items():
         table.add_row(name, text)
     return table
