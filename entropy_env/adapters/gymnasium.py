@@ -84,7 +84,7 @@ class SwarmEnv(Adapter, gymnasium.Env[np.ndarray, np.ndarray]):
         Raises ValueError for another shape or a value that is not finite, RuntimeError if no episode is running.
         """
         self._world.check_running()
-        transition = self._world.step(check_action("the action", action, self.action_space.shape)[None])
+        transition = self._world.step(check_action("the action", action, (self._world.swarm.spec.action_dim,))[None])
         terms = self._world.swarm.terms
         terminated, truncated = bool(transition.terminated[0, 0]), bool(transition.truncated[0, 0])
         obs = (transition.final_obs if terminated or truncated else transition.obs)[0, 0].copy()
@@ -177,7 +177,7 @@ class SwarmVectorEnv(Adapter, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every world by one control period. actions: (num_envs, 2), as for `SwarmEnv`."""
-        actions = check_action("the array of actions", actions, self.action_space.shape)
+        actions = check_action("the array of actions", actions, (self.num_envs, self._worlds.swarm.spec.action_dim))
         beginning, same_step = self._over, self.autoreset_mode is AutoresetMode.SAME_STEP
         if self.autoreset_mode is AutoresetMode.DISABLED and beginning.any():
             raise RuntimeError(

@@ -297,7 +297,7 @@ class Scene:
             rect = free_place(size, robot, gap, taken, self._floor.clip(self._view))
             taken.append(rect)
             away = np.array(rect.center) - robot
-            rim = robot + away * ((self._robot_radius + 3 * SUPERSAMPLE) / max(np.linalg.norm(away), 1))
+            rim = robot + away * ((self._robot_radius + 3 * SUPERSAMPLE) / max(float(np.linalg.norm(away)), 1.0))
             self._line(colour, rim.tolist(), rect.center, SUPERSAMPLE)
             self._rect(_on_floor(colours[token], 0.35).tolist(), rect, border_radius=2 * pad)
             self._rect(colour, rect, SUPERSAMPLE, border_radius=2 * pad)

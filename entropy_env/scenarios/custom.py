@@ -108,8 +108,9 @@ def pad_layout(layout: Layout, spec: SwarmSpec) -> Layout:
         free = getattr(spec, f"num_{name}") - len(bodies)
         padded[name] = np.concatenate([bodies, np.zeros((free, *bodies.shape[1:]), np.float32)])
         padded[mask] = np.concatenate([np.asarray(getattr(layout, mask)), np.zeros(free, bool)])
-    team = np.zeros(spec.num_agents, np.int32) if layout.team is None else layout.team
-    return dataclasses.replace(layout, **padded, team=team if spec.teams else None)
+    team = np.zeros(spec.num_agents, np.int32) if layout.team is None else np.asarray(layout.team)
+    padded["team"] = team if spec.teams else None
+    return dataclasses.replace(layout, **padded)
 
 
 def check_layout(layout: Layout, params: SwarmParams) -> None:

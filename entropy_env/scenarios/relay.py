@@ -30,7 +30,7 @@ class Relay(Roaming):
     team_rewards: ClassVar[bool] = True
     components: ClassVar[tuple[str, ...]] = ("partner",)
     tells: ClassVar[bool] = True
-    comm_ranges: ClassVar[tuple[float, ...]] = (10.0, 8.0, 5.0, 4.0)  # m
+    comm_ranges: ClassVar[tuple[float, float, float, float]] = (10.0, 8.0, 5.0, 4.0)  # m
 
     def defaults(self, spec: SwarmSpec) -> dict[str, tuple[Any, Any, Any, Any]]:
         return super().defaults(spec) | shared(spec) | {"comm_range": self.comm_ranges}
@@ -52,10 +52,10 @@ class Relay(Roaming):
         return found(state.active, *(in_own_frame(offset, state.heading) for offset in places))
 
 
-def shared(spec: SwarmSpec) -> dict[str, tuple[float, float, float, float]]:
+def shared(spec: SwarmSpec) -> dict[str, tuple[Any, Any, Any, Any]]:
     """Return the default weights of scenarios in which teams win or lose together, and words cost nothing."""
-    weights = {"reward_team": (1.0,) * 4} if spec.team_rewards else {}
-    return weights | ({"reward_bandwidth": (0.0,) * 4} if spec.talks else {})
+    weights = {"reward_team": (spec.team_rewards, 1.0), "reward_bandwidth": (spec.talks, 0.0)}
+    return {name: (weight, weight, weight, weight) for name, (there, weight) in weights.items() if there}
 
 
 def found(speaks: jax.Array, who: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:

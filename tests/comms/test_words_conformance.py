@@ -286,8 +286,9 @@ def test_words_in_flight_survive_snapshots_and_pickling(name):
 def test_respawned_robots_and_new_episodes_begin_in_silence():
     engine = engines("targeted")[0]
     rng, spec, came = np.random.default_rng(1), engine.env.spec, 0
-    engine.state = scattered(engine, rng)
-    for _ in range(20):
+    for t in range(30):
+        if t % 5 == 0:
+            engine.state = scattered(engine, rng)
         transition = copied(engine.step(random_actions(rng, spec)))
         words, fresh = engine.state.words, transition["active"] & (transition["terminated"] | ~transition["acted"])
         assert not words.token[fresh].any() and np.all(words.credit[fresh] == 1) and np.all(words.to[fresh] == -1)

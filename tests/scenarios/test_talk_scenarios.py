@@ -123,6 +123,16 @@ def test_pairs_arrive_together_and_start_again_together(on_goal):
     assert (waited > 0) == (on_goal == "respawn"), "no pair had to wait for a place"
 
 
+def test_both_of_a_pair_start_again_or_neither():
+    env = Swarm(SwarmSpec(10, num_rays=1, on_goal="respawn", num_goals=1), "relay")
+    # 2 would start where 0 does, and 5 where 6, who is there, stands: 3 and 4 have free places and wait with them. So 8
+    # may start where 4 would.
+    places = np.array([[1, 1], [2, 1], [1, 1], [3, 1], [4, 1], [1, 3], [1.1, 3], [3, 3], [4, 1], [5, 1]])
+    state = make_world(env, places, active=[False] * 6 + [True] * 2 + [False] * 2)
+    after = jax.jit(env.respawn)(state, env.make_params())
+    assert np.flatnonzero(after.active).tolist() == [0, 1, 6, 7, 8, 9]
+
+
 @pytest.mark.parametrize("name", ["relay", "lookout"])
 def test_odd_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"num_agents=5 must be even in scenario '{name}'"):

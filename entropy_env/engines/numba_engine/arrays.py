@@ -17,6 +17,7 @@ from entropy_env.engines.numba_engine.compilation import spliced
 from entropy_env.rewards import BUILT_IN
 from entropy_env.types import (
     AT_REST,
+    HEARD,
     INT_PARAMS,
     LASTING,
     PARAM_NAMES,
@@ -183,8 +184,9 @@ class Talk(NamedTuple):
     to: np.ndarray  # (E, N, H) int32; H is 0 unless words are targeted
     credit: np.ndarray  # (E, N)
     spoken: np.ndarray  # (E, N) float32, 1 for who says a word in this step
-    heard: np.ndarray  # (S, K) int32 of one agent, on S threads: whom it hears, nearest first
-    away: np.ndarray  # (S, K) m^2, how far they are
+    arriving: np.ndarray  # (E, N, 9) the words that arrive now, of who has one: see `comms.pack`
+    nearest: np.ndarray  # (S, K) int64 of one agent, on S threads: whom it hears, nearest first, see `comms.listen`
+    ended: np.ndarray  # (E,) bool, whether an episode has just ended
 
 
 class Swarms(NamedTuple):
@@ -230,8 +232,9 @@ def empty_talk(spec: SwarmSpec, num_envs: int, num_threads: int) -> Talk | tuple
         to=np.full((*lanes, longest if targeted else 0), -1, np.int32),
         credit=np.ones(lanes, np.float32),
         spoken=np.zeros(lanes, np.float32),
-        heard=np.zeros((num_threads, spec.comm_neighbours or 0), np.int32),
-        away=np.zeros((num_threads, spec.comm_neighbours or 0), np.float32),
+        arriving=np.zeros((*lanes, HEARD), np.float32),
+        nearest=np.zeros((num_threads, spec.comm_neighbours or 0), np.int64),
+        ended=np.zeros(num_envs, bool),
     )
 
 

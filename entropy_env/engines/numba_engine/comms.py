@@ -18,6 +18,8 @@ LEAST = np.float32(comms.LEAST)
 MIX = tuple(np.uint32(number) for number in (0x7FEB352D, 0x846CA68B))
 HALF_WORD, SHORT, TOP = np.uint32(16), np.uint32(15), np.uint32(8)  # bits
 ULP = np.float32(2**-24)
+MAGNITUDE, NOT_FINITE = 2**31 - 1, 0x7F800000  # bits of a float32
+BITS, WHO, EMPTY = 32, 2**32 - 1, 2**63 - 1  # of a number that holds two
 
 
 @inlined
@@ -58,16 +60,24 @@ def forget(w, e, i):
     talk.credit[e, i] = ONE
 
 
+@inlined
+def rank(score):
+    """A score as a whole number of the same order: its bits, without a sign of zero. 0 for what is not finite."""
+    bits = np.float32(score).view(np.int32)
+    size = bits & MAGNITUDE
+    size = size if size < NOT_FINITE else 0
+    return -size if bits < 0 else size
+
+
 @spliced
 def speak(w, p, said, e, i):
     """Note what an agent says, and where it stands as it speaks. said: of the action, TOKENS scores and a payload."""
     talk, me, limited = w.talk, w.agents[e, i], p.comm_rate > ZERO
     credit = talk.credit[e, i] + p.comm_rate * p.dt
-    token, highest = 0, said[0] if math.isfinite(said[0]) else ZERO
+    highest = rank(said[0]) << BITS | TOKENS - 1
     for k in range(1, TOKENS):
-        score = said[k] if math.isfinite(said[k]) else ZERO
-        if score > highest:
-            token, highest = k, score
+        highest = max(highest, rank(said[k]) << BITS | TOKENS - 1 - k)
+    token = TOKENS - 1 - (highest & TOKENS - 1)
     if not me.active or (limited and credit < ENOUGH):
         token = 0
     spoken = ONE if token > 0 else ZERO
@@ -127,35 +137,51 @@ def is_for(w, p, choices, of_listener, old, e, i, j):
 
 
 @spliced
-def listen(w, p, choices, slot, e, i):
-    """Find whom an agent hears, among the speakers sorted into cells, nearest first. Returns how many there are."""
-    heard, distances, old = w.talk.heard[slot], w.talk.away[slot], delay(p, w.talk.token.shape[2])
-    x, y, most, count = w.agents[e, i].position[0], w.agents[e, i].position[1], heard.shape[0], 0
-    limit = p.comm_range * p.comm_range
-    of_listener = hash_of_listener(w.maps.key[e], w.worlds[e].step, i, DROP) if p.comm_drop > ZERO else np.uint32(0)
+def gather(w, p, e):
+    """Put each word that arrives together, as a slot of an inbox has it, in the world's frame and not over `comm_range`.
+
+    Where there is one cell only, this also sorts the speakers into it.
+    """
+    talk, old, count = w.talk, delay(p, w.talk.token.shape[2]), 0
+    for j in range(w.agents.shape[1]):
+        if is_wanted(w, e, j, old):
+            slot, pose = talk.arriving[e, j], talk.pose[e, j, old]
+            slot[0], slot[1] = pose[0], pose[1]
+            slot[2], slot[3] = cos_sin(pose[2])
+            slot[4] = np.float32(talk.token[e, j, old]) / LAST_TOKEN
+            for k in range(PAYLOAD):
+                slot[5 + k] = talk.payload[e, j, old, k]
+            me = w.agents[e, j]
+            if w.cell_end.shape[1] == 1:
+                w.sorted_agent[e, count], w.sorted_x[e, count], w.sorted_y[e, count] = j, me.position[0], me.position[1]
+                count += 1
+    if w.cell_end.shape[1] == 1:
+        w.cell_end[e, 0] = count
+
+
+@spliced
+def listen(w, p, choices, nearest, e, i):
+    """Find whom an agent hears, among the speakers sorted into cells. Returns how many there are.
+
+    nearest: (K,) int64, how far away they are and who they are, in one number to be compared without branches.
+    """
+    x, y, most, count = w.agents[e, i].position[0], w.agents[e, i].position[1], len(nearest), 0
+    limit, old, all_hear = p.comm_range * p.comm_range, delay(p, w.talk.token.shape[2]), p.comm_drop <= ZERO
+    all_hear &= not choices.targeted and not choices.same_team
+    of_listener = np.uint32(0) if all_hear else hash_of_listener(w.maps.key[e], w.worlds[e].step, i, DROP)
+    nearest[:] = EMPTY
     for row in range(*rows_around(w, e, y)):
         start, stop = run_in_row(w, e, row, x)
-        for k in range(start, stop):
-            dx, dy = w.sorted_x[e, k] - x, w.sorted_y[e, k] - y
+        xs, ys, agents = w.sorted_x[e, start:stop], w.sorted_y[e, start:stop], w.sorted_agent[e, start:stop]
+        for k in range(stop - start):
+            dx, dy, j = xs[k] - x, ys[k] - y, np.int64(agents[k])
             away = dx * dx + dy * dy
-            if away <= limit:
-                j = w.sorted_agent[e, k]
-                full = count == most
-                if full and (away > distances[most - 1] or (away == distances[most - 1] and j > heard[most - 1])):
-                    continue
-                if j == i or not is_for(w, p, choices, of_listener, old, e, i, j):
-                    continue
-                place = most - 1 if full else count
-                while place > 0 and (
-                    away < distances[place - 1] or (away == distances[place - 1] and j < heard[place - 1])
-                ):
-                    distances[place], heard[place] = distances[place - 1], heard[place - 1]
-                    place -= 1
-                distances[place], heard[place] = away, j
-                count = min(count + 1, most)
-                if count == most:
-                    limit = distances[most - 1]
-    return count
+            this = np.int64(np.float32(away).view(np.int32)) << BITS | j if away <= limit and j != i else EMPTY
+            if this < nearest[most - 1] and (all_hear or is_for(w, p, choices, of_listener, old, e, i, j)):
+                for place in range(most):
+                    nearest[place], this = min(nearest[place], this), max(nearest[place], this)
+                count += 1
+    return min(count, most)
 
 
 @inlined
@@ -169,22 +195,23 @@ def noise(key, clock, i, j, k):
 @spliced
 def inbox(w, p, choices, row, cos, sin, slot, e, i):
     """Write what an agent hears into row (9 K,), as the JAX side's `hear`."""
-    talk, me, old, count = w.talk, w.agents[e, i], delay(p, w.talk.token.shape[2]), 0
-    if me.active:
-        count = listen(w, p, choices, slot, e, i)
+    me, nearest, count = w.agents[e, i], w.talk.nearest[slot], 0
+    if me.active and len(nearest):
+        count = listen(w, p, choices, nearest, e, i)
+    x, y, comm_range, loud = me.position[0], me.position[1], p.comm_range, p.comm_noise
     for place in range(count):
-        j, first = talk.heard[slot, place], HEARD * place
-        pose, payload = talk.pose[e, j, old], talk.payload[e, j, old]
-        dx, dy = pose[0] - me.position[0], pose[1] - me.position[1]
-        row[first] = min(max((dx * cos + dy * sin) / p.comm_range, -ONE), ONE)
-        row[first + 1] = min(max((dy * cos - dx * sin) / p.comm_range, -ONE), ONE)
-        row[first + 2], row[first + 3] = cos_sin(pose[2] - me.heading)
-        row[first + 4] = np.float32(talk.token[e, j, old]) / LAST_TOKEN
-        for k in range(PAYLOAD):
-            row[first + 5 + k] = payload[k]
-            if p.comm_noise > ZERO:
-                row[first + 5 + k] = min(
-                    max(payload[k] + p.comm_noise * noise(w.maps.key[e], w.worlds[e].step, i, j, k), -ONE), ONE
-                )
+        j, first = nearest[place] & WHO, HEARD * place
+        word = w.talk.arriving[e, j]
+        dx, dy, facing_x, facing_y = word[0] - x, word[1] - y, word[2], word[3]
+        row[first] = min(max((dx * cos + dy * sin) / comm_range, -ONE), ONE)
+        row[first + 1] = min(max((dy * cos - dx * sin) / comm_range, -ONE), ONE)
+        row[first + 2] = facing_x * cos + facing_y * sin
+        row[first + 3] = facing_y * cos - facing_x * sin
+        for k in range(4, HEARD):
+            row[first + k] = word[k]
+        if loud > ZERO:
+            for k in range(PAYLOAD):
+                told = word[5 + k] + loud * noise(w.maps.key[e], w.worlds[e].step, i, j, k)
+                row[first + 5 + k] = min(max(told, -ONE), ONE)
     for k in range(HEARD * count, len(row)):
         row[k] = ZERO

@@ -25,7 +25,7 @@ SEE = 11  # observe for the agents that act next
 SPEAK = 12  # note what is said
 SURROUND = 13  # sort the agents into cells as wide as a word is heard
 AIM = 14  # find for whom each word is
-ARRIVE = 15  # make the last move, and note who is at its goal
+ARRIVE = 15  # of partners, make the last move, and note who is at its goal
 GATHER_LAST = 16  # sort those whose words arrive, into such cells, if an episode has ended
 HEAR_LAST = 17  # observe the others, for the agents whose episode has ended
 GATHER = 18  # sort those whose words arrive
@@ -34,11 +34,12 @@ WHOLE_WORLD = MEET, END, SORT, RETURN, SURROUND, GATHER_LAST, GATHER  # stages w
 
 
 def make_schedule(
-    substeps: int, force: bool, social: bool = False, talks: bool = False, targeted: bool = False
+    substeps: int, force: bool, social: bool = False, paired: bool = False, talks: bool = False, targeted: bool = False
 ) -> np.ndarray:
     """Return the stages of a step in order, (K, 2) int32: each with its round if it is COLLIDE.
 
-    force: the drive. social: `arrays.is_social`. talks: whether robots speak. targeted: whether it is to one alone.
+    force: the drive. social: `arrays.is_social`. paired: whether robots have partners.
+    talks: whether they speak. targeted: whether it is to one alone.
     """
     impulses = [(COUNT, 0), *((COLLIDE, turn) for turn in range(IMPULSE_ROUNDS))] if force else []
     substep = [(DRIVE, 0), *impulses, (TOUCH, 0)]
@@ -46,7 +47,7 @@ def make_schedule(
     # Words go by cells as wide as they are heard, and lidar by its own, so hearing comes before the sort or after all.
     gather_last, gather = [GATHER_LAST] * talks, [GATHER] * talks
     last, then = ([*gather_last, HEAR_LAST], [*gather, HEAR]) if social else ([], [])
-    after = [*[ARRIVE] * social, SCORE, END, *last, SORT, SEE_LAST, RETURN, SEE, *then]
+    after = [*[ARRIVE] * paired, SCORE, END, *last, SORT, SEE_LAST, RETURN, SEE, *then]
     return np.array(
         [*((stage, 0) for stage in before), *substep * substeps, *((stage, 0) for stage in after)], np.int32
     )

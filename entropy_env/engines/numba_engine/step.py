@@ -15,7 +15,7 @@ from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
 from entropy_env.engines.numba_engine.arrays import is_social
 from entropy_env.engines.numba_engine.cells import is_active, sorting
-from entropy_env.engines.numba_engine.comms import aim, delay, is_wanted, speak
+from entropy_env.engines.numba_engine.comms import aim, delay, gather, is_wanted, speak
 from entropy_env.engines.numba_engine.compilation import called, inlined, kernel, spliced
 from entropy_env.engines.numba_engine.geodesic import FAR, way_left
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
@@ -72,7 +72,7 @@ def make_choices(spec: SwarmSpec, autoreset: bool, own_terms: int = 0) -> Choice
     """Return the choices of a specification. own_terms: address of a user's own reward terms, 0 for none."""
     force, world_frame = spec.drive == "force", spec.velocity_frame == "world"
     targeted, same_team = spec.comm_channel == "targeted", spec.comm_channel == "team"
-    stages = schedule.make_schedule(spec.substeps, force, is_social(spec), spec.talks, targeted)
+    stages = schedule.make_schedule(spec.substeps, force, is_social(spec), spec.paired, spec.talks, targeted)
     social = int(spec.paired), spec.num_scouts, targeted, same_team, bool(spec.team_rewards)
     columns = tuple((spec.slice(name).start, spec.slice(name).stop) for name in OBSERVATION)
     choices = ON_GOAL[spec.on_goal], world_frame, autoreset, columns, bool(spec.geodesic), *social, own_terms
@@ -144,11 +144,11 @@ def move(w, choices, e, i):
 
 @spliced
 def arrive(w, p, choices, e, i):
-    """Make the last move, and note whether an agent is at its goal. Scouts have none."""
+    """Make the last move, and note whether an agent is at its goal."""
     me = w.agents[e, i]
     if me.acted:
         move(w, choices, e, i)
-    me.reached = me.acted and i >= choices.scouts and distance_to_goal(me) < p.agent_radius + p.goal_radius
+    me.reached = me.acted and distance_to_goal(me) < p.agent_radius + p.goal_radius
 
 
 @spliced
@@ -173,14 +173,16 @@ def scoring(social: bool) -> Any:
         me, time_up, num_goals = w.agents[e, i], next_step(w.worlds[e]) >= p.max_steps, w.maps.goals.shape[2]
         reached, reward, spoken = False, ZERO, ZERO
         if me.acted:
-            if not social:
+            if not choices.partner:  # else ARRIVE has done it
                 move(w, choices, e, i)
             before, distance = me.distance, distance_to_goal(me)
             reached = distance < p.agent_radius + p.goal_radius
             if social:
-                reached, spoken = me.reached and w.agents[e, i ^ choices.partner].reached, w.talk.spoken[e, i]
+                spoken = w.talk.spoken[e, i]
+                if choices.partner:
+                    reached = me.reached and w.agents[e, i ^ choices.partner].reached
                 if i < choices.scouts:
-                    before, distance = ZERO, ZERO
+                    reached, before, distance = False, ZERO, ZERO
             way_before, way = before, distance
             if choices.geodesic:
                 way_before, way = w.way_before[e, i], way_left(w.ways, w.maps, me.position, e, i, me.goal_index)
@@ -229,8 +231,12 @@ def ending(social: bool) -> Any:
         if social:
             let_scouts_go(w, choices, e)
             share_rewards(w, p, choices, e)
+            ended = False
             for i in range(w.agents.shape[1]):
-                tally(w.agents[e, i], w.agents[e, i].reward)
+                me = w.agents[e, i]
+                tally(me, me.reward)
+                ended |= me.terminated or me.truncated
+            w.talk.ended[e] = ended
         world, going = w.worlds[e], choices.on_goal != TERMINATE
         for i in range(w.agents.shape[1]):
             me = w.agents[e, i]
@@ -255,6 +261,8 @@ def run_social_stage(stage, w, p, action, choices, slot, e, first, last):
     elif stage == schedule.ARRIVE:
         for i in range(first, last):
             arrive(w, p, choices, e, i)
+    elif stage == schedule.GATHER or stage == schedule.GATHER_LAST:
+        gather(w, p, e)
     elif stage == schedule.HEAR_LAST or (stage == schedule.HEAR and not (w.worlds[e].over and choices.autoreset)):
         for i in range(first, last):
             me = w.agents[e, i]
@@ -262,15 +270,6 @@ def run_social_stage(stage, w, p, action, choices, slot, e, first, last):
             row = w.obs[e, i] if stage == schedule.HEAR else w.final_obs[e, i]
             if hearing:
                 relate(w, p, choices, row, slot, e, i)
-
-
-@spliced
-def somebody_ends(w, e):
-    """Whether the episode of an agent has just ended."""
-    ends = False
-    for i in range(w.agents.shape[1]):
-        ends |= w.agents[e, i].terminated or w.agents[e, i].truncated
-    return ends
 
 
 def running(social: bool) -> Any:
@@ -347,11 +346,14 @@ def running(social: bool) -> Any:
                         elif stage == schedule.SEE:
                             row[:] = ZERO
                 if social:
-                    if stage >= schedule.SPEAK:
+                    last_ones = stage == schedule.GATHER_LAST or stage == schedule.HEAR_LAST
+                    if stage >= schedule.SPEAK and (w.talk.ended[e] or not last_ones):
                         run_social_stage(stage, w, p, action, choices, slot, e, first, last)
                     if stage == schedule.SURROUND:
                         cells = p.comm_range
-                    elif stage == schedule.GATHER or (stage == schedule.GATHER_LAST and somebody_ends(w, e)):
+                    elif w.cell_end.shape[1] > 1 and (
+                        stage == schedule.GATHER or (stage == schedule.GATHER_LAST and w.talk.ended[e])
+                    ):
                         cells, old = p.comm_range, delay(p, w.talk.token.shape[2])
                 if cells > ZERO:
                     sort(w, e, cells, old)

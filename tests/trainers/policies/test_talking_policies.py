@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropy_env.adapters.pettingzoo import parallel_env
+from entropy_env import swarm_v0
 from entropy_env.types import HEARD, PAYLOAD, TOKENS
 from trainers.learn.distributions import Gaussian
 from trainers.learn.normalize import init_moments
@@ -119,10 +119,10 @@ def test_a_tuned_policy_does_the_same_where_words_are_heard_less_far() -> None:
 
 @pytest.mark.parametrize("network", ["mlp", "lstm"])
 def test_a_policy_talks_in_a_parallel_env(network: str) -> None:
-    env = parallel_env(scenario="relay", num_agents=2, max_steps=4, num_rays=4)
+    env = swarm_v0.parallel_env(scenario="relay", num_agents=2, max_steps=4, num_rays=4)
     observations, _ = env.reset(seed=0)
     obs_dim = observations[env.agents[0]].shape[0]
-    inbox = Inbox(obs_dim - 8 * HEARD, 8, 10.0, 10.0)
+    inbox = Inbox(obs_dim - 2 - 8 * HEARD, 8, 10.0, 10.0)  # the partner comes last
     policy = policy_of(obs_dim, inbox, network=network)
     memory = policy.begin(2)
     while env.agents:
