@@ -28,6 +28,7 @@ CASES = (
     "open:100:16",
     "rooms:10:256",
     "open:10:256",
+    "open:10:256:8",
     "obstacles:10:256",
     "maze:10:256",
     "corridor:10:256",
@@ -46,7 +47,7 @@ class Options:
     engines: tuple[Engine, ...] = tuple(ENGINES)
     """Engines to measure."""
     cases: tuple[str, ...] = CASES
-    """Cases, as scenario:agents:worlds."""
+    """Cases, as scenario:agents:worlds, or with a fourth part the speakers that each robot hears."""
     compile_times: bool = True
     """Also measure compile times, in fresh processes."""
 
@@ -70,7 +71,7 @@ def main(options: Options) -> None:
     cases = [(engine, Case.parse(text)) for text in options.cases for engine in options.engines]
     runs = [rollout(engine, case) for engine, case in progress(cases, "compiling")]
     rows: list[Row] = [{"benchmark": "env_steps"} | row for row in measure(runs, options.effort)]
-    add_ratios(rows, "scenario", "num_agents", "num_envs")
+    add_ratios(rows, "scenario", "num_agents", "num_envs", "comm_neighbours")
     if options.compile_times:
         for row, (engine, case) in zip(progress(rows, "compiling in fresh processes"), cases, strict=True):
             with tempfile.TemporaryDirectory() as caches:

@@ -109,6 +109,17 @@ def detours(axes: Axes, rows: list[Row]) -> None:
     axes.legend(frameon=False, ncols=2)
 
 
+def talk(axes: Axes, rows: list[Row]) -> None:
+    """Plot the success of robots that talk during training, one line per seed."""
+    for name, colour in zip(dict.fromkeys(row["benchmark"].split("/")[1] for row in rows), PALETTE, strict=False):
+        seeds = [row["curve"] for row in rows if row["benchmark"].split("/")[1] == name]
+        for label, curve in zip([name] + [None] * len(seeds), seeds, strict=False):
+            x, y = [step / 1e6 for step, _ in curve], [success for _, success in curve]
+            axes.plot(x, y, color=colour, linewidth=1, label=label)
+    axes.set(xlabel="agent steps, millions", ylabel="robots that reach their goal", xlim=0, ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=7)
+
+
 def _plain(*log: Axis) -> None:
     """Label axes with plain numbers instead of powers of ten."""
     for axis in log:
@@ -124,7 +135,7 @@ def main(options: Options) -> None:
         "axes.spines.right": False,
         "svg.hashsalt": "entropy-env",
     }
-    for draw in (scaling, peers, gpu, sb3, detours):
+    for draw in (scaling, peers, gpu, sb3, detours, talk):
         if rows := load_rows(draw.__name__, options.results):
             figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150, layout="constrained")
             axes.grid(axis="x" if draw is peers else "both", color="#dddddd", linewidth=0.6)

@@ -12,6 +12,7 @@ import tyro
 
 from benchmarks.measure import Row
 from benchmarks.readme_detours import detours
+from benchmarks.readme_talk import talk
 from benchmarks.readme_training import classic, sb3, training
 from benchmarks.report import RESULTS, load_rows
 from benchmarks.tables import counts, percent, picture, shown, span, table
@@ -79,7 +80,7 @@ def env_steps(rows: list[Row]) -> str:
     )
     lines = [
         (
-            f"`{row['scenario']}`",
+            f"`{row['scenario']}`" + f", {row['comm_neighbours']} heard" * bool(row.get("comm_neighbours")),
             counts(row),
             row["engine"],
             f"{row['agent_steps_per_s']:,}",
@@ -194,6 +195,7 @@ two bodies was {1e6 * least:.2g} um, and {f"{passed} robots" if passed else "no 
 PARTS = (
     training,
     detours,
+    talk,
     classic,
     crowds,
     env_steps,

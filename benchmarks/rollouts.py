@@ -33,26 +33,28 @@ class Case:
     num_agents: int
     num_envs: int
     size: tuple[float, float] | None = None  # m, of an open arena; None for the scenario's own size
+    comm_neighbours: int = 0  # speakers that each robot hears
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Read a case from scenario:agents:worlds."""
-        scenario, agents, envs = text.split(":")
-        return cls(scenario, int(agents), int(envs))
+        """Read a case from scenario:agents:worlds, or with a fourth part the speakers that each robot hears."""
+        scenario, agents, envs, *heard = text.split(":")
+        return cls(scenario, int(agents), int(envs), comm_neighbours=int(*heard))
 
     def swarm(self) -> Swarm:
         """Return the simulator."""
-        return Swarm(SwarmSpec(num_agents=self.num_agents), Open(size=self.size) if self.size else self.scenario)
+        spec = SwarmSpec(num_agents=self.num_agents, comm_neighbours=self.comm_neighbours)
+        return Swarm(spec, Open(size=self.size) if self.size else self.scenario)
 
     def actions(self) -> np.ndarray:
-        """Return random actions (batches, E, N, 2) float32 in [-1, 1]. They are the same at every call."""
-        shape = (ACTION_BATCHES, self.num_envs, self.num_agents, 2)
+        """Return random actions (batches, E, N, A) float32 in [-1, 1]. They are the same at every call."""
+        shape = (ACTION_BATCHES, self.num_envs, self.num_agents, self.swarm().spec.action_dim)
         return np.random.default_rng(0).random(shape, np.float32) * 2 - 1
 
     def row(self, engine: str) -> Row:
         """Return the fields that describe this case in every row."""
         fields: Row = {"engine": engine, "scenario": self.scenario}
-        return fields | {"num_agents": self.num_agents, "num_envs": self.num_envs}
+        return fields | {name: getattr(self, name) for name in ("num_agents", "num_envs", "comm_neighbours")}
 
 
 def rollout(engine: Engine, case: Case) -> Run:

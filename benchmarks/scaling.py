@@ -38,14 +38,18 @@ class Options:
     """Numbers of agents in the world."""
     arena: tuple[float, float] = ARENA
     """Size of the arena in the series `arena`, m."""
+    comm_neighbours: int = 0
+    """Speakers that each robot hears."""
     reference: str = "open:100:16"
     """Case for reference, as scenario:agents:worlds."""
 
 
-def cases(counts: tuple[int, ...] = COUNTS, arena: tuple[float, float] = ARENA) -> list[tuple[str, Case]]:
+def cases(
+    counts: tuple[int, ...] = COUNTS, arena: tuple[float, float] = ARENA, comm_neighbours: int = 0
+) -> list[tuple[str, Case]]:
     """Return every case with the name of its series."""
-    dense = [("density", Case("open", count, 1, _size(count))) for count in counts]
-    return dense + [("arena", Case("open", count, 1, arena)) for count in counts]
+    dense = [("density", Case("open", count, 1, _size(count), comm_neighbours)) for count in counts]
+    return dense + [("arena", Case("open", count, 1, arena, comm_neighbours)) for count in counts]
 
 
 def _size(num_agents: int) -> tuple[float, float]:
@@ -71,7 +75,9 @@ def main(options: Options) -> None:
     use_all_cores()
     rows: list[Row] = []
     reference = ("worlds", Case.parse(options.reference))
-    for series, case in progress([*cases(options.counts, options.arena), reference], "scaling"):
+    for series, case in progress(
+        [*cases(options.counts, options.arena, options.comm_neighbours), reference], "scaling"
+    ):
         rows += scale(options.engines, series, case, options.effort)
     add_ratios(rows, "series", "num_agents")
     show(rows)

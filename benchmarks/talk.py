@@ -3,7 +3,7 @@
     python -m benchmarks.talk --rows relay lookout --json benchmarks/results/talk.json
 
 See `benchmarks.trials` for what a row is. Rows of `relay` with 4 robots are also played with 8, and with words cut, shuffled,
-replaced by noise and lost. `relay, price` goes on from such a run with a price for every word.
+replaced by noise and lost. From the first seed of `relay` a second training goes on with a price for every word.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tyro
 from benchmarks.measure import python
 from benchmarks.training import FIGURES
 from benchmarks.trials import Options, Trials
+from trainers.jax_ppo import PPOConfig
+from trainers.run.config import load_config
 
 SOFT = "--speech", "soft"
 MEMORY = "--preset", "memory", "--entropy-coefficient-final", "0.01"  # as in the detours of `corridor`
@@ -63,10 +65,11 @@ class Trial:
             )
             path = run / f"evaluation-{self.crowd}.json"
             further["crowd"] = {"num_agents": self.crowd} | _figures(path, FIGURES)
-        if self.price:
+        if self.price and load_config(PPOConfig, run / "config.yaml").seed == 0:
             with tempfile.TemporaryDirectory() as folder:
                 dear = f"{folder}/dear"
-                given = *self.options(0, None), *self.price, "--init-from", str(run), "--run-dir", dear
+                where = self.options(0, None)[:6]
+                given = *where, *self.price, "--init-from", str(run), "--run-dir", dear
                 python("-m", self.module, *given)
                 python("-m", "trainers.evaluate", dear, "--episodes", str(episodes))
                 found = _figures(Path(dear, "evaluation.json"), (*FIGURES, "words"))
