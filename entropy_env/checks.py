@@ -174,7 +174,7 @@ def check_params(values: Mapping[str, Any]) -> None:
 
 def range_of(param: str) -> Range:
     """Of a parameter by name. Most weights of reward terms, built-in or not, share one."""
-    return PARAMS[param] if param in PARAMS else WEIGHT
+    return PARAMS.get(param, WEIGHT)
 
 
 def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:

@@ -87,7 +87,7 @@ def heard(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """Return whom each agent hears, (N, K) int32, nearest first, NOBODY in empty slots."""
     said = _arriving(state, params)
     slots = min(spec.comm_neighbours, spec.num_agents)
-    if spec.num_agents <= FEW and not uses_grid(spec):
+    if _compares_all(spec):
         who = _nearest_of_few(_audible_pairs(state, said, params, spec), slots)
     else:
         who = _nearest(state, said, params, spec, slots)
@@ -106,25 +106,67 @@ def hear(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     In this order: the offset to where the speaker spoke, over `comm_range` and clipped to [-1, 1] (2), and the cosine and
     sine of its heading then (2), both in the listener's frame now; token / 31 (1); payload (4).
     """
-    who = jax.lax.optimization_barrier(heard(state, params, spec))
-    said = _arriving(state, params)
-    some = jnp.maximum(who, 0)
-    pose, token, payload = said.pose[some], said.token[some], said.payload[some]
-    payload = jax.lax.cond(params.comm_noise > 0, _noisy, lambda payload, *_: payload, payload, who, state, params)
-    cos, sin = jnp.cos(state.heading)[:, None], jnp.sin(state.heading)[:, None]
-    dx, dy = (pose[..., axis] - state.position[:, axis, None] for axis in (0, 1))
-    facing = pose[..., 2] - state.heading[:, None]
-    columns = [
-        jnp.clip((dx * cos + dy * sin) / params.comm_range, -1.0, 1.0),
-        jnp.clip((dy * cos - dx * sin) / params.comm_range, -1.0, 1.0),
+    who, said = heard(state, params, spec), _arriving(state, params)
+    facing = said.pose[:, 2]
+    told = [
+        said.pose[:, 0],
+        said.pose[:, 1],
         jnp.cos(facing),
         jnp.sin(facing),
-        token.astype(jnp.float32) / (TOKENS - 1),
-        *(payload[..., k] for k in range(PAYLOAD)),
+        said.token.astype(jnp.float32) / (TOKENS - 1),
     ]
-    slots = jnp.stack(columns, axis=-1)
-    assert slots.shape[-1] == HEARD
-    return jnp.where((who >= 0)[..., None], slots, 0.0)
+    table = jnp.concatenate([jnp.stack(told, axis=1), said.payload], axis=1)
+
+    def slots(who: jax.Array, table: jax.Array, state: SwarmState, params: SwarmParams) -> jax.Array:
+        some = jnp.maximum(who, 0)
+        if _compares_all(spec):  # then it is faster to look at all from everywhere than to pick first
+            seen = _seen(jnp.broadcast_to(table[None], (spec.num_agents, *table.shape)), state, params)
+            seen = jnp.take_along_axis(seen, some[..., None], axis=1, mode="promise_in_bounds")
+        else:
+            seen = _seen(table.at[some].get(mode="promise_in_bounds"), state, params)
+        place, payload = jnp.split(seen, [HEARD - PAYLOAD], axis=-1)
+        noisy = _anywhere(jnp.asarray(params.comm_noise) > 0)
+        payload = jax.lax.cond(noisy, _noisy, lambda payload, *_: payload, payload, who, state, params)
+        return jnp.where((who >= 0)[..., None], jnp.concatenate([place, payload], axis=-1), 0.0)
+
+    def empty(who: jax.Array, *_: Any) -> jax.Array:
+        return jnp.zeros((*who.shape, HEARD), jnp.float32)
+
+    # A branch, because XLA would else find out who is heard anew for every number of the observation.
+    return jax.lax.cond(_anywhere(who >= 0), slots, empty, who, table, state, params)
+
+
+def _seen(told: jax.Array, state: SwarmState, params: SwarmParams) -> jax.Array:
+    """Turn what is said from the world's frame into that of each listener.
+
+    told: (N, M, 9), of each listener: x, y (m), cosine and sine of the heading, token and payload. Returns slots of `hear`.
+    """
+    cos, sin = jnp.cos(state.heading)[:, None], jnp.sin(state.heading)[:, None]
+    dx, dy = (told[..., axis] - state.position[:, axis, None] for axis in (0, 1))
+    its_cos, its_sin = told[..., 2], told[..., 3]
+    turned = [
+        (dx * cos + dy * sin) / params.comm_range,
+        (dy * cos - dx * sin) / params.comm_range,
+        its_cos * cos + its_sin * sin,
+        its_sin * cos - its_cos * sin,
+    ]
+    return jnp.concatenate([jnp.clip(jnp.stack(turned, axis=-1), -1.0, 1.0), told[..., 4:]], axis=-1)
+
+
+def _compares_all(spec: SwarmSpec) -> bool:
+    """Whether there are so few agents that comparing all with all is faster than a search."""
+    return spec.num_agents <= FEW and not uses_grid(spec)
+
+
+@jax.custom_batching.custom_vmap
+def _anywhere(what: jax.Array) -> jax.Array:
+    """Whether anything is true, () bool. Under `vmap` in any world, so that `cond` stays a branch."""
+    return jnp.any(what)
+
+
+@_anywhere.def_vmap
+def _(axis_size: int, in_batched: Any, what: jax.Array) -> tuple[jax.Array, bool]:
+    return _anywhere(what), False
 
 
 def _arriving(state: SwarmState, params: SwarmParams) -> Words:
@@ -182,7 +224,7 @@ def _nearest_of_few(away: jax.Array, slots: int) -> jax.Array:
     for j in range(count):  # how many come before each: nearer ones, and of those as near, lower ones
         first = (away[:, j, None] < away) | ((away[:, j, None] == away) & (j < np.arange(count))[None])
         rank += first.astype(jnp.int32)
-    rank = jax.lax.optimization_barrier(jnp.where(jnp.isfinite(away), rank, count))
+    rank = jnp.where(jnp.isfinite(away), rank, count)
     who = jnp.full((away.shape[0], slots), NOBODY, jnp.int32)
     for j in range(count):
         who = jnp.where(rank[:, j, None] == np.arange(slots, dtype=np.int32)[None], j, who)

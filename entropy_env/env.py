@@ -362,5 +362,3 @@ def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:
 def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     """Take the rows (N, ...) of `new` where `chosen` (N,), else those of `old`."""
     return jnp.where(chosen.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
-
-

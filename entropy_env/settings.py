@@ -73,7 +73,7 @@ def resolve_params(spec: SwarmSpec, scenario: Scenario, reward: str, values: dic
             f"difficulty={concrete['difficulty']} is above the difficulty={scenario.difficulty} that this "
             f"Swarm's layouts have room for: make it with Swarm(..., difficulty={np.max(concrete['difficulty'])})"
         )
-    level = concrete.get("difficulty", None)
+    level = concrete.get("difficulty")
     for name, rows in scenario.defaults(spec).items():
         if name not in values:
             table = np.array(rows, np.int32 if isinstance(rows[0], int) else np.float32)

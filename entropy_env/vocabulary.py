@@ -33,8 +33,40 @@ class Word(enum.IntEnum):
     NEGATIVE = 12
 
 
-globals().update(Word.__members__)
-__all__ = ["Word", "name_of", "say", "token_of", *Word.__members__]
+(
+    SILENCE,
+    HELP,
+    DANGER,
+    CARRYING,
+    NEED_PICKUP,
+    FOUND_RESOURCE,
+    FOUND_ENEMY,
+    FOUND_TARGET,
+    GOING_TO,
+    FOLLOWING,
+    WAITING,
+    ACKNOWLEDGE,
+    NEGATIVE,
+) = Word
+__all__ = [
+    "ACKNOWLEDGE",
+    "CARRYING",
+    "DANGER",
+    "FOLLOWING",
+    "FOUND_ENEMY",
+    "FOUND_RESOURCE",
+    "FOUND_TARGET",
+    "GOING_TO",
+    "HELP",
+    "NEED_PICKUP",
+    "NEGATIVE",
+    "SILENCE",
+    "WAITING",
+    "Word",
+    "name_of",
+    "say",
+    "token_of",
+]
 
 
 def token_of(word: str | int) -> int:

@@ -130,7 +130,7 @@ def film(env: Swarm, out: Path, seed: int) -> None:
     params, renderer = env.make_params(), Renderer(max_size=(720, 540), trails=40)
     states = jax.tree.map(lambda leaf: leaf[0], play(env, jax.random.key(seed)[None], jnp.float32(1), steps_of(env)))
     moments = (jax.tree.map(lambda leaf, t=t: leaf[t], states) for t in range(int(np.argmax(states.over)) + 1))
-    frames = (np.asarray(renderer.draw(state, params, title=env.scenario.name)) for state in moments)
+    frames = (np.asarray(renderer.draw(state, params, spec=env.spec, title=env.scenario.name)) for state in moments)
     print(f"Wrote {write_video(out, frames, fps=1 / float(params.dt))}")
 
 

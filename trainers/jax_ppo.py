@@ -20,8 +20,7 @@ import jax.numpy as jnp
 
 from entropy_env import vector
 from entropy_env.checks import NEVER
-from entropy_env.scenarios import make_scenario
-from entropy_env.task import Task
+from entropy_env.task import Task, lasting_on_goal
 from entropy_env.types import OnGoal
 from trainers.algorithms.ppo import PPO
 from trainers.algorithms.ppo_options import PRESETS, STEERABLE, Hyperparameters
@@ -153,10 +152,7 @@ class PPOConfig(Hyperparameters, SpeechOptions, DeviceOptions, WatchOptions, Run
     @property
     def ending(self) -> OnGoal:
         """What robots do at their goals."""
-        plan = self.plan
-        allowed = [set(make_scenario(task.scenario).endings) if isinstance(task.scenario, str) else set(task.scenario.endings)
-                   for task in ([stage.task for stage in plan.stages] if plan else [self.task])]  # fmt: skip
-        return self.on_goal or ("respawn" if all("respawn" in each for each in allowed) else "terminate")
+        return self.on_goal or lasting_on_goal(self.goal.scenario)
 
     @property
     def steps_per_update(self) -> int:

@@ -21,7 +21,7 @@ OPEN, TOKENS_ALONE, CUT = (
     jnp.float32([1, 0]),
     jnp.float32([0, 0]),
 )  # what arrives: words, and payloads
-TARGET = 6  # the token that is true
+TRUE = 25, 6  # tokens that are true, for -1 and 1
 SEEN = 3  # numbers of an observation before the inbox: the bit, and who one is
 OWN = Hyperparameters(
     num_envs=64, num_steps=16, num_minibatches=4, num_epochs=4, learning_rate=3e-3, anneal_learning_rate=False, gamma=0.9,
@@ -59,7 +59,8 @@ class Bits:
         return jnp.where((state.said[:, ::-1, -1] > 0) & (params[0] > 0), other, -1)[..., None]
 
     def truth(self, state: Told, params: Any) -> jax.Array:
-        told = jnp.zeros_like(state.said).at[:, 0, 2].set(0.5 * state.bit).at[:, 0, -1].set(TARGET)
+        token = jnp.where(state.bit > 0, float(TRUE[1]), float(TRUE[0]))
+        told = jnp.zeros_like(state.said).at[:, 0, 2].set(0.5 * state.bit).at[:, 0, -1].set(token)
         return jnp.where((state.clock == 0)[:, None, None], told, 0.0)
 
     def look(self, state: Told, params: Any) -> jax.Array:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -12,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import bits, chatter
 from helpers.chatter import SEEN
+from helpers.commands import ROOT
 from helpers.errands import QUIET
 
 from entropy_env.types import PAYLOAD
@@ -177,6 +182,18 @@ def test_parts_of_a_minibatch_give_the_gradients_of_the_whole() -> None:
     parts = dataclasses.replace(ppo, config=dataclasses.replace(ppo.config, accumulate=2))
     found = [jax.jit(each.gradients)(runner.params, batch)[0] for each in (ppo, parts)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), *found)
+
+
+@pytest.mark.slow
+def test_gradients_of_talk_are_the_same_on_two_devices() -> None:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command, more = [sys.executable, "-m", "helpers.spread_words"], {"XLA_FLAGS": flags, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=os.environ | more, text=True, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for name, (gradients, metrics) in json.loads(done.stdout).items():
+        assert gradients < 1e-5, name
+        assert metrics < 1e-4, name  # that of imitation is about 100
 
 
 @pytest.mark.parametrize(
