@@ -217,7 +217,7 @@ class Swarm:
         terms = {name: jnp.where(moving, value, 0.0) for name, value in terms.items()}
         reward = sum(terms.values(), jnp.float32(0))
         if self.spec.team_rewards:
-            reward = shared_in_team(reward, moving, state.layout.team, params.reward_team)
+            reward = shared_in_team(reward, moving, state.layout.team, jnp.asarray(params.reward_team))
 
         state, terminated, truncated = self._end(state, reached, params)
         obs = self._observe(state, params, moving)

@@ -31,8 +31,8 @@ SWITCHED = {  # parameters that a field of SwarmSpec must allow, if they are abo
 def fill_spec(spec: SwarmSpec, family: Scenario) -> SwarmSpec:
     """Return the specification with what the scenario chooses instead of every None.
 
-    Raises ValueError for fewer slots than the scenario needs, for a reward term that JAX cannot compile, and for what the
-    scenario refuses.
+    Raises ValueError for fewer slots than the scenario needs, for a component of the observation that it has not, for a
+    reward term that JAX cannot compile, and for what the scenario refuses.
     """
     _check_terms(spec.reward_terms)
     sizes = {"num_walls": 0, "num_boxes": 0, "num_discs": 0} | family.slots()
@@ -50,6 +50,10 @@ def fill_spec(spec: SwarmSpec, family: Scenario) -> SwarmSpec:
     for name in ("comm_neighbours", "team_rewards"):
         if getattr(spec, name) is None:
             filled[name] = getattr(family, name)
+    for name in spec.components or ():
+        if name not in family.components:
+            theirs = f"only {', '.join(family.components)}" if family.components else "none"
+            raise ValueError(f"components: {name!r} is unknown in scenario {family.name!r}, which has {theirs}")
     filled |= {"geodesic": bool(spec.geodesic), "components": family.components, **corners}
     spec = dataclasses.replace(spec, **filled)
     family.check(spec)

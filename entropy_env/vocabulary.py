@@ -96,7 +96,8 @@ def say(word: str | int, payload: Any = (0.0, 0.0, 0.0, 0.0)) -> np.ndarray:
     """
     token = token_of(word)
     try:
-        told = np.asarray(payload, np.float32)
+        with np.errstate(over="ignore"):
+            told = np.asarray(payload, np.float32)
     except (TypeError, ValueError):
         told = np.array(None)
     if told.shape != (PAYLOAD,):

@@ -16,7 +16,7 @@ from entropy_env import checks
 if TYPE_CHECKING:
     from entropy_env.engines.interface import Engine
     from entropy_env.env import Swarm
-    from entropy_env.types import SwarmParams
+    from entropy_env.types import SwarmParams, SwarmSpec
 
 EngineName = str  # a key of ENGINES, or "auto"
 ENGINES: dict[str, str | Callable[..., Engine]] = {  # a class, or "module:class" to be imported when asked for
@@ -48,9 +48,9 @@ def make_engine(
         num_threads = checks.as_count("num_threads", num_threads, checks.BATCH["num_threads"])
     params = env.resolve_params() if params is None else params
     if engine == "auto":
-        engine = "numba" if on_cpu() and _numba_works(required=False) else "jax"
+        engine = "numba" if on_cpu() and _numba_works(env.spec, required=False) else "jax"
     elif engine == "numba":
-        _numba_works(required=True)
+        _numba_works(env.spec, required=True)
     return _find(ENGINES[engine])(env, num_envs, params, autoreset, num_threads)
 
 
@@ -72,12 +72,13 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _numba_works(required: bool) -> bool:
+def _numba_works(spec: SwarmSpec, required: bool) -> bool:
     """Load the compiled step, compiling it the first time. Where that fails, a warning, or RuntimeError if required."""
     try:
+        from entropy_env.engines.numba_engine.arrays import is_social
         from entropy_env.engines.numba_engine.kernels import load_kernels
 
-        load_kernels()
+        load_kernels(is_social(spec))
     except Warning:  # where warnings are errors
         raise
     except Exception as error:  # whatever an installation of Numba and LLVM can do wrong

@@ -246,14 +246,14 @@ def check_state(state: SwarmState, env: Swarm, num_envs: int) -> None:
     _check_shapes("state", state, state_shapes(env.spec), num_envs)
     if (state.words is None) == env.spec.talks:
         raise ValueError(
-            f"state.words is {state.words and 'given'}, and comm_neighbours={env.spec.comm_neighbours} here"
+            f"state.words is {'missing' if state.words is None else 'given'}, and comm_neighbours={env.spec.comm_neighbours} here"
         )
     if state.words is not None:
         words = state_shapes(env.spec).words
         _check_shapes("state.words", state.words, words, num_envs)
-        for name, allowed in checks.WORDS.items():
+        for name, columns in checks.WORDS.items():
             if getattr(words, name) is not None:
-                checks.check_number(f"state.words.{name}", getattr(state.words, name), *allowed)
+                checks.check_number(f"state.words.{name}", getattr(state.words, name), *columns)
     for name, allowed in checks.STATE.items():
         checks.check_number(f"state.{name}", getattr(state, name), allowed)
     position, size, active = (np.asarray(each) for each in (state.position, state.layout.size, state.active))

@@ -117,7 +117,7 @@ def test_reward_team_is_the_share_of_the_mean_of_those_of_the_team_that_acted(sh
     env = Swarm(SwarmSpec(5, comm_neighbours=2, num_rays=4, team_rewards=True), Custom())
     position = np.array([[1, 1], [3, 1], [5, 1], [1, 4], [3, 4]], float)
     state = make_world(
-        env, position, goal=position + [[1, 0], [2, 0], [1, 0], [0.3, 0], [1, 0]], active=[1, 1, 0, 1, 1]
+        env, position, goal=position + np.array([[1, 0], [2, 0], [1, 0], [0.3, 0], [1, 0]]), active=[1, 1, 0, 1, 1]
     )
     state = in_team(state, [0, 0, 0, 1, 1])
     motors = np.array([[1, 1], [0.5, 0.5], [1, 1], [1, 1], [-1, -1]])

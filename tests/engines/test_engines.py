@@ -106,7 +106,7 @@ def broken(monkeypatch):
     """Make the loading of kernels fail with an error."""
 
     def with_error(error):
-        def fail():
+        def fail(social=False):
             raise error
 
         monkeypatch.setattr(kernels, "load_kernels", fail)
@@ -242,10 +242,10 @@ def test_the_cache_folder_follows_from_every_file_with_compiled_functions(monkey
     monkeypatch.setattr(compilation.Path, "read_bytes", lambda path: read.append(path) or b"")
     compilation.cache_folder.__wrapped__()
     folder = Path(compilation.__file__).parent
-    roots = step.run, step.start, step.copy_rows
+    roots = {*kernels.PLAIN, *kernels.SOCIAL}
     compiled = {Path(inspect.getsourcefile(function)) for root in roots for function in called(root, set())}
     package = folder.parents[1]
-    assert {package / "rewards.py", package / "physics" / "contacts.py", folder / "lidar.py"} <= compiled
+    assert {package / "rewards.py", package / "physics" / "contacts.py", folder / "lidar.py", folder / "comms.py"} <= compiled
     assert {*compiled, package / "physics" / "force.py"} <= {*read}
 
 

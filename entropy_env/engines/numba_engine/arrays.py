@@ -185,7 +185,8 @@ class Talk(NamedTuple):
     credit: np.ndarray  # (E, N)
     spoken: np.ndarray  # (E, N) float32, 1 for who says a word in this step
     arriving: np.ndarray  # (E, N, 9) the words that arrive now, of who has one: see `comms.pack`
-    nearest: np.ndarray  # (S, K) int64 of one agent, on S threads: whom it hears, nearest first, see `comms.listen`
+    near: np.ndarray  # (S, N + 1) int64 of one agent, on S threads: whom it may hear, see `comms.listen`
+    nearest: np.ndarray  # (S, K) int64, whom it hears, nearest first
     ended: np.ndarray  # (E,) bool, whether an episode has just ended
 
 
@@ -233,6 +234,7 @@ def empty_talk(spec: SwarmSpec, num_envs: int, num_threads: int) -> Talk | tuple
         credit=np.ones(lanes, np.float32),
         spoken=np.zeros(lanes, np.float32),
         arriving=np.zeros((*lanes, HEARD), np.float32),
+        near=np.zeros((num_threads, spec.num_agents + 1), np.int64),
         nearest=np.zeros((num_threads, spec.comm_neighbours or 0), np.int64),
         ended=np.zeros(num_envs, bool),
     )
@@ -349,5 +351,5 @@ def read_state(swarms: Swarms) -> SwarmState:
     fields: dict[str, Any] = {name: swarms.agents[name].copy() for name in AGENT_FIELDS}
     fields |= {name: swarms.motions[name].copy() for name in MOTION_FIELDS}
     fields |= {name: swarms.worlds[name].copy() for name in WORLD_FIELDS}
-    words = {name: array.copy() for name, array in words_of(swarms).items()}
+    words: dict[str, Any] = {name: array.copy() for name, array in words_of(swarms).items()}
     return SwarmState(layout=read_layout(swarms), words=Words(**{"to": None} | words) if words else None, **fields)

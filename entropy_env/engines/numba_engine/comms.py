@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,33 @@ MIX = tuple(np.uint32(number) for number in (0x7FEB352D, 0x846CA68B))
 HALF_WORD, SHORT, TOP = np.uint32(16), np.uint32(15), np.uint32(8)  # bits
 ULP = np.float32(2**-24)
 MAGNITUDE, NOT_FINITE = 2**31 - 1, 0x7F800000  # bits of a float32
-BITS, WHO, EMPTY = 32, 2**32 - 1, 2**63 - 1  # of a number that holds two
+BITS, WHO = 32, 2**32 - 1  # of a number that holds two
+
+
+class Ears(NamedTuple):
+    """What hearing needs of `Swarms`, whose many arrays would take long to hand over."""
+
+    agents: np.ndarray
+    worlds: np.ndarray
+    key: np.ndarray
+    team: np.ndarray
+    cell_end: np.ndarray
+    sorted_agent: np.ndarray
+    sorted_x: np.ndarray
+    sorted_y: np.ndarray
+    token: np.ndarray
+    to: np.ndarray
+    arriving: np.ndarray
+    near: np.ndarray
+    nearest: np.ndarray
+
+
+@spliced
+def ears(w):
+    """What hearing needs."""
+    cells, talk = (w.cell_end, w.sorted_agent, w.sorted_x, w.sorted_y), w.talk
+    said = talk.token, talk.to, talk.arriving, talk.near, talk.nearest
+    return Ears(w.agents, w.worlds, w.maps.key, w.maps.team, *cells, *said)
 
 
 @inlined
@@ -127,16 +154,6 @@ def is_wanted(w, e, i, old):
 
 
 @spliced
-def is_for(w, p, choices, of_listener, old, e, i, j):
-    """Whether agent i may hear j, who is near enough. old: the age of its word."""
-    if choices.targeted and w.talk.to[e, j, old] != i:
-        return False
-    if choices.same_team and w.maps.team[e, i] != w.maps.team[e, j]:
-        return False
-    return p.comm_drop <= ZERO or uniform(of_listener, j) >= p.comm_drop
-
-
-@spliced
 def gather(w, p, e):
     """Put each word that arrives together, as a slot of an inbox has it, in the world's frame and not over `comm_range`.
 
@@ -160,28 +177,52 @@ def gather(w, p, e):
 
 
 @spliced
-def listen(w, p, choices, nearest, e, i):
-    """Find whom an agent hears, among the speakers sorted into cells. Returns how many there are.
+def is_for(w, p, choices, of_listener, old, e, i, j):
+    """Whether agent i may hear j, who is near enough. w: `Ears`. old: the age of its word."""
+    if choices.targeted and w.to[e, j, old] != i:
+        return False
+    if choices.same_team and w.team[e, i] != w.team[e, j]:
+        return False
+    return p.comm_drop <= ZERO or uniform(of_listener, j) >= p.comm_drop
 
-    nearest: (K,) int64, how far away they are and who they are, in one number to be compared without branches.
+
+@spliced
+def listen(w, p, choices, slot, e, i):
+    """Find whom an agent hears, among the speakers sorted into cells. Returns how many there are. w: `Ears`.
+
+    How far one is and who it is are one number, so that ties go by index, and few branches depend on distances.
     """
-    x, y, most, count = w.agents[e, i].position[0], w.agents[e, i].position[1], len(nearest), 0
-    limit, old, all_hear = p.comm_range * p.comm_range, delay(p, w.talk.token.shape[2]), p.comm_drop <= ZERO
+    x, y, near, nearest = (
+        w.agents[e, i].position[0],
+        w.agents[e, i].position[1],
+        w.near[slot],
+        w.nearest[slot],
+    )
+    limit, old, all_hear = p.comm_range * p.comm_range, delay(p, w.token.shape[2]), p.comm_drop <= ZERO
     all_hear &= not choices.targeted and not choices.same_team
-    of_listener = np.uint32(0) if all_hear else hash_of_listener(w.maps.key[e], w.worlds[e].step, i, DROP)
-    nearest[:] = EMPTY
+    of_listener = np.uint32(0) if all_hear else hash_of_listener(w.key[e], w.worlds[e].step, i, DROP)
+    found, count, most = 0, 0, len(nearest)
     for row in range(*rows_around(w, e, y)):
         start, stop = run_in_row(w, e, row, x)
         xs, ys, agents = w.sorted_x[e, start:stop], w.sorted_y[e, start:stop], w.sorted_agent[e, start:stop]
         for k in range(stop - start):
             dx, dy, j = xs[k] - x, ys[k] - y, np.int64(agents[k])
             away = dx * dx + dy * dy
-            this = np.int64(np.float32(away).view(np.int32)) << BITS | j if away <= limit and j != i else EMPTY
-            if this < nearest[most - 1] and (all_hear or is_for(w, p, choices, of_listener, old, e, i, j)):
-                for place in range(most):
-                    nearest[place], this = min(nearest[place], this), max(nearest[place], this)
-                count += 1
-    return min(count, most)
+            near[found] = np.int64(np.float32(away).view(np.int32)) << BITS | j
+            heard = away <= limit and j != i
+            if not all_hear:
+                heard = heard and is_for(w, p, choices, of_listener, old, e, i, j)
+            found += heard
+    for k in range(found):
+        this = near[k]
+        if count == most and this > nearest[most - 1]:
+            continue
+        for place in range(count):
+            nearest[place], this = min(nearest[place], this), max(nearest[place], this)
+        if count < most:
+            nearest[count] = this
+            count += 1
+    return count
 
 
 @inlined
@@ -194,14 +235,14 @@ def noise(key, clock, i, j, k):
 
 @spliced
 def inbox(w, p, choices, row, cos, sin, slot, e, i):
-    """Write what an agent hears into row (9 K,), as the JAX side's `hear`."""
-    me, nearest, count = w.agents[e, i], w.talk.nearest[slot], 0
+    """Write what an agent hears into row (9 K,), as the JAX side's `hear`. w: `Ears`."""
+    me, nearest, count = w.agents[e, i], w.nearest[slot], 0
     if me.active and len(nearest):
-        count = listen(w, p, choices, nearest, e, i)
+        count = listen(w, p, choices, slot, e, i)
     x, y, comm_range, loud = me.position[0], me.position[1], p.comm_range, p.comm_noise
     for place in range(count):
         j, first = nearest[place] & WHO, HEARD * place
-        word = w.talk.arriving[e, j]
+        word = w.arriving[e, j]
         dx, dy, facing_x, facing_y = word[0] - x, word[1] - y, word[2], word[3]
         row[first] = min(max((dx * cos + dy * sin) / comm_range, -ONE), ONE)
         row[first + 1] = min(max((dy * cos - dx * sin) / comm_range, -ONE), ONE)
@@ -211,7 +252,7 @@ def inbox(w, p, choices, row, cos, sin, slot, e, i):
             row[first + k] = word[k]
         if loud > ZERO:
             for k in range(PAYLOAD):
-                told = word[5 + k] + loud * noise(w.maps.key[e], w.worlds[e].step, i, j, k)
+                told = word[5 + k] + loud * noise(w.key[e], w.worlds[e].step, i, j, k)
                 row[first + 5 + k] = min(max(told, -ONE), ONE)
     for k in range(HEARD * count, len(row)):
         row[k] = ZERO

@@ -156,7 +156,7 @@ class NumbaEngine:
         action = as_action("action", action, self._action.shape)
         with self._alone:
             self._check_begun()
-            self._action = np.require(action, requirements="CA")  # kernels read it as it is
+            self._action = np.require(action, requirements=["C", "A"])  # kernels read it as it is
             self._begun = False  # after an interrupted step no episode can go on
             first, stop = 0, self._num_stages
             if self._rows_run_out:

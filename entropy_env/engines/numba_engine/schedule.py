@@ -24,12 +24,12 @@ SEE = 11  # observe for the agents that act next
 # where robots have anything to do with each other, `arrays.is_social`; words where they talk
 SPEAK = 12  # note what is said
 SURROUND = 13  # sort the agents into cells as wide as a word is heard
-AIM = 14  # find for whom each word is
-ARRIVE = 15  # of partners, make the last move, and note who is at its goal
-GATHER_LAST = 16  # sort those whose words arrive, into such cells, if an episode has ended
-HEAR_LAST = 17  # observe the others, for the agents whose episode has ended
-GATHER = 18  # sort those whose words arrive
-HEAR = 19  # observe the others, for the agents that act next
+GATHER_LAST = 14  # sort those whose words arrive into such cells, if an episode has ended
+GATHER = 15  # sort those whose words arrive
+AIM = 16  # find for whom each word is
+ARRIVE = 17  # of partners, make the last move, and note who is at its goal
+HEAR_LAST = 18  # observe what is of others, for the agents whose episode has ended
+HEAR = 19  # observe what is of others, for the agents that act next
 WHOLE_WORLD = MEET, END, SORT, RETURN, SURROUND, GATHER_LAST, GATHER  # stages whose agents cannot be shared by threads
 
 
@@ -38,8 +38,8 @@ def make_schedule(
 ) -> np.ndarray:
     """Return the stages of a step in order, (K, 2) int32: each with its round if it is COLLIDE.
 
-    force: the drive. social: `arrays.is_social`. paired: whether robots have partners.
-    talks: whether they speak. targeted: whether it is to one alone.
+    force: the drive. social: `arrays.is_social`. paired: whether robots have partners. talks: whether they speak.
+    targeted: whether each word is for one alone.
     """
     impulses = [(COUNT, 0), *((COLLIDE, turn) for turn in range(IMPULSE_ROUNDS))] if force else []
     substep = [(DRIVE, 0), *impulses, (TOUCH, 0)]

@@ -15,7 +15,7 @@ from entropy_env.checks import NEVER
 from entropy_env.engines.numba_engine import schedule
 from entropy_env.engines.numba_engine.arrays import is_social
 from entropy_env.engines.numba_engine.cells import is_active, sorting
-from entropy_env.engines.numba_engine.comms import aim, delay, gather, is_wanted, speak
+from entropy_env.engines.numba_engine.comms import aim, delay, ears, gather, is_wanted, speak
 from entropy_env.engines.numba_engine.compilation import called, inlined, kernel, spliced
 from entropy_env.engines.numba_engine.geodesic import FAR, way_left
 from entropy_env.engines.numba_engine.geometry import ONE, TWO, ZERO
@@ -250,26 +250,16 @@ def ending(social: bool) -> Any:
 
 
 @called
-def run_social_stage(stage, w, p, action, choices, slot, e, first, last):
-    """Run a stage that only those who are social have. Others are left out, and those that only sort into cells."""
-    if stage == schedule.SPEAK:
-        for i in range(first, last):
-            speak(w, p, action[e, i, MOTORS:], e, i)
-    elif stage == schedule.AIM:
-        for i in range(first, last):
-            aim(w, p, e, i)
-    elif stage == schedule.ARRIVE:
-        for i in range(first, last):
-            arrive(w, p, choices, e, i)
-    elif stage == schedule.GATHER or stage == schedule.GATHER_LAST:
-        gather(w, p, e)
-    elif stage == schedule.HEAR_LAST or (stage == schedule.HEAR and not (w.worlds[e].over and choices.autoreset)):
-        for i in range(first, last):
-            me = w.agents[e, i]
-            hearing = me.active if stage == schedule.HEAR else me.terminated or me.truncated
-            row = w.obs[e, i] if stage == schedule.HEAR else w.final_obs[e, i]
-            if hearing:
-                relate(w, p, choices, row, slot, e, i)
+def relate_all(w, p, choices, table, last_ones, slot, e, first, last):
+    """Observe what is of others, for agents that act next or whose episode has ended. Apart: it is compiled sooner so.
+
+    w: `Ears`. table: (E, N, obs_dim).
+    """
+    for i in range(first, last):
+        me = w.agents[e, i]
+        hearing = me.terminated or me.truncated if last_ones else me.active
+        if hearing:
+            relate(w, p, choices, table[e, i], slot, e, i)
 
 
 def running(social: bool) -> Any:
@@ -346,15 +336,26 @@ def running(social: bool) -> Any:
                         elif stage == schedule.SEE:
                             row[:] = ZERO
                 if social:
-                    last_ones = stage == schedule.GATHER_LAST or stage == schedule.HEAR_LAST
-                    if stage >= schedule.SPEAK and (w.talk.ended[e] or not last_ones):
-                        run_social_stage(stage, w, p, action, choices, slot, e, first, last)
-                    if stage == schedule.SURROUND:
+                    ended = w.talk.ended[e]
+                    if stage == schedule.SPEAK:
+                        for i in range(first, last):
+                            speak(w, p, action[e, i, MOTORS:], e, i)
+                    elif stage == schedule.SURROUND:
                         cells = p.comm_range
-                    elif w.cell_end.shape[1] > 1 and (
-                        stage == schedule.GATHER or (stage == schedule.GATHER_LAST and w.talk.ended[e])
-                    ):
-                        cells, old = p.comm_range, delay(p, w.talk.token.shape[2])
+                    elif stage == schedule.GATHER or (stage == schedule.GATHER_LAST and ended):
+                        gather(w, p, e)
+                        if w.cell_end.shape[1] > 1:
+                            cells, old = p.comm_range, delay(p, w.talk.token.shape[2])
+                    elif stage == schedule.AIM:
+                        for i in range(first, last):
+                            aim(w, p, e, i)
+                    elif stage == schedule.ARRIVE:
+                        for i in range(first, last):
+                            arrive(w, p, choices, e, i)
+                    elif stage == schedule.HEAR_LAST and ended:
+                        relate_all(ears(w), p, choices, w.final_obs, True, slot, e, first, last)
+                    elif stage == schedule.HEAR and not (w.worlds[e].over and choices.autoreset):
+                        relate_all(ears(w), p, choices, w.obs, False, slot, e, first, last)
                 if cells > ZERO:
                     sort(w, e, cells, old)
             over += w.worlds[e].over

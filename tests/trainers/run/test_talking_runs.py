@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +52,21 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(
-    scope="module",
-    params=["soft", *(pytest.param(name, marks=pytest.mark.slow) for name in list(KINDS)[1:])],
-)
-def run(request: Any, tmp_path_factory: Any) -> tuple[Path, PPOConfig]:
-    path = tmp_path_factory.mktemp("run") / "whole"
-    config = dataclasses.replace(TINY, **KINDS[request.param], run_dir=path)
-    train(config)
-    return path, config
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: Any) -> Callable[[str], tuple[Path, PPOConfig]]:
+    @functools.cache
+    def trained(kind: str) -> tuple[Path, PPOConfig]:
+        path = tmp_path_factory.mktemp("run") / "whole"
+        config = dataclasses.replace(TINY, **KINDS[kind], run_dir=path)
+        train(config)
+        return path, config
+
+    return trained
+
+
+@pytest.fixture(params=["soft", *(pytest.param(name, marks=pytest.mark.slow) for name in list(KINDS)[1:])])
+def run(request: Any, runs: Any) -> tuple[Path, PPOConfig]:
+    return runs(request.param)
 
 
 def test_a_run_that_was_killed_goes_on_in_the_same_arrays(run: tuple[Path, PPOConfig], tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_its_policy_is_loaded_and_speaks(run: tuple[Path, PPOConfig]) -> None:
         assert np.all(arrays["moments/mean"][:2] != 0)
 
 
-@pytest.mark.parametrize("speech", ["soft", "differentiable"])
+@pytest.mark.parametrize("speech", [pytest.param("soft", marks=pytest.mark.slow), "differentiable"])
 def test_the_learner_is_told_what_is_true_and_who_was_heard(speech: Any) -> None:
     config = dataclasses.replace(TINY, num_agents=4, num_steps=12, speech=speech, comm_neighbours=3)
     ppo, params, _ = make_ppo(config)
@@ -139,10 +147,8 @@ def test_the_learner_is_told_what_is_true_and_who_was_heard(speech: Any) -> None
     assert checked > 200
 
 
-def test_a_run_begins_with_the_networks_and_statistics_of_another(run: tuple[Path, PPOConfig], tmp_path: Path) -> None:
-    path, config = run
-    if config.scenario != "relay":
-        pytest.skip("one scenario is enough")
+def test_a_run_begins_with_the_networks_and_statistics_of_another(runs: Any, tmp_path: Path) -> None:
+    path, config = runs("soft")
     params = config.env_params | {"reward_bandwidth": 0.01, "comm_range": 3.0}
     begun = dataclasses.replace(
         config, init_from=path, run_dir=tmp_path / "next", env_params=params, speech="reinforced"
@@ -158,8 +164,9 @@ def test_a_run_begins_with_the_networks_and_statistics_of_another(run: tuple[Pat
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(runner.opt_state))
 
 
-def test_a_run_that_began_with_another_goes_on_without_it(run: tuple[Path, PPOConfig], tmp_path: Path) -> None:
-    path, config = run
+@pytest.mark.slow
+def test_a_run_that_began_with_another_goes_on_without_it(runs: Any, tmp_path: Path) -> None:
+    path, config = runs("soft")
     first = tmp_path / "first"
     shutil.copytree(path, first)
     begun = dataclasses.replace(config, init_from=first, run_dir=tmp_path / "next", total_steps=UPDATE)
@@ -167,9 +174,14 @@ def test_a_run_that_began_with_another_goes_on_without_it(run: tuple[Path, PPOCo
     shutil.rmtree(first)
     train(dataclasses.replace(begun, resume=True, total_steps=2 * UPDATE))
     assert lines(tmp_path / "next")[-1]["step"] == 2 * UPDATE
-    ppo, inputs, _ = make_ppo(begun)
-    with pytest.raises(FileNotFoundError, match=r"init_from='.*first' is no folder of a run"):
+
+
+def test_a_folder_to_begin_with_is_needed_but_for_going_on(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, init_from=tmp_path / "none")
+    ppo, inputs, _ = make_ppo(config)
+    with pytest.raises(FileNotFoundError, match=r"init_from='.*none' is no folder of a run"):
         ppo.init(KEY, inputs)
+    make_ppo(dataclasses.replace(config, resume=True, run_dir=tmp_path))[0].init(KEY, inputs)
 
 
 @pytest.mark.parametrize(("other", "told"), [
@@ -177,16 +189,12 @@ def test_a_run_that_began_with_another_goes_on_without_it(run: tuple[Path, PPOCo
     ({"activation": "relu"}, "activation='tanh' and not 'relu'"),
     ({"comm_neighbours": 3}, r"obs_dim=\d+ and not \d+, inbox="),
     ({"comm": "mean"}, "inbox=.*attention.* and not .*mean"),
-    ({"network": "gru"}, "network='mlp' and not 'gru'"),
-    ({"critic": "central"}, "leaf '(critic_moments|params/critic)"),
+    pytest.param({"network": "gru"}, "network='mlp' and not 'gru'", marks=pytest.mark.slow),
+    pytest.param({"critic": "central"}, "leaf '(critic_moments|params/critic)", marks=pytest.mark.slow),
     ({"normalize_value": True}, "no leaf 'value_moments"),
 ])  # fmt: skip
-def test_networks_of_another_kind_are_no_beginning(
-    run: tuple[Path, PPOConfig], other: dict[str, Any], told: str
-) -> None:
-    path, config = run
-    if config.speech != "soft":
-        pytest.skip("one network is enough")
+def test_networks_of_another_kind_are_no_beginning(runs: Any, other: dict[str, Any], told: str) -> None:
+    path, config = runs("soft")
     ppo, inputs, _ = make_ppo(dataclasses.replace(config, init_from=path, **other))
     with pytest.raises(CheckpointError, match=f"init_from='{path}': .*{told}"):
         ppo.init(KEY, inputs)
