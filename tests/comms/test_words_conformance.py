@@ -60,14 +60,14 @@ CASES = {
         happens=("heard", "reached", "came back"),
     ),
     "team": Case(
-        spec_of(6, comm_neighbours=2, comm_channel="team", team_rewards=True, on_goal="next_goal", drive="force"),
+        spec_of(6, comm_neighbours=2, comm_channel="team", team_rewards=True, on_goal="next_goal"),
         params={"reward_team": np.linspace(0, 1, WORLDS), "reward_bandwidth": np.linspace(0, 0.2, WORLDS)},
         happens=("heard", "reached"),
     ),
     "pairs that respawn": Case(spec_of(6, on_goal="respawn"), **RELAY, happens=("heard", "reached", "came back")),
     "pairs that end": Case(spec_of(4, on_goal="terminate"), **RELAY, happens=("heard", "reached")),
     "pairs that go on": Case(
-        spec_of(4, comm_neighbours=0, on_goal="next_goal"),
+        spec_of(4, comm_neighbours=0, on_goal="next_goal", drive="force"),
         "relay",
         {"goal_radius": 0.5, "reward_team": 0.5},
         ("reached",),
