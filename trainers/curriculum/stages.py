@@ -119,6 +119,10 @@ def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
     env, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
     if env.spec.components:
         raise ValueError(f"scenario={own.scenario!r} cannot be a stage: its robots observe what no others do")
+    if env.spec.talks and "comm_range" in given:
+        raise ValueError(
+            "'comm_range' cannot change between stages: observed offsets are over it, so set it for the whole run"
+        )
     if params.max_steps == checks.NEVER:
         raise ValueError("max_steps='never' has no end, so nobody could judge the stage")
     options = {name: _number(name, value) for name, value in given.items() if name in whole.options}
