@@ -157,9 +157,14 @@ class _Simulator:
 
 
 class Adapter:
-    """What every adapter offers: the difficulty of its simulator."""
+    """What every adapter offers: its simulator, and the difficulty of that."""
 
     _simulator: _Simulator
+
+    @property
+    def swarm(self) -> Swarm:
+        """The simulator of the current episode: `swarm.spec.slice("goal")` are the columns of a part of observations."""
+        return self._simulator.swarm
 
     @property
     def difficulty(self) -> int:
