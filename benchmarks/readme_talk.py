@@ -13,7 +13,7 @@ TOLD = {
     "relay, no words": "`relay`, nobody talks",
     "relay, reinforced": "`relay`, `--speech reinforced`",
     "relay, differentiable": "`relay`, `--speech differentiable`",
-    "lookout": "`lookout`, `--speech hard`",
+    "lookout": "`lookout`",
     "corridor": "`corridor`, `--preset memory`, nobody talks",
     "corridor, words": "the same, with words",
 }

@@ -23,6 +23,7 @@ from trainers.jax_ppo import PPOConfig
 from trainers.run.config import load_config
 
 SOFT = "--speech", "soft"
+PRICE = "--env-params", "reward_bandwidth", "0.01", "--token-entropy-coefficient", "0.003", "--total-steps", "10000000"
 MEMORY = "--preset", "memory", "--entropy-coefficient-final", "0.01"  # as in the detours of `corridor`
 
 
@@ -40,10 +41,14 @@ class Trial:
     price: tuple[str, ...] = ()  # flags of a second training, which goes on from the first with a price for words
     module = "trainers.jax_ppo"
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Flags for the worlds."""
+        return "--scenario", self.scenario, "--difficulty", str(self.difficulty), "--num-agents", str(self.robots)
+
     def options(self, seed: int, total_steps: int | None) -> list[str]:
         """Return the flags of a training."""
-        where = "--scenario", self.scenario, "--difficulty", str(self.difficulty), "--num-agents", str(self.robots)
-        return [*where, *self.flags, "--total-steps", str(total_steps or self.steps), "--seed", str(seed)]
+        return [*self.where, *self.flags, "--total-steps", str(total_steps or self.steps), "--seed", str(seed)]
 
     def played_in(self) -> tuple[str, ...]:
         """Return further flags of the evaluation."""
@@ -68,8 +73,7 @@ class Trial:
         if self.price and load_config(PPOConfig, run / "config.yaml").seed == 0:
             with tempfile.TemporaryDirectory() as folder:
                 dear = f"{folder}/dear"
-                where = self.options(0, None)[:6]
-                given = *where, *self.price, "--init-from", str(run), "--run-dir", dear
+                given = *self.where, *self.price, "--init-from", str(run), "--run-dir", dear
                 python("-m", self.module, *given)
                 python("-m", "trainers.evaluate", dear, "--episodes", str(episodes))
                 found = _figures(Path(dear, "evaluation.json"), (*FIGURES, "words"))
@@ -86,7 +90,7 @@ def _figures(path: Path, names: tuple[str, ...] = (), also: tuple[str, ...] = ()
 
 
 TRIALS = {  # by the name of their row
-    "relay": Trial("relay", SOFT, 10_000_000, 3, crowd=8),
+    "relay": Trial("relay", SOFT, 15_000_000, 3, crowd=8, price=PRICE),
     "relay, difficulty 4": Trial("relay", SOFT, 20_000_000, difficulty=4),
     "relay, no words": Trial("relay", ("--comm-neighbours", "0"), 10_000_000),
     "relay, reinforced": Trial("relay", ("--speech", "reinforced"), 14_000_000),

@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from entropy_env import checks, comms, geodesic, observations
-from entropy_env.geometry import Point
+from entropy_env.geometry import Point, partners
 from entropy_env.neighbours import Neighbours, find_neighbours
 from entropy_env.physics import advance, apart, as_motors
 from entropy_env.rewards import TERMS, Outcome, Term, check_weights, shared_in_team, weighted_terms
@@ -202,6 +201,8 @@ class Swarm:
         if self.spec.geodesic:
             way_before, way = self._ways_left(state, jnp.stack([before, state.position]), params)[0]
             way = jnp.where(jnp.maximum(way_before, way) < FAR_AWAY, way, way_before)
+            if self.spec.num_scouts:
+                way_before, way = (jnp.where(self.spec.is_scout, 0.0, each) for each in (way_before, way))
         outcome = Outcome(
             distance_before=distance_before,
             distance=distance,
@@ -254,7 +255,12 @@ class Swarm:
         return jnp.where(self.spec.is_scout, 0.0, distance) if self.spec.num_scouts else distance
 
     def heard(self, state: SwarmState, params: SwarmParams) -> jax.Array:
-        """Return whom each agent hears, (N, comm_neighbours) int32 by slot of its inbox, -1 where a slot is empty."""
+        """Return whom each agent hears, (N, comm_neighbours) int32 by slot of its inbox, -1 where a slot is empty.
+
+        Raises ValueError where nobody talks.
+        """
+        if not self.spec.talks:
+            raise ValueError("comm_neighbours=0: nobody talks here, so nobody is heard")
         return comms.heard(state, cast_params(params), self.spec)
 
     def observe(self, state: SwarmState, params: SwarmParams) -> jax.Array:
@@ -347,11 +353,6 @@ def _same_bodies(one: Layout, other: Layout) -> jax.Array:
         difference = getattr(one, name).astype(jnp.float32) - getattr(other, name).astype(jnp.float32)
         same &= jnp.all(jnp.abs(difference) <= ROUNDING)
     return same
-
-
-def partners(per_agent: jax.Array) -> jax.Array:
-    """Return what the partner of each agent has, (N, ...). Robots 0 and 1, 2 and 3, ... are partners."""
-    return per_agent[np.arange(len(per_agent)) ^ 1]
 
 
 def _pick(rows: jax.Array, column: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_env.types import Layout
 
@@ -193,3 +194,8 @@ def in_own_frame(offset: jax.Array, heading: jax.Array) -> jax.Array:
     """Turn offsets (N, 2) of the world's frame into those of robots with headings (N,) rad: how far ahead, and to the left."""
     cos, sin = jnp.cos(heading), jnp.sin(heading)
     return jnp.stack([offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin], axis=-1)
+
+
+def partners(per_agent: jax.Array) -> jax.Array:
+    """Return what the partner of each agent has, (N, ...). Robots 0 and 1, 2 and 3, ... are partners."""
+    return per_agent[np.arange(len(per_agent)) ^ 1]

@@ -14,11 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from entropy_env.checks import NEVER
 from entropy_env.comms import inbox
-from entropy_env.geometry import in_own_frame
+from entropy_env.geometry import in_own_frame, partners
 from entropy_env.lidar import scan
 from entropy_env.types import GLOBAL_STATE, HEARD, OBSERVATION, Component, SwarmParams, SwarmSpec, SwarmState
 
@@ -50,23 +49,19 @@ def goal(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
 
     Of agents in pairs it is the partner's goal, of scouts zero.
     """
-    goals = _of_partners(state.goal) if spec.paired else state.goal
+    goals = partners(state.goal) if spec.paired else state.goal
     offset = in_own_frame((goals - state.position) / params.goal_scale, state.heading)
     return jnp.where(spec.is_scout[:, None], 0.0, offset) if spec.num_scouts else offset
 
 
 def partner(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """Offset to the agent's partner over `goal_scale`, in the agent's frame."""
-    return in_own_frame((_of_partners(state.position) - state.position) / params.goal_scale, state.heading)
+    return in_own_frame((partners(state.position) - state.position) / params.goal_scale, state.heading)
 
 
 def role(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     """1 for a scout, 0 for a carrier."""
     return jnp.asarray(spec.is_scout, jnp.float32)[:, None]
-
-
-def _of_partners(per_agent: jax.Array) -> jax.Array:
-    return per_agent[np.arange(len(per_agent)) ^ 1]
 
 
 def motion(state: SwarmState, spec: SwarmSpec) -> jax.Array:

@@ -50,10 +50,9 @@ def fill_spec(spec: SwarmSpec, family: Scenario) -> SwarmSpec:
     for name in ("comm_neighbours", "team_rewards"):
         if getattr(spec, name) is None:
             filled[name] = getattr(family, name)
-    for name in spec.components or ():
-        if name not in family.components:
-            theirs = f"only {', '.join(family.components)}" if family.components else "none"
-            raise ValueError(f"components: {name!r} is unknown in scenario {family.name!r}, which has {theirs}")
+    if spec.components not in (None, family.components):
+        theirs = ", ".join(family.components) or "none"
+        raise ValueError(f"components={spec.components!r}: scenario {family.name!r} has {theirs}, leave it out")
     filled |= {"geodesic": bool(spec.geodesic), "components": family.components, **corners}
     spec = dataclasses.replace(spec, **filled)
     family.check(spec)
@@ -92,8 +91,8 @@ def resolve_params(spec: SwarmSpec, scenario: Scenario, reward: str, values: dic
             _check_no_weight(name, field, values.pop(name))
     if spec.talks:
         values.setdefault(BANDWIDTH_WEIGHT, BANDWIDTH)
-    else:
-        values.pop(BANDWIDTH_WEIGHT, None)  # nobody says a word
+    elif BANDWIDTH_WEIGHT in values:
+        _check_no_weight(BANDWIDTH_WEIGHT, "comm_neighbours", values.pop(BANDWIDTH_WEIGHT))
     own = {name: values.pop(f"reward_{name}") for name, _ in spec.own_terms if f"reward_{name}" in values}
     params = SwarmParams(**values, own_weights=own)
     check_together(spec, params)
@@ -142,7 +141,8 @@ def check_capacity(spec: SwarmSpec, scenario: Scenario, level: int, params: Swar
 def _check_no_weight(name: str, field: str, weight: Any) -> None:
     """Raise ValueError for a weight that a field of SwarmSpec does not allow here. A weight of 0 is fine."""
     if isinstance(weight, jax.core.Tracer) or np.any(np.asarray(weight) != 0):
-        raise ValueError(f"{name}={weight!r} needs {field}=True, a field of SwarmSpec, and it is False here")
+        needed, here = ("above 0", 0) if field == "comm_neighbours" else ("True", False)
+        raise ValueError(f"{name}={weight!r} needs {field} to be {needed}, a field of SwarmSpec, and it is {here} here")
 
 
 @functools.lru_cache(maxsize=64)

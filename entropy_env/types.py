@@ -84,7 +84,8 @@ class SwarmSpec:
             if getattr(self, name) not in (True, False, None):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True, False or None")
         if self.components is not None:
-            object.__setattr__(self, "components", tuple(self.components))
+            components = (self.components,) if isinstance(self.components, str) else self.components
+            object.__setattr__(self, "components", tuple(components))
         object.__setattr__(self, "reward_terms", as_terms(self.reward_terms))
 
     @property

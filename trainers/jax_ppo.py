@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 
 from entropy_env import vector
 from entropy_env.checks import NEVER
@@ -34,9 +33,9 @@ from trainers.envs.views import view_of
 from trainers.evaluation.watching import watch
 from trainers.learn.distributions import GAUSSIANS
 from trainers.learn.speech import Talking
+from trainers.policies.continued import begin_from
 from trainers.policies.jax import ActorPolicy, ActorSpec
 from trainers.policies.load import describe_policy
-from trainers.run.checkpoint import CheckpointError, load_checkpoint
 from trainers.run.config import check_numbers, with_presets
 from trainers.run.devices import (
     DeviceOptions,
@@ -54,7 +53,6 @@ from trainers.run.training import run_command, train_in_folder
 
 COMMAND = "python -m trainers.jax_ppo"
 MOTORS = 2  # numbers of an action that are not words
-LEARNT = ("params", "moments", "critic_moments", "value_moments")  # of a runner, what `--init-from` takes
 SWARMS: dict[str, dict[str, Any]] = {  # settings by name that need a swarm, beside those of PPO
     # For worlds where robots must make detours: what they remember, learnt over 64 steps, with much noise at first.
     "memory": {
@@ -170,38 +168,12 @@ class Continued(PPO):
     """The algorithm, with networks and statistics at the start that another run has learnt."""
 
     source: str = ""  # its folder
+    channel: str = "broadcast"  # of the words, as in `SwarmSpec`
 
     def init(self, key: jax.Array, inputs: Any) -> Runner:  # type: ignore[override]
-        """Return a runner before its first update.
-
-        Raises FileNotFoundError if the source is no folder of a run, CheckpointError if its networks are others.
-        """
-        runner, told = super().init(key, inputs), f"init_from={self.source!r}"
-        learnt = {name: getattr(runner, name) for name in LEARNT if getattr(runner, name) is not None}
-        folder = Path(self.source) / "checkpoints"
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{told} is no folder of a run")
-        try:
-            tree, about = load_checkpoint(folder, {}, partial=True)
-            self._check_same(about.get("policy"))
-            tree, _ = load_checkpoint(folder, learnt, partial=True)
-        except CheckpointError as error:
-            raise CheckpointError(f"{told}: {error}") from error
-        return runner.replace(**jax.tree.map(jnp.asarray, tree))
-
-    def _check_same(self, policy: Any) -> None:
-        """Raise CheckpointError if the actor that the source describes is another. How far it hears may be."""
+        """Return a runner before its first update. Raises the errors of `begin_from`."""
         own = ActorSpec.of(self.obs_dim, self.actions, **self.networks.of_actor)
-        try:
-            its = ActorSpec(**policy)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"its checkpoints do not describe a policy of this algorithm: {error}") from error
-        if its.inbox is not None and own.inbox is not None:
-            its = dataclasses.replace(its, inbox=dataclasses.replace(its.inbox, reach=own.inbox.reach))
-        pairs = {field.name: (getattr(its, field.name), getattr(own, field.name)) for field in dataclasses.fields(own)}
-        others = [f"{name}={there!r} and not {here!r}" for name, (there, here) in pairs.items() if there != here]
-        if others:
-            raise CheckpointError(f"its networks have {', '.join(others)}")
+        return begin_from(self.source, super().init(key, inputs), own, self.channel)
 
 
 def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
@@ -219,7 +191,7 @@ def make_ppo(config: PPOConfig) -> tuple[PPO, Any, dict[str, Any]]:
     ppo = (
         PPO(config.alone, *about)
         if config.init_from is None or config.resume  # which begins with its own
-        else Continued(config.alone, *about, str(config.init_from))
+        else Continued(config.alone, *about, str(config.init_from), env.spec.comm_channel)
     )
     actor = ActorSpec.of(env.spec.obs_dim, ppo.actions, **ppo.networks.of_actor)
     return ppo, inputs, describe_policy(actor, config.goal)

@@ -21,7 +21,7 @@ from entropy_env.scenarios.placement import (
     place_shapes,
     room_between,
 )
-from entropy_env.scenarios.relay import NEIGHBOURS, check_even, found, shared
+from entropy_env.scenarios.talk import NEIGHBOURS, check_even, found, shared
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
 
 ROOM = (3.0, 5.0)  # m, width and height of each of the two rooms

@@ -6,14 +6,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from entropy_env.geometry import in_own_frame
+from entropy_env.geometry import in_own_frame, partners
 from entropy_env.scenarios.roaming import Roaming
+from entropy_env.scenarios.talk import NEIGHBOURS, check_even, found, shared
 from entropy_env.types import Layout, SwarmParams, SwarmSpec, SwarmState
-from entropy_env.vocabulary import Word
-
-NEIGHBOURS = 8  # speakers that robots hear in the scenarios of talk
 
 
 class Relay(Roaming):
@@ -47,27 +44,5 @@ class Relay(Roaming):
 
     def truth(self, state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> tuple[jax.Array, jax.Array]:
         """All tell where their partner is and where its goal is, which both are observed. See `Scenario.truth`."""
-        partner = np.arange(spec.num_agents) ^ 1
-        places = ((place[partner] - state.position) / params.goal_scale for place in (state.position, state.goal))
+        places = ((partners(place) - state.position) / params.goal_scale for place in (state.position, state.goal))
         return found(state.active, *(in_own_frame(offset, state.heading) for offset in places))
-
-
-def shared(spec: SwarmSpec) -> dict[str, tuple[Any, Any, Any, Any]]:
-    """Return the default weights of scenarios in which teams win or lose together, and words cost nothing."""
-    weights = {"reward_team": (spec.team_rewards, 1.0), "reward_bandwidth": (spec.talks, 0.0)}
-    return {name: (weight, weight, weight, weight) for name, (there, weight) in weights.items() if there}
-
-
-def found(speaks: jax.Array, who: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return tokens (N,) int32 and payloads (N, 4): FOUND_TARGET by those of `speaks` (N,) bool, silence by the others.
-
-    who, where: (N, 2), offsets in the speaker's frame over `goal_scale`, to the robot that is meant and to the place.
-    """
-    payload = jnp.clip(jnp.concatenate([who, where], axis=-1), -1.0, 1.0)
-    return jnp.where(speaks, int(Word.FOUND_TARGET), 0).astype(jnp.int32), jnp.where(speaks[:, None], payload, 0.0)
-
-
-def check_even(scenario: str, spec: SwarmSpec) -> None:
-    """Raise ValueError for an odd number of robots."""
-    if spec.num_agents % 2:
-        raise ValueError(f"num_agents={spec.num_agents} must be even in scenario {scenario!r}")

@@ -22,7 +22,7 @@ from helpers.worlds import ENGINES
 from entropy_env import engines, swarm_v0
 from entropy_env.engines import interface, make_engine
 from entropy_env.engines.jax_engine import JaxEngine
-from entropy_env.engines.numba_engine import compilation, kernels, step, threads
+from entropy_env.engines.numba_engine import compilation, kernels, threads
 from entropy_env.engines.numba_engine.engine import NumbaEngine
 from entropy_env.env import Swarm
 from entropy_env.types import SwarmSpec
@@ -245,7 +245,12 @@ def test_the_cache_folder_follows_from_every_file_with_compiled_functions(monkey
     roots = {*kernels.PLAIN, *kernels.SOCIAL}
     compiled = {Path(inspect.getsourcefile(function)) for root in roots for function in called(root, set())}
     package = folder.parents[1]
-    assert {package / "rewards.py", package / "physics" / "contacts.py", folder / "lidar.py", folder / "comms.py"} <= compiled
+    assert {
+        package / "rewards.py",
+        package / "physics" / "contacts.py",
+        folder / "lidar.py",
+        folder / "comms.py",
+    } <= compiled
     assert {*compiled, package / "physics" / "force.py"} <= {*read}
 
 

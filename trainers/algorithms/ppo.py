@@ -337,7 +337,8 @@ class PPO:
         """Return a minibatch as networks take it: samples (S, ...) if each is judged alone, else sequences
         (length, S, N, ...) with the memory before each, (S, N, ...).
 
-        With `differentiable` speech, gradients then reach speakers through the words in the observations.
+        With `differentiable` speech, gradients then reach speakers through the words in the observations. What a speaker
+        remembers is computed again over its sequence.
         """
         networks, cuts = self.networks, self.config.cuts
         differentiable = self.speech is not None and self.speech.differentiable
@@ -349,10 +350,10 @@ class PPO:
 
         steps = batch.replace(memory=NO_MEMORY)
         batch = cuts.cut(steps).replace(memory=cuts.memory_before(batch.memory, steps, renew))
-        if not differentiable:
+        if not differentiable or self.inbox is None:
             return batch
         said = networks.act(params, batch.obs, batch.memory[0], batch.goes_on)[0]
-        about = self.actions, self.inbox, said, batch.obs, batch.action, batch.noise, batch.told
+        about = self.actions, self.inbox.columns, said, batch.obs, batch.action, batch.noise, batch.told
         return batch.replace(obs=through_channel(*about))  # type: ignore[arg-type]
 
     def loss(self, params: dict, batch: Batch, standardized: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -13,6 +13,7 @@ import yaml
 
 from entropy_env import checks
 from entropy_env.scenarios import LEVELS, make_scenario
+from entropy_env.settings import SWITCHED
 from entropy_env.task import PARAM_FIELDS, SPEC_FIELDS, Task
 from trainers.run.config import ConfigError
 
@@ -115,14 +116,15 @@ def _stage(content: Mapping[str, Any], given: Any, whole: Whole) -> Stage:
         raise ValueError(f"difficulty={given['difficulty']!r} must be one of {', '.join(map(str, LEVELS))}")
     own = whole.task.but(**{name: value for name, value in given.items() if name in worlds})
     if own.spec != whole.task.spec:
-        raise ValueError("reward_geodesic cannot begin in a stage: give the whole run a weight, however small")
+        begun = [
+            name for name, field in SWITCHED.items() if getattr(own.spec, field) != getattr(whole.task.spec, field)
+        ]
+        raise ValueError(f"{', '.join(begun)} cannot begin in a stage: give the whole run a weight, however small")
     env, params = own.resolve(on_goal="respawn")  # raises for an unknown scenario, and for more robots than fit
     if env.spec.components:
         raise ValueError(f"scenario={own.scenario!r} cannot be a stage: its robots observe what no others do")
-    if env.spec.talks and "comm_range" in given:
-        raise ValueError(
-            "'comm_range' cannot change between stages: observed offsets are over it, so set it for the whole run"
-        )
+    if env.spec.talks and {"comm_range", "goal_scale"} & set(given):
+        raise ValueError("comm_range and goal_scale cannot change between stages: words tell places in them")
     if params.max_steps == checks.NEVER:
         raise ValueError("max_steps='never' has no end, so nobody could judge the stage")
     options = {name: _number(name, value) for name, value in given.items() if name in whole.options}

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from entropy_env.types import HEARD, PAYLOAD, TOKENS
 from trainers.learn.distributions import Gaussian, categorical_entropy, categorical_log_prob, gaussian_log_prob
 from trainers.learn.losses import masked_mean
-from trainers.networks.inbox import Inbox
 
 METHODS = ("reinforced", "hard", "soft", "differentiable")
 PAYLOAD_LOG_STD = -3.0  # of payloads at the start
@@ -188,21 +187,16 @@ class Speech:
 
 
 def through_channel(
-    actions: Talking,
-    inbox: Inbox,
-    described: Any,
-    obs: jax.Array,
-    action: jax.Array,
-    noise: jax.Array,
+    actions: Talking, columns: slice, described: Any, obs: jax.Array, action: jax.Array, noise: jax.Array,
     heard: jax.Array,
-) -> jax.Array:
+) -> jax.Array:  # fmt: skip
     """Return the same observations, through whose words gradients reach what described them a step before.
 
     obs (T, S, N, D), action (T, S, N, A), noise (T, S, N, 36), heard (T, S, N, K) int32: who filled each slot, -1 for none.
-    described: of each step. Words of the first step stay as they are, as do payloads that the channel has clipped. Values
+    columns: those of the inbox. described: of each step. Words of the first step stay as they are, as do payloads that the channel has clipped. Values
     change as `described` does: not at all with the weights that spoke.
     """
-    columns, slots = inbox.columns, inbox.split(obs)[1]
+    slots = obs[..., columns].reshape(*obs.shape[:-1], -1, HEARD)
     _, (mean, log_std), logits = actions.parts(described)
     _, payload, _, _ = actions.split(action)
     moved = mean + jnp.exp(log_std) * noise[..., :PAYLOAD] - payload
@@ -223,7 +217,7 @@ def through_channel(
 def word_figures(
     actions: Talking, action: jax.Array, acted: jax.Array, axis: str | None = None
 ) -> dict[str, jax.Array]:
-    """Return figures of what was said in a rollout: action (T, E, N, A), acted (T, E, N) bool.
+    """Return figures of what robots wanted to say in a rollout, whatever `comm_rate` let through: action (T, E, N, A), acted (T, E, N) bool.
 
     `comm/messages_per_step` is over worlds; `comm/token_distribution` (32,) counts tokens.
     """

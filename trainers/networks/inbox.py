@@ -45,16 +45,17 @@ class Inbox:
         return rest, obs[..., here].reshape(*obs.shape[:-1], self.slots, HEARD)
 
     def features(self, slots: jax.Array) -> jax.Array:
-        """Return slots (..., 9) and, in the listener's frame and over `scale`, the two places of their payloads (..., 13).
+        """Return slots (..., 9) and, in the listener's frame, the two places of their payloads (..., 13).
 
-        The first is where the word says that it is meant for, the second where it says that a goal is.
+        The first is where the word says that it is meant for, the second where it says that a goal is. These and the
+        speaker's offset are over `scale`, whatever the reach.
         """
-        ratio = self.reach / self.scale
-        x, y, cos, sin, _, *payload = (slots[..., k] for k in range(HEARD))
+        x, y, cos, sin, token, *payload = (slots[..., k] for k in range(HEARD))
+        x, y = (offset * (self.reach / self.scale) for offset in (x, y))
         places = []
         for ahead, left in (payload[:2], payload[2:]):
-            places += [x * ratio + ahead * cos - left * sin, y * ratio + ahead * sin + left * cos]
-        return jnp.concatenate([slots, jnp.stack(places, axis=-1)], axis=-1)
+            places += [x + ahead * cos - left * sin, y + ahead * sin + left * cos]
+        return jnp.stack([x, y, cos, sin, token, *payload, *places], axis=-1)
 
 
 class Listener(nn.Module):

@@ -162,7 +162,7 @@ class Maps(NamedTuple):
     goals: np.ndarray  # (E, N, G, 2) m
     valid: np.ndarray  # (E,) bool
     key: np.ndarray  # (E, 2) uint32
-    team: np.ndarray  # (E, N) int32; without columns where all are in one
+    team: np.ndarray  # (E, N) int32; without columns where teams do not matter
 
 
 class WayMaps(NamedTuple):
@@ -184,7 +184,7 @@ class Talk(NamedTuple):
     to: np.ndarray  # (E, N, H) int32; H is 0 unless words are targeted
     credit: np.ndarray  # (E, N)
     spoken: np.ndarray  # (E, N) float32, 1 for who says a word in this step
-    arriving: np.ndarray  # (E, N, 9) the words that arrive now, of who has one: see `comms.pack`
+    arriving: np.ndarray  # (E, N, 9) the words that arrive now, of who has one: see `comms.gather`
     near: np.ndarray  # (S, N + 1) int64 of one agent, on S threads: whom it may hear, see `comms.listen`
     nearest: np.ndarray  # (S, K) int64, whom it hears, nearest first
     ended: np.ndarray  # (E,) bool, whether an episode has just ended
@@ -216,7 +216,7 @@ class Swarms(NamedTuple):
 
 
 def is_social(spec: SwarmSpec) -> bool:
-    """Whether robots have anything to do with each other but to meet: only then the kernels for it are needed."""
+    """Whether robots talk, come in pairs or teams, or are scouts. Only then the kernels for that are needed."""
     return spec.talks or spec.teams or spec.paired or bool(spec.num_scouts)
 
 

@@ -246,8 +246,8 @@ def inbox(w, p, choices, row, cos, sin, slot, e, i):
         dx, dy, facing_x, facing_y = word[0] - x, word[1] - y, word[2], word[3]
         row[first] = min(max((dx * cos + dy * sin) / comm_range, -ONE), ONE)
         row[first + 1] = min(max((dy * cos - dx * sin) / comm_range, -ONE), ONE)
-        row[first + 2] = facing_x * cos + facing_y * sin
-        row[first + 3] = facing_y * cos - facing_x * sin
+        row[first + 2] = min(max(facing_x * cos + facing_y * sin, -ONE), ONE)
+        row[first + 3] = min(max(facing_y * cos - facing_x * sin, -ONE), ONE)
         for k in range(4, HEARD):
             row[first + k] = word[k]
         if loud > ZERO:

@@ -42,7 +42,7 @@ SOCIAL = step.run_social, step.start_social, step.copy_rows
 def load_kernels(social: bool = False) -> Kernels:
     """Compile the step, or read it from the cache on disk, by running it over no world.
 
-    social: whether robots have anything to do with each other, see `arrays.is_social`. Those who do not need less.
+    social: whether robots talk, come in pairs or teams, or are scouts: `arrays.is_social`. The others need less.
     If the cache is damaged or the disk is full, the step is compiled without a cache. A damaged cache is deleted.
     Raises RuntimeError if NUMBA_DISABLE_JIT is set.
     """
@@ -53,7 +53,7 @@ def load_kernels(social: bool = False) -> Kernels:
     if folder is None:
         warnings.warn(reason, stacklevel=2)
     elif not any(Path(folder).rglob(f"*.{kernels[0].__name__}-*.nbc")) and sys.stderr.isatty():
-        print("entropy-env compiles its CPU engine, once: some 15 seconds", file=sys.stderr)
+        print(f"entropy-env compiles its CPU engine, once: some {30 if social else 15} seconds", file=sys.stderr)
     try:
         return _compile(social, *kernels)
     except Exception as error:

@@ -21,7 +21,7 @@ SORT = 8  # sort the agents again, by their new positions
 SEE_LAST = 9  # observe for the agents whose episode has ended
 RETURN = 10  # bring inactive agents back
 SEE = 11  # observe for the agents that act next
-# where robots have anything to do with each other, `arrays.is_social`; words where they talk
+# where robots talk, come in pairs or teams, or are scouts, `arrays.is_social`; words where they talk
 SPEAK = 12  # note what is said
 SURROUND = 13  # sort the agents into cells as wide as a word is heard
 GATHER_LAST = 14  # sort those whose words arrive into such cells, if an episode has ended

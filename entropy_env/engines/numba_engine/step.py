@@ -179,12 +179,12 @@ def scoring(social: bool) -> Any:
             reached = distance < p.agent_radius + p.goal_radius
             if social:
                 spoken = w.talk.spoken[e, i]
-                if choices.partner:
+                if choices.partner:  # its thread may have written the same here before: both arrive, or none
                     reached = me.reached and w.agents[e, i ^ choices.partner].reached
                 if i < choices.scouts:
                     reached, before, distance = False, ZERO, ZERO
             way_before, way = before, distance
-            if choices.geodesic:
+            if choices.geodesic and not (social and i < choices.scouts):
                 way_before, way = w.way_before[e, i], way_left(w.ways, w.maps, me.position, e, i, me.goal_index)
                 way = way if max(way_before, way) < FAR else way_before
             outcome = Outcome(
@@ -263,7 +263,7 @@ def relate_all(w, p, choices, table, last_ones, slot, e, first, last):
 
 
 def running(social: bool) -> Any:
-    """Return the compiled body of a kernel that runs stages. social: whether it has those of `run_social_stage`.
+    """Return the compiled body of a kernel that runs stages. social: whether it has stages of words, partners and scouts.
 
     A stage that works on agents does so from the first of `agents` to before the last. All sorting into cells is in one
     place, because each copy of it would have to be compiled.
@@ -379,7 +379,7 @@ def run(w, params, action, choices, slot, which, worlds, stages, agents):
 
 @kernel
 def run_social(w, params, action, choices, slot, which, worlds, stages, agents):
-    """Do as `run` where robots have anything to do with each other, see `arrays.is_social`."""
+    """Do as `run` where robots talk, come in pairs or teams, or are scouts, see `arrays.is_social`."""
     return run_all(w, params, action, choices, slot, which, worlds, stages, agents)
 
 

@@ -261,7 +261,7 @@ def rollout(about: Any, seed: int = 1) -> Said:
 
 
 def channel(about: Any, said: Said) -> jax.Array:
-    return through_channel(TALKING, INBOX, about, said.obs, said.action, said.noise, said.heard)
+    return through_channel(TALKING, INBOX.columns, about, said.obs, said.action, said.noise, said.heard)
 
 
 def described_exactly(seed: int = 0) -> tuple[jax.Array, jax.Array]:
