@@ -57,6 +57,7 @@ HEADING = Range(-1e6, 1e6, "rad")
 COUNT = Range(0, 2**31 - 1, whole=True)  # an int32
 SHARE = Range(0, 1)
 WEIGHT = Range(-1e6, 1e6)
+PRICE = Range(0, 1e6)  # of a word
 
 SPEC = {
     "num_agents": Range(1, 1_000_000, whole=True),
@@ -98,7 +99,6 @@ PARAMS = {
     "comm_delay": Range(0, 1000, "steps", whole=True),
     "comm_rate": Range(0, 1e6, "words/s"),
     "reward_team": SHARE,
-    "reward_bandwidth": Range(0, 1e6),
 }
 LAYOUT = {  # one range for each column of the last axis, or a single range for all columns
     "size": (ARENA,),
@@ -174,7 +174,7 @@ def check_params(values: Mapping[str, Any]) -> None:
 
 def range_of(param: str) -> Range:
     """Of a parameter by name. Most weights of reward terms, built-in or not, share one."""
-    return PARAMS.get(param, WEIGHT)
+    return PRICE if param == "reward_bandwidth" else PARAMS.get(param, WEIGHT)
 
 
 def top_speed(params: Mapping[str, Any], drive: str, substeps: int) -> np.ndarray | np.floating:

@@ -86,7 +86,7 @@ class Engine(Protocol):
         """Whether the generator fitted everyone into the layout of each world, (E,) bool."""
 
     def step(self, action: np.ndarray) -> Transition:
-        """Step by one control period. action: (E, N, 2), clipped to [-1, 1]; values that are not finite count as 0."""
+        """Step by one control period. action: (E, N, action_dim), clipped to [-1, 1]. What is not finite counts as 0."""
 
     def observe(self) -> np.ndarray:
         """Return the current observations (E, N, obs_dim)."""

@@ -24,7 +24,7 @@ BITS, WHO = 32, 2**32 - 1  # of a number that holds two
 
 
 class Ears(NamedTuple):
-    """What hearing needs of `Swarms`, whose many arrays would take long to hand over."""
+    """What hearing needs of `Swarms`, by the names there. To hand over all its arrays would take long."""
 
     agents: np.ndarray
     worlds: np.ndarray
@@ -101,10 +101,10 @@ def speak(w, p, said, e, i):
     """Note what an agent says, and where it stands as it speaks. said: of the action, TOKENS scores and a payload."""
     talk, me, limited = w.talk, w.agents[e, i], p.comm_rate > ZERO
     credit = talk.credit[e, i] + p.comm_rate * p.dt
-    highest = rank(said[0]) << BITS | TOKENS - 1
+    highest = rank(said[0]) << BITS | (TOKENS - 1)  # one number of score and token, the lowest token being the best
     for k in range(1, TOKENS):
-        highest = max(highest, rank(said[k]) << BITS | TOKENS - 1 - k)
-    token = TOKENS - 1 - (highest & TOKENS - 1)
+        highest = max(highest, rank(said[k]) << BITS | (TOKENS - 1 - k))
+    token = TOKENS - 1 - (highest & WHO)
     if not me.active or (limited and credit < ENOUGH):
         token = 0
     spoken = ONE if token > 0 else ZERO
@@ -192,12 +192,8 @@ def listen(w, p, choices, slot, e, i):
 
     How far one is and who it is are one number, so that ties go by index, and few branches depend on distances.
     """
-    x, y, near, nearest = (
-        w.agents[e, i].position[0],
-        w.agents[e, i].position[1],
-        w.near[slot],
-        w.nearest[slot],
-    )
+    x, y = w.agents[e, i].position[0], w.agents[e, i].position[1]
+    near, nearest = w.near[slot], w.nearest[slot]
     limit, old, all_hear = p.comm_range * p.comm_range, delay(p, w.token.shape[2]), p.comm_drop <= ZERO
     all_hear &= not choices.targeted and not choices.same_team
     of_listener = np.uint32(0) if all_hear else hash_of_listener(w.key[e], w.worlds[e].step, i, DROP)

@@ -144,7 +144,7 @@ def move(w, choices, e, i):
 
 @spliced
 def arrive(w, p, choices, e, i):
-    """Make the last move, and note whether an agent is at its goal."""
+    """Make the last move, and note whether an agent that has a partner is at its goal."""
     me = w.agents[e, i]
     if me.acted:
         move(w, choices, e, i)
@@ -251,9 +251,9 @@ def ending(social: bool) -> Any:
 
 @called
 def relate_all(w, p, choices, table, last_ones, slot, e, first, last):
-    """Observe what is of others, for agents that act next or whose episode has ended. Apart: it is compiled sooner so.
+    """Observe the others, for agents that act next, or for those whose episode has ended.
 
-    w: `Ears`. table: (E, N, obs_dim).
+    w: `Ears`. table: (E, N, obs_dim). It is compiled by itself, which takes less time than as a part of the rest.
     """
     for i in range(first, last):
         me = w.agents[e, i]
@@ -268,12 +268,8 @@ def running(social: bool) -> Any:
     A stage that works on agents does so from the first of `agents` to before the last. All sorting into cells is in one
     place, because each copy of it would have to be compiled.
     """
-    score, end, respawn, sort = (
-        scoring(social),
-        ending(social),
-        respawning(social),
-        sorting(is_wanted if social else is_active),
-    )
+    score, end, respawn = scoring(social), ending(social), respawning(social)
+    sort = sorting(is_wanted if social else is_active)
 
     @spliced
     def run_stages(w, params, action, choices, slot, which, worlds, stages, agents):
