@@ -80,7 +80,7 @@ def env_steps(rows: list[Row]) -> str:
     )
     lines = [
         (
-            f"`{row['scenario']}`" + f", {row['comm_neighbours']} heard" * bool(row.get("comm_neighbours")),
+            f"`{row['scenario']}`" + (f", {row['comm_neighbours']} heard" if row.get("comm_neighbours") else ""),
             counts(row),
             row["engine"],
             f"{row['agent_steps_per_s']:,}",

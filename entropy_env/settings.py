@@ -141,8 +141,8 @@ def check_capacity(spec: SwarmSpec, scenario: Scenario, level: int, params: Swar
 def _check_no_weight(name: str, field: str, weight: Any) -> None:
     """Raise ValueError for a weight that a field of SwarmSpec does not allow here. A weight of 0 is fine."""
     if isinstance(weight, jax.core.Tracer) or np.any(np.asarray(weight) != 0):
-        needed, here = ("above 0", 0) if field == "comm_neighbours" else ("True", False)
-        raise ValueError(f"{name}={weight!r} needs {field} to be {needed}, a field of SwarmSpec, and it is {here} here")
+        needed, here = (" above 0", 0) if field == "comm_neighbours" else ("=True", False)
+        raise ValueError(f"{name}={weight!r} needs {field}{needed}, a field of SwarmSpec, and it is {here} here")
 
 
 @functools.lru_cache(maxsize=64)

@@ -65,7 +65,7 @@ def main(
         memory = policy.begin(env.spec.num_agents) if policy else ()
         while True:
             lidar = obs[:, env.spec.slice("lidar")]
-            yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
+            yield np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name, spec=env.spec))
             if state.over:
                 break
             key, k_act, k_step = jax.random.split(key, 3)

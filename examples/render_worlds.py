@@ -57,9 +57,10 @@ def main(
     def tile(index: int, step: int) -> np.ndarray:
         env, params, time_steps = worlds[index]
         renderer.retrace(time_step.state for time_step in time_steps[max(0, step - TRAIL) : step])
-        state, obs, _ = time_steps[min(step, len(time_steps) - 1)]
-        lidar = obs[:, env.spec.slice("lidar")] if index < lidars else None
-        return np.asarray(renderer.draw(state, params, lidar, title=env.scenario.name))
+        shown = time_steps[min(step, len(time_steps) - 1)]
+        lidar = shown.obs[:, env.spec.slice("lidar")] if index < lidars else None
+        about = {"title": env.scenario.name, "spec": env.spec, "attention": shown.attention}
+        return np.asarray(renderer.draw(shown.state, params, lidar, **about))
 
     def frames() -> Iterator[np.ndarray]:
         for step in range(0, max(len(time_steps) for _, _, time_steps in worlds), speed):

@@ -390,7 +390,7 @@ def test_make_params_wants_numbers(value):
 def test_make_params_casts_every_value_to_a_strong_type():
     for params in (swarm().make_params(), swarm().make_params(dt=1, max_steps=np.int64(7), goal_radius=jnp.int32(1))):
         for name, value in params.by_keyword().items():
-            assert value.dtype == (jnp.int32 if name in ("max_steps", "difficulty") else jnp.float32)
+            assert value.dtype == (jnp.int32 if name in ("max_steps", "difficulty", "comm_delay") else jnp.float32)
             assert not value.weak_type
 
 
@@ -411,7 +411,7 @@ def test_no_parameter_value_and_no_kind_of_number_traces_again():
     run, traces = counted(functools.partial(env.step, KEY(0)))
     for kind in (int, float, np.float32, np.float64, np.int32, jnp.float32, jnp.int32, np.array):
         run(state, action, env.make_params(wheel_base=kind(1), max_steps=kind(7), reward_time=kind(0)))
-    other = {"difficulty": 2, "agent_radius": 0.12, "damping": 0.25}
+    other = {"difficulty": 2, "agent_radius": 0.12, "damping": 0.25, "reward_team": 0}
     for name in PARAM_NAMES:
         run(state, action, env.make_params(**{name: other.get(name, 1)}))
     run(state, action, SwarmParams(**vars(env.make_params())))

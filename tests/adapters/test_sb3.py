@@ -81,7 +81,9 @@ def test_a_window_shows_the_first_world(monkeypatch):
         from entropy_env.render import Renderer
 
         draw = Renderer.draw
-        patched.setattr(Renderer, "draw", lambda self, state, *rest: drawn.append(state) or draw(self, state, *rest))
+        patched.setattr(
+            Renderer, "draw", lambda self, state, *rest, **told: drawn.append(state) or draw(self, state, *rest, **told)
+        )
         assert env.render() is None
         assert env.render("human") is None
     assert len(drawn) == 2

@@ -32,13 +32,16 @@ def test_a_specification_of_words_that_cannot_be_is_refused(fields, message):
 
 @pytest.mark.parametrize(
     ("scenario", "components", "theirs"),
-    [("open", ("partner",), "none"), ("open", ("radar",), "none"), ("relay", ("partner", "radar"), "only partner")],
+    [
+        ("open", ("partner",), "none"),
+        ("open", "radar", "none"),
+        ("relay", ("partner", "radar"), "partner"),
+        ("relay", (), "partner"),
+    ],
 )
-def test_components_that_the_scenario_has_not_are_refused(scenario, components, theirs):
-    name = components[-1]
-    with pytest.raises(
-        ValueError, match=f"components: '{name}' is unknown in scenario '{scenario}', which has {theirs}"
-    ):
+def test_components_other_than_the_scenarios_own_are_refused(scenario, components, theirs):
+    given = re.escape(repr((components,) if isinstance(components, str) else components))
+    with pytest.raises(ValueError, match=f"components={given}: scenario '{scenario}' has {theirs}, leave it out"):
         Swarm(SwarmSpec(4, components=components), scenario)
 
 
@@ -96,10 +99,11 @@ def test_parameters_that_were_changed_later_are_checked_together():
         env.check_together(replace_params(env.resolve_params(), reward_team=0.5))
 
 
-def test_no_weight_for_teams_is_no_error_and_words_cost_nothing_where_nobody_talks():
+def test_no_weight_for_teams_or_words_is_no_error_and_a_price_is_one_where_nobody_talks():
     env = Swarm(SwarmSpec(4))
-    params = env.make_params(reward_team=0.0, reward_bandwidth=0.5)
-    assert params.own_weights == {}
+    assert env.make_params(reward_team=0.0, reward_bandwidth=0.0).own_weights == {}
+    with pytest.raises(ValueError, match=r"reward_bandwidth=0\.5 needs comm_neighbours above 0"):
+        env.make_params(reward_bandwidth=0.5)
     assert float(Swarm(SwarmSpec(4, team_rewards=True)).make_params(reward_team=0.5).reward_team) == 0.5
 
 
