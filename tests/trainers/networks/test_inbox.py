@@ -116,7 +116,10 @@ def test_places_that_a_speaker_tells_come_out_in_the_listeners_frame() -> None:
     columns = [turned(speaker - mine, -facing) / REACH, np.cos(turn)[:, None], np.sin(turn)[:, None]]
     slots = np.concatenate([*columns, np.full((40, 1), 6 / 31), told], axis=-1)
     features = np.asarray(inbox().features(jnp.asarray(slots, jnp.float32)))
-    np.testing.assert_array_equal(features[..., :HEARD], slots.astype(np.float32))
+    np.testing.assert_array_equal(features[..., 2:HEARD], slots[..., 2:].astype(np.float32))
+    np.testing.assert_allclose(
+        features[..., :2] * SCALE, turned(speaker - mine, -facing), atol=3e-6
+    )  # whatever the reach
     expected = np.concatenate([turned(place - mine, -facing) for place in places], axis=-1)
     np.testing.assert_allclose(features[..., HEARD:] * SCALE, expected, atol=3e-6)
 
