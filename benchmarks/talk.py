@@ -58,16 +58,8 @@ class Trial:
         """Return what an evaluation says of words, the worst tenth of worlds, more robots, and a price."""
         further = _figures(run / "evaluation.json", also=("words", "worst_tenth"))
         if self.crowd:
-            python(
-                "-m",
-                "trainers.evaluate",
-                str(run),
-                "--num-agents",
-                str(self.crowd),
-                "--episodes",
-                str(episodes),
-                "--no-words",
-            )
+            crowd = "--num-agents", str(self.crowd), "--no-words"
+            python("-m", "trainers.evaluate", str(run), *crowd, "--episodes", str(episodes))
             path = run / f"evaluation-{self.crowd}.json"
             further["crowd"] = {"num_agents": self.crowd} | _figures(path, FIGURES)
         if self.price and load_config(PPOConfig, run / "config.yaml").seed == 0:

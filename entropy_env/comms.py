@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_env.neighbours import find_neighbours, uses_grid
+from entropy_env.neighbours import find_neighbours, most, uses_grid
 from entropy_env.types import HEARD, PAYLOAD, TOKENS, SwarmParams, SwarmSpec, SwarmState, Words
 
 FEW = 16  # agents up to which comparing all with all is faster than a search
@@ -132,7 +132,7 @@ def hear(state: SwarmState, params: SwarmParams, spec: SwarmSpec) -> jax.Array:
     def empty(who: jax.Array, *_: Any) -> jax.Array:
         return jnp.zeros((*who.shape, HEARD), jnp.float32)
 
-    # A branch, because XLA would else find out who is heard anew for every number of the observation.
+    # A branch: without one, XLA would search for the nearest speakers again for every number of the observation.
     return jax.lax.cond(_anywhere(who >= 0), slots, empty, who, table, state, params)
 
 
@@ -158,15 +158,9 @@ def _compares_all(spec: SwarmSpec) -> bool:
     return spec.num_agents <= FEW and not uses_grid(spec)
 
 
-@jax.custom_batching.custom_vmap
 def _anywhere(what: jax.Array) -> jax.Array:
     """Whether anything is true, () bool. Under `vmap` in any world, so that `cond` stays a branch."""
-    return jnp.any(what)
-
-
-@_anywhere.def_vmap
-def _(axis_size: int, in_batched: Any, what: jax.Array) -> tuple[jax.Array, bool]:
-    return _anywhere(what), False
+    return most(what.astype(jnp.int32)) > 0
 
 
 def _arriving(state: SwarmState, params: SwarmParams) -> Words:

@@ -83,16 +83,16 @@ def _grid(points: Point, position: Point, present: jax.Array, size: jax.Array, r
         slot = jnp.where(k < counts[0], first[0], jnp.where(k < counts[1], first[1], first[2]))
         return order.at[slot + k].get(mode="clip"), k < counts[-1]
 
-    return Neighbours(_most(counts[-1]), candidate)
+    return Neighbours(most(counts[-1]), candidate)
 
 
 @jax.custom_batching.custom_vmap
-def _most(count: jax.Array) -> jax.Array:
+def most(count: jax.Array) -> jax.Array:
     """Return the largest count, () int32. Under `vmap` it is the largest of all worlds: with a bound per world, `vmap`
     would mask every iteration of the loop."""
     return jnp.max(count)
 
 
-@_most.def_vmap
+@most.def_vmap
 def _(axis_size, in_batched, count):
-    return _most(count), False
+    return most(count), False

@@ -193,8 +193,8 @@ def through_channel(
     """Return the same observations, through whose words gradients reach what described them a step before.
 
     obs (T, S, N, D), action (T, S, N, A), noise (T, S, N, 36), heard (T, S, N, K) int32: who filled each slot, -1 for none.
-    columns: those of the inbox. described: of each step. Words of the first step stay as they are, as do payloads that the channel has clipped. Values
-    change as `described` does: not at all with the weights that spoke.
+    columns: those of the inbox. described: of each step. Words of the first step stay as they are, as do payloads that the
+    channel has clipped. Values change as `described` does: not at all with the weights that spoke.
     """
     slots = obs[..., columns].reshape(*obs.shape[:-1], -1, HEARD)
     _, (mean, log_std), logits = actions.parts(described)
@@ -217,8 +217,9 @@ def through_channel(
 def word_figures(
     actions: Talking, action: jax.Array, acted: jax.Array, axis: str | None = None
 ) -> dict[str, jax.Array]:
-    """Return figures of what robots wanted to say in a rollout, whatever `comm_rate` let through: action (T, E, N, A), acted (T, E, N) bool.
+    """Return figures of what robots wanted to say in a rollout, whatever `comm_rate` let through.
 
+    action: (T, E, N, A). acted: (T, E, N) bool.
     `comm/messages_per_step` is over worlds; `comm/token_distribution` (32,) counts tokens.
     """
     token = actions.split(action)[2]
